@@ -1,0 +1,65 @@
+"""Score distillation objectives: torch and nothing else.
+
+Notation, used in every file of this project:
+
+    symbol                            meaning                                                 in code
+    θ, θ_src                          parameters of the edited scene; of the frozen source    the scene's model
+    I = render(view; θ)               rendering, RGB in [0, 1], [B 3 H W]                     scenes
+    x⁰ = E(I)                         latent: VAE posterior mean × scaling factor, [B C h w]  x0_tgt, x0_src
+    ᾱ_t                               the prior's own training schedule, [T]                  NoiseSchedule
+    α_t = ᾱ_t/ᾱ_{t−1}, β_t = 1 − α_t  of the one transition t−1 → t                           alpha, beta
+    t, s                              zero-based training steps, 0 ≤ s < t < T                t, s
+    ε_t, ε_s                          standard normal noise, shared by source and target      eps, eps_s
+    x_t = √ᾱ_t x⁰ + √(1−ᾱ_t) ε_t      forward process                                         add_noise
+    y_src, y_tgt                      source and target prompt                                src_prompt, tgt_prompt
+    ε̂ = ε_∅ + ω(ε_y − ε_∅)            noise prediction under guidance ω                       predict_noise, guided
+    ε̂_tgt, ε̂_src                      ε̂(x_t^tgt, t, y_tgt), ε̂(x_t^src, t, y_src), one ε_t     predict_pair
+
+All gradients with respect to x⁰_tgt, in this notation:
+
+    SDS   w(t) (ε̂_tgt − ε_t)                                                       w = 1 − ᾱ_t
+    DDS   w(t) (ε̂_tgt − ε̂_src)                                                     w = 1 − ᾱ_t
+    PDS   z̃_tgt − z̃_src = (k/σ)(x⁰_tgt − x⁰_src) + (γ√(1/ᾱ_t − 1)/σ)(ε̂_tgt − ε̂_src)
+          γ = √ᾱ_s β_t/(1−ᾱ_t)   δ = √α_t (1−ᾱ_s)/(1−ᾱ_t)   σ² = β_t (1−ᾱ_s)/(1−ᾱ_t)   k = √ᾱ_s − γ − δ√ᾱ_t
+
+Where Koo et al. 2024 differ: they count timesteps from 1 and write t−1 for s; their eq. 6 calls the variance σ_t.
+Every gradient is computed without a graph (the U-Net's Jacobian is dropped by construction) and is turned into a
+loss by `surrogate_loss` alone, whose value is ½‖g‖² and whose derivative is g/B.
+
+A new objective is one file here, a frozen dataclass with `gradient`, and one entry of OBJECTIVES.
+"""
+
+from pds_nerfstudio.objectives.base import (
+    Edit,
+    Objective,
+    Prior,
+    Query,
+    ScoreDistillation,
+    guided,
+    surrogate_loss,
+)
+from pds_nerfstudio.objectives.dds import DDS
+from pds_nerfstudio.objectives.pds import PDS, pds_coefficients, stochastic_latent
+from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule, Timesteps
+from pds_nerfstudio.objectives.sds import SDS
+
+OBJECTIVES = (SDS, DDS, PDS)
+
+__all__ = [
+    "DDS",
+    "OBJECTIVES",
+    "PDS",
+    "SDS",
+    "Edit",
+    "Latents",
+    "NoiseSchedule",
+    "Objective",
+    "Prior",
+    "Query",
+    "ScoreDistillation",
+    "Timesteps",
+    "guided",
+    "pds_coefficients",
+    "stochastic_latent",
+    "surrogate_loss",
+]
