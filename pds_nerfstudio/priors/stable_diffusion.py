@@ -1,0 +1,309 @@
+"""A latent diffusion prior of the Stable Diffusion 1.x/2.x type, from any diffusers folder (Rombach et al. 2022).
+
+    x⁰ = (E(2I − 1) − shift) · scale          E(·): mean of the VAE's posterior; scale, shift from its configuration
+    ε̂  = ε_∅ + ω(ε_y − ε_∅)                   every prediction of a step in one U-Net batch
+
+The network's dialect (ε, v or x⁰) is translated to ε once, here: nothing outside this file knows of it. Guidance comes
+before the translation, which is affine with weights that sum to one over the two halves, so the order does not matter.
+
+Precision. The U-Net and the text encoder run in `dtype`; their outputs are guided and translated in float32, since the
+differences that distillation feeds on are far smaller than the predictions. The VAE runs in float32 whatever `dtype`
+is: Stable Diffusion's overflows in float16. bfloat16 halves its memory, keeps two to three decimal digits and is a
+choice of its own. Autocast is switched off inside, because nerfstudio's trainer runs its step under float16 autocast.
+
+The trap: a prior here is a plain object. As an nn.Module attribute of a pipeline it would end up in every checkpoint.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
+from pds_nerfstudio.priors.check import prior_folder
+
+if TYPE_CHECKING:  # diffusers annotates its configurations as plain dicts and its outputs as tuples
+    AutoencoderKL = DDIMScheduler = UNet2DConditionModel = CLIPTextModel = CLIPTokenizer = Any
+else:
+    try:
+        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+    except (ImportError, RuntimeError) as error:  # RuntimeError: their lazy imports wrap whatever went wrong inside
+        raise UserError(
+            f"The diffusion prior needs diffusers and transformers, which do not import here "
+            f"({(str(error).splitlines() or ['no reason given'])[0]}): pip install --upgrade diffusers transformers"
+        ) from error
+
+# Axis names of their own: `height` and `width` are those of latents.
+Images = Float[Tensor, "batch 3 image_height image_width"]
+
+
+def load_prior(
+    name: str,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
+    vae_dtype: torch.dtype = torch.float32,
+    recompute_encoder: bool = False,
+) -> "StableDiffusionPrior":
+    """Load the prior `name`: `toybox`, a local diffusers folder, or a hub id (downloaded once).
+
+    Only safetensors are read, no code of the folder is run, and no safety checker is loaded.
+
+    Args:
+        dtype: precision of U-Net and text encoder; None is float16 on CUDA and float32 elsewhere.
+        vae_dtype: precision of the VAE, float32 or bfloat16.
+        recompute_encoder: see `StableDiffusionPrior`.
+
+    Raises:
+        UserError: `name` cannot be loaded (see `check_prior`), or the VAE is asked to run in float16.
+    """
+    if vae_dtype == torch.float16:
+        raise UserError("vae_dtype is float16, in which Stable Diffusion's VAE overflows: use float32 or bfloat16.")
+    device = torch.device(device)
+    if dtype is None:
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+    folder = prior_folder(name)
+    return StableDiffusionPrior(
+        vae=_load_part(AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(device),
+        unet=_load_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype).to(device),
+        text_encoder=_load_part(CLIPTextModel, folder, "text_encoder").to(device=device, dtype=dtype),
+        tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
+        scheduler=load_scheduler(folder),
+        recompute_encoder=recompute_encoder,
+    )
+
+
+def load_scheduler(folder: Path) -> DDIMScheduler:
+    """The folder's noise schedule as DDIM, whichever scheduler it names.
+
+    Without clipping: latents are not confined to [-1, 1], and DDIM's default would clip where a folder's own scheduler
+    has no such setting.
+    """
+    return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True, clip_sample=False)
+
+
+@dataclass(eq=False)
+class StableDiffusionPrior:
+    """A frozen text-to-image latent diffusion model: image <-> latent, and (latent, t, prompt) -> noise.
+
+    Satisfies `pds_nerfstudio.objectives.Prior`. The networks are frozen and put into evaluation mode on construction.
+    """
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDIMScheduler
+    recompute_encoder: bool = False
+    """Keep only block inputs of the VAE encoder and run each block again in the backward pass: less memory, the same
+    gradients, one more encoder pass of time."""
+    schedule: NoiseSchedule = field(init=False, repr=False)
+    """ᾱ of the folder's scheduler, in float64."""
+    _texts: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for network in (self.vae, self.unet, self.text_encoder):
+            network.requires_grad_(False).eval()
+        if self.recompute_encoder:
+            self.vae.enable_gradient_checkpointing()
+        else:
+            self.vae.disable_gradient_checkpointing()
+        # From β and not from the scheduler's float32 ᾱ, whose rounding is 1e-5 of the β that PDS takes from it.
+        self.schedule = NoiseSchedule.from_alphas_cumprod(torch.cumprod(1 - self.scheduler.betas.double(), dim=0))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.unet.device
+
+    @property
+    def latent_stride(self) -> int:
+        """Pixels per latent: images must be multiples of it. 8 for Stable Diffusion, 4 for the toybox prior."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent, 4 for Stable Diffusion."""
+        return self.vae.config.latent_channels
+
+    def encode(self, images: Images, generator: torch.Generator | None = None) -> Latents:
+        """x⁰, with the graph back to the images.
+
+        Args:
+            images: RGB in [0, 1], height and width multiples of the latent stride.
+            generator: None for the posterior's mean; a generator for a sample of it, which the release of Koo et al.
+                2024 uses: noise that the gradient then fights.
+
+        Returns:
+            latents in float32, of about unit variance over natural images.
+
+        Raises:
+            ValueError: height or width is not a multiple of the latent stride.
+        """
+        self._check_size(*images.shape[-2:])
+        with self._own_precision():
+            posterior = self.vae.encode((2 * images - 1).to(self.vae.device, self.vae.dtype)).latent_dist
+            latents = posterior.mean if generator is None else posterior.sample(generator)
+        return (latents.float() - self._shift) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> Images:
+        """Latents to RGB, clipped to [0, 1], float32, without a graph."""
+        latents = latents / self.vae.config.scaling_factor + self._shift
+        with self._own_precision():
+            images = self.vae.decode(latents.to(self.vae.device, self.vae.dtype)).sample
+        return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    def predict_noise(self, queries: Sequence[Query]) -> list[Latents]:
+        """ε̂ of every query under its own guidance, all in one U-Net batch, without a graph.
+
+        Queries may differ in batch size, prompt, t and guidance, not in latent height and width. A guidance scale of 1
+        costs no unconditional half.
+
+        Returns:
+            one prediction per query, each in its query's shape, dtype and device.
+
+        Raises:
+            ValueError: a query names an adapter, or the latents differ in size.
+        """
+        return [
+            self._to_epsilon(query, prediction)
+            for query, prediction in zip(queries, self._predict(queries), strict=True)
+        ]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[str],
+        height: int,
+        width: int,
+        num_steps: int = 50,
+        guidance_scale: float = 7.5,
+        generator: torch.Generator | None = None,
+    ) -> Images:
+        """One picture per prompt by diffusers' DDIM (Song et al. 2021, η = 0), RGB in [0, 1].
+
+        The starting noise is drawn on the generator's device, hence the same on every machine for a CPU generator.
+
+        Raises:
+            ValueError: height or width is not a multiple of the latent stride.
+        """
+        self._check_size(height, width)
+        shape = (len(prompts), self.latent_channels, height // self.latent_stride, width // self.latent_stride)
+        source = generator.device if generator is not None else self.device
+        latents = torch.randn(shape, generator=generator, device=source).to(self.device)
+        self.scheduler.set_timesteps(num_steps, device=self.device)
+        for t in self.scheduler.timesteps:
+            queries = [
+                Query(latent[None], t[None], prompt, guidance_scale)
+                for latent, prompt in zip(latents, prompts, strict=True)
+            ]
+            latents = self.scheduler.step(torch.cat(self._predict(queries)), t, latents).prev_sample
+        return self.decode(latents)
+
+    def embed(self, prompt: str) -> Float[Tensor, "tokens width"]:
+        """The text encoder's features of a prompt, computed once per prompt."""
+        if prompt not in self._texts:
+            self._texts[prompt] = self._embed(prompt)
+        return self._texts[prompt]
+
+    @torch.no_grad()
+    def _embed(self, prompt: str) -> Tensor:
+        length = self.tokenizer.model_max_length
+        ids = self.tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        tokens = len(self.tokenizer(prompt, verbose=False).input_ids)
+        if tokens > length:
+            warnings.warn(
+                f"The prompt has {tokens} tokens and the prior reads {length}: its end is ignored ({prompt!r}).",
+                stacklevel=2,
+            )
+        with self._own_precision():
+            return self.text_encoder(ids.input_ids.to(self.device)).last_hidden_state[0]
+
+    @torch.no_grad()
+    def _predict(self, queries: Sequence[Query]) -> list[Latents]:
+        """What the U-Net predicts, in its own dialect, guided."""
+        sizes = {tuple(query.noisy_latents.shape[1:]) for query in queries}
+        if len(sizes) > 1:
+            raise ValueError(f"Queries of one step have latents of sizes {sorted(sizes)}: give them one size.")
+        unknown = sorted({query.adapter for query in queries if query.adapter is not None})
+        if unknown:
+            raise ValueError(f"Queries name the adapters {unknown}: this prior has none, leave adapter at None.")
+
+        latents, times, texts = [], [], []
+        for query in queries:
+            for prompt in (query.prompt,) if query.guidance_scale == 1 else ("", query.prompt):
+                latents.append(query.noisy_latents.to(self.device, self.unet.dtype))
+                times.append(query.t.to(self.device))
+                texts.append(self.embed(prompt).expand(len(query.noisy_latents), -1, -1))
+        with self._own_precision():
+            output = self.unet(torch.cat(latents), torch.cat(times), torch.cat(texts).to(self.unet.dtype)).sample
+        rows = iter(output.float().split([len(part) for part in latents]))
+        return [
+            next(rows) if query.guidance_scale == 1 else guided(next(rows), next(rows), query.guidance_scale)
+            for query in queries
+        ]
+
+    def _to_epsilon(self, query: Query, prediction: Latents) -> Latents:
+        x_t = query.noisy_latents.detach()
+        prediction = prediction.to(x_t.device)
+        exact = x_t.to(torch.promote_types(x_t.dtype, torch.float32))
+        match self.scheduler.config.prediction_type:
+            case "epsilon":
+                epsilon = prediction
+            case "v_prediction":
+                epsilon = self.schedule.velocity_to_epsilon(exact, query.t, prediction)
+            case "sample":
+                epsilon = self.schedule.sample_to_epsilon(exact, query.t, prediction)
+            case other:
+                raise ValueError(f"prediction_type is {other!r}: it must be epsilon, v_prediction or sample.")
+        return epsilon.to(x_t.dtype)
+
+    @property
+    def _shift(self) -> float:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    def _own_precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, enabled=False)
+
+    def _check_size(self, height: int, width: int) -> None:
+        if height % self.latent_stride or width % self.latent_stride:
+            raise ValueError(
+                f"The picture is {height}x{width} pixels: height and width must be multiples of the latent stride "
+                f"{self.latent_stride}, as images.working_size gives them."
+            )
+
+
+def _load_part(kind: Any, folder: Path, part: str, **settings: Any) -> Any:
+    """One network of the folder. Weights that its file lacks are an error, not the random numbers they would become."""
+    weights = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    variant = None if (folder / part / f"{weights}.safetensors").is_file() else "fp16"
+    try:
+        network, info = kind.from_pretrained(
+            folder,
+            subfolder=part,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **settings,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise UserError(_not_loaded(folder, part, lines[0].split(". ")[0])) from error
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(_not_loaded(folder, part, f"{len(missing)} weights are missing, the first is {missing[0]}"))
+    return network
+
+
+def _not_loaded(folder: Path, part: str, reason: str) -> str:
+    return (
+        f"The {part} of the prior {folder} cannot be loaded ({reason}): "
+        "its config.json and its weights must come from the same model."
+    )
