@@ -1,0 +1,510 @@
+"""The CPU rasteriser against the definition, written out pixel by pixel, and against the laws it has to obey."""
+
+import inspect
+import math
+import subprocess
+import sys
+
+import gsplat
+import pytest
+import torch
+from gsplat.strategy import DefaultStrategy
+
+from pds_nerfstudio.scenes import rasterize
+from pds_nerfstudio.scenes.rasterize import composite, list_tiles, rasterization
+
+WIDTH, HEIGHT = 19, 13
+NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats")
+
+
+def make_scene(seed, n=14, cameras=1, sh_bases=None, dtype=torch.float64, opacity=(0.02, 1.0), size=(0.02, 0.35)):
+    """Random Gaussians in front of, beside and behind cameras that look along z."""
+    g = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape, low=0.0, high=1.0):
+        return low + (high - low) * torch.rand(*shape, generator=g, dtype=torch.float64)
+
+    means = torch.cat([uniform(n, 2, low=-1.2, high=1.2), uniform(n, 1, low=-0.5, high=4)], -1)
+    viewmats = torch.eye(4, dtype=torch.float64).repeat(cameras, 1, 1)
+    angle = uniform(cameras, low=-0.3, high=0.3)
+    viewmats[:, 0, 0] = viewmats[:, 2, 2] = angle.cos()
+    viewmats[:, 0, 2], viewmats[:, 2, 0] = angle.sin(), -angle.sin()
+    viewmats[:, :3, 3] = uniform(cameras, 3, low=-0.2, high=0.2)
+    scene = {
+        "means": means,
+        "quats": torch.randn(n, 4, generator=g, dtype=torch.float64),
+        "scales": uniform(n, 3, low=size[0], high=size[1]),
+        "opacities": uniform(n, low=opacity[0], high=opacity[1]),
+        "colors": uniform(n, 3) if sh_bases is None else uniform(n, sh_bases, 3, low=-0.5, high=0.5),
+        "viewmats": viewmats,
+    }
+    Ks = torch.tensor([[15.0, 0, 9.1], [0, 16.0, 6.7], [0, 0, 1]], dtype=dtype).repeat(cameras, 1, 1)
+    return {k: v.to(dtype).requires_grad_() for k, v in scene.items()}, Ks
+
+
+def draw(scene, Ks, width=WIDTH, height=HEIGHT, **options):
+    return rasterization(**scene, Ks=Ks, width=width, height=height, packed=False, **options)
+
+
+def project_by_definition(means, quats, scales, viewmat, K, width, height, eps2d):
+    """Mean, conic, compensation, 3-sigma radius and depth of each Gaussian: x -> K x / z and its derivative J."""
+    w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True)).unbind(-1)
+    rotation = torch.stack(
+        [
+            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
+            torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
+            torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
+        ],
+        -2,
+    )
+    result = []
+    for mean, R, s in zip(means, rotation, scales, strict=True):
+        tx, ty, tz = viewmat[:3, :3] @ mean + viewmat[:3, 3]
+        if not 0.01 <= tz.item() <= 1e10:
+            result.append(None)
+            continue
+        fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+        margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy
+        lx = (tx / tz).clamp(-(cx / fx + margin_x), (width - cx) / fx + margin_x)
+        ly = (ty / tz).clamp(-(cy / fy + margin_y), (height - cy) / fy + margin_y)
+        zero = torch.zeros_like(tz)
+        J = torch.stack([torch.stack([fx / tz, zero, -fx * lx / tz]), torch.stack([zero, fy / tz, -fy * ly / tz])])
+        M = J @ viewmat[:3, :3] @ R @ torch.diag(s)
+        sharp = M @ M.T
+        blurred = sharp + eps2d * torch.eye(2, dtype=sharp.dtype)
+        compensation = (torch.linalg.det(sharp) / torch.linalg.det(blurred)).sqrt()
+        mean2d = torch.stack([fx * tx / tz + cx, fy * ty / tz + cy])
+        b = blurred.detach().trace() / 2
+        radius = math.ceil(3 * math.sqrt(b + math.sqrt(max(0.01, b * b - torch.linalg.det(blurred.detach())))))
+        result.append((mean2d, torch.linalg.inv(blurred), compensation, radius, tz))
+    return result
+
+
+def composite_by_definition(gaussians, colors, opacities, width, height, tile_size):
+    """The pixel loop: `gaussians` holds (mean2d, conic matrix, radius, depth) or None; nearest first, one by one."""
+    order = sorted((i for i, g in enumerate(gaussians) if g is not None), key=lambda i: gaussians[i][3].item())
+    image, alphas = [], []
+    for row in range(height):
+        for column in range(width):
+            T = torch.ones((), dtype=colors.dtype)
+            C = torch.zeros(colors.shape[-1], dtype=colors.dtype)
+            for i in order:
+                mean, conic, radius, _ = gaussians[i]
+                reaches = True
+                for pixel, m, extent in ((column, mean[0], width), (row, mean[1], height)):
+                    tile = pixel // tile_size
+                    low = math.floor((m.item() - radius) / tile_size)
+                    high = math.ceil((m.item() + radius) / tile_size)
+                    reaches &= low <= tile < high and m.item() + radius > 0 and m.item() - radius < extent
+                if not reaches:
+                    continue
+                d = torch.tensor([column + 0.5, row + 0.5], dtype=colors.dtype) - mean
+                alpha = (opacities[i] * torch.exp(-0.5 * d @ conic @ d)).clamp_max(0.999)
+                if alpha.item() < 1 / 255:
+                    continue
+                if (T * (1 - alpha)).item() <= 1e-4:
+                    break
+                C = C + alpha * T * colors[i]
+                T = T * (1 - alpha)
+            image.append(C)
+            alphas.append(1 - T)
+    return torch.stack(image).view(height, width, -1), torch.stack(alphas).view(height, width, 1)
+
+
+def rasterize_by_definition(
+    scene,
+    Ks,
+    width=WIDTH,
+    height=HEIGHT,
+    render_mode="RGB",
+    rasterize_mode="classic",
+    sh_degree=None,
+    backgrounds=None,
+    eps2d=0.3,
+    tile_size=16,
+):
+    renders, alphas = [], []
+    for camera, (viewmat, K) in enumerate(zip(scene["viewmats"], Ks, strict=True)):
+        projected = project_by_definition(
+            scene["means"], scene["quats"], scene["scales"], viewmat, K, width, height, eps2d
+        )
+        colors = scene["colors"]
+        if sh_degree is not None:
+            origin = torch.linalg.inv(viewmat)[:3, 3]
+            direction = scene["means"] - origin
+            x, y, z = (direction / direction.norm(dim=-1, keepdim=True)).unbind(-1)
+            value = 0.5 * math.sqrt(1 / math.pi) * colors[:, 0]
+            if sh_degree == 1:
+                band = torch.stack([-y, z, -x], -1) * math.sqrt(3 / (4 * math.pi))
+                value = value + (band[..., None] * colors[:, 1:4]).sum(1)
+            colors = (value + 0.5).clamp_min(0)
+        elif colors.dim() == 3:
+            colors = colors[camera]
+        opacities = [
+            o * (p[2] if p is not None and rasterize_mode == "antialiased" else 1)
+            for o, p in zip(scene["opacities"], projected, strict=True)
+        ]
+        depths = torch.stack([colors.new_zeros(()) if p is None else p[4] for p in projected])[:, None]
+        gaussians = [None if p is None else (p[0], p[1], p[3], p[4]) for p in projected]
+        rgbd, alpha = composite_by_definition(
+            gaussians, torch.cat([colors, depths], -1), opacities, width, height, tile_size
+        )
+        rgb, depth = rgbd[..., :-1], rgbd[..., -1:]
+        if backgrounds is not None:
+            rgb = rgb + (1 - alpha) * backgrounds[camera]
+        if "ED" in render_mode:
+            depth = depth / alpha.clamp_min(1e-10)
+        parts = ([rgb] if "RGB" in render_mode else []) + ([depth] if render_mode != "RGB" else [])
+        renders.append(torch.cat(parts, -1))
+        alphas.append(alpha)
+    return torch.stack(renders), torch.stack(alphas)
+
+
+def gradients(render, alpha, inputs, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    weights = [torch.randn(t.shape, generator=g, dtype=torch.float64).to(t) for t in (render, alpha)]
+    loss = (render * weights[0]).sum() + (alpha * weights[1]).sum()
+    return torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+
+
+def assert_same(actual, expected, tolerance=1e-5, what="the result"):
+    actual, expected = actual.detach(), expected.detach()
+    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale, msg=lambda m: f"{what}: {m}")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"seed": 0},
+        {"seed": 1, "tile_size": 8},
+        {"seed": 2, "tile_size": 6, "backgrounds": True},
+        {"seed": 3, "cameras": 2, "backgrounds": True},
+        {"seed": 4, "rasterize_mode": "antialiased"},
+        {"seed": 5, "render_mode": "D"},
+        {"seed": 6, "render_mode": "ED", "rasterize_mode": "antialiased"},
+        {"seed": 7, "render_mode": "RGB+D", "backgrounds": True},
+        {"seed": 8, "render_mode": "RGB+ED", "sh_degree": 1},
+        {"seed": 9, "sh_degree": 0, "cameras": 2},
+        {"seed": 10, "opacity": (0.9, 1.0), "size": (0.3, 0.9), "n": 24},
+        {"seed": 11, "size": (0.001, 0.01)},
+        {"seed": 12, "eps2d": 0.1, "size": (0.01, 2.0)},
+    ],
+    ids=lambda case: "-".join(f"{k}={v}" for k, v in case.items()),
+)
+def test_images_and_all_gradients_equal_the_definition(case):
+    case = dict(case)
+    sh_bases = 9 if "sh_degree" in case else None
+    making = {k: case.pop(k) for k in ("seed", "cameras", "opacity", "size", "n") if k in case}
+    scene, Ks = make_scene(**making, sh_bases=sh_bases)
+    inputs = [scene[k] for k in NAMES]
+    if case.get("backgrounds"):
+        case["backgrounds"] = torch.rand(len(Ks), 3, dtype=torch.float64, requires_grad=True)
+        inputs.append(case["backgrounds"])
+    render, alpha, _ = draw(scene, Ks, **case)
+    expected_render, expected_alpha = rasterize_by_definition(scene, Ks, **case)
+    assert float(expected_alpha.detach().max()) > 0.1
+    assert_same(render, expected_render)
+    assert_same(alpha, expected_alpha)
+    names = [*NAMES, "backgrounds"]
+    actual, expected = gradients(render, alpha, inputs), gradients(expected_render, expected_alpha, inputs)
+    for name, a, b in zip(names, actual, expected, strict=False):
+        assert_same(a, b, what=name)
+
+
+def test_gradcheck_of_the_compositor():
+    g = torch.Generator().manual_seed(3)
+    n = 5
+    means2d = (torch.rand(2, n, 2, generator=g, dtype=torch.float64) * 7).requires_grad_()
+    conics = torch.tensor([0.3, 0.1, 0.25], dtype=torch.float64).repeat(2, n, 1)
+    conics = (conics + 0.05 * torch.rand(2, n, 3, generator=g, dtype=torch.float64)).requires_grad_()
+    colors = torch.rand(2, n, 2, generator=g, dtype=torch.float64, requires_grad=True)
+    opacities = (0.3 + 0.6 * torch.rand(2, n, generator=g, dtype=torch.float64)).requires_grad_()
+    depths = torch.rand(2, n, generator=g, dtype=torch.float64)
+    radii = torch.full((2, n), 9, dtype=torch.int32)
+
+    def function(*inputs):
+        return composite(*inputs, depths, radii, 7, 6)
+
+    assert torch.autograd.gradcheck(function, (means2d, conics, colors, opacities))
+
+
+def test_absgrad_is_the_sum_over_pixels_of_absolute_gradients():
+    scene, Ks = make_scene(20)
+    weights = torch.randn(1, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    render, _, info = draw(scene, Ks)
+    pixels = (render * weights).sum(-1).flatten()
+    brute = sum(torch.autograd.grad(p, info["means2d"], retain_graph=True)[0].abs() for p in pixels)
+    render, _, info = draw(scene, Ks, absgrad=True)
+    info["means2d"].retain_grad()
+    (render * weights).sum().backward()
+    absgrad, grad = info["means2d"].absgrad, info["means2d"].grad
+    torch.testing.assert_close(absgrad, brute, rtol=1e-9, atol=1e-12)
+    assert bool((absgrad >= grad.abs() - 1e-12).all())
+    assert bool((absgrad > 2 * grad.abs()).any())
+
+
+def test_single_precision_equals_double_precision():
+    scene, Ks = make_scene(30, n=200, size=(0.01, 0.1))
+    single = {k: v.detach().float().requires_grad_() for k, v in scene.items()}
+    render, alpha, _ = draw(single, Ks.float())
+    expected_render, expected_alpha, _ = draw(scene, Ks)
+    assert render.dtype == torch.float32
+    assert_same(render.double(), expected_render, 1e-5)
+    for a, b in zip(
+        gradients(render, alpha, list(single.values())),
+        gradients(expected_render, expected_alpha, list(scene.values())),
+        strict=True,
+    ):
+        assert_same(a.double(), b, 1e-4)
+
+
+def test_the_result_does_not_depend_on_how_tiles_are_grouped(monkeypatch):
+    scene, Ks = make_scene(31, n=60)
+    render, alpha, _ = draw(scene, Ks)
+    expected = gradients(render, alpha, list(scene.values()))
+    for chunk, side in ((1, 4), (10_000_000, 16), (500, 2)):
+        monkeypatch.setattr(rasterize, "CHUNK", chunk)
+        monkeypatch.setattr(rasterize, "SUBTILE", side)
+        other, other_alpha, _ = draw(scene, Ks)
+        assert_same(other, render, 1e-10)
+        for a, b in zip(gradients(other, other_alpha, list(scene.values())), expected, strict=True):
+            assert_same(a, b, 1e-10)
+
+
+def test_a_batch_of_cameras_equals_single_cameras():
+    scene, Ks = make_scene(32, n=40, cameras=3, sh_bases=4)
+    colors = scene["colors"].detach() + torch.arange(3.0)[:, None, None, None]
+    scene["colors"] = colors.requires_grad_()
+    batch, _, info = draw(scene, Ks, sh_degree=1, render_mode="RGB+ED")
+    for camera in range(3):
+        single = scene | {"viewmats": scene["viewmats"][camera : camera + 1], "colors": colors[camera]}
+        render, _, own = draw(single, Ks[camera : camera + 1], sh_degree=1, render_mode="RGB+ED")
+        assert_same(batch[camera], render[0], 1e-12)
+        assert torch.equal(info["radii"][camera], own["radii"][0])
+
+
+def test_the_order_of_the_gaussians_does_not_matter():
+    scene, Ks = make_scene(33, n=40)
+    permutation = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    shuffled = {k: v if k == "viewmats" else v[permutation] for k, v in scene.items()}
+    assert_same(draw(shuffled, Ks)[0], draw(scene, Ks)[0], 1e-12)
+
+
+@pytest.mark.parametrize("n", [0, 6])
+@pytest.mark.parametrize("sh_degree", [None, 2])
+def test_an_empty_view_shows_the_background_and_gives_zero_gradients(n, sh_degree):
+    scene, Ks = make_scene(40, n=n, sh_bases=None if sh_degree is None else 9)
+    with torch.no_grad():
+        scene["means"][:, 2] = torch.linspace(-5, 0, n)  # the last one in the camera's plane
+        scene["viewmats"][:] = torch.eye(4)
+    background = torch.tensor([[0.2, 0.5, 0.7]], dtype=torch.float64)
+    render, alpha, info = draw(
+        scene, Ks, backgrounds=background, absgrad=True, sh_degree=sh_degree, rasterize_mode="antialiased"
+    )
+    info["means2d"].retain_grad()
+    assert torch.equal(render, background.expand_as(render))
+    assert not alpha.any()
+    assert not info["radii"].any()
+    (render.sum() + alpha.sum()).backward()
+    for name in NAMES:
+        grad = scene[name].grad
+        assert grad is None or not grad.any(), name
+    assert not info["means2d"].grad.any()
+    assert not info["means2d"].absgrad.any()
+
+
+def test_gradients_stay_finite_with_gaussians_in_and_behind_the_camera_plane():
+    scene, Ks = make_scene(41, n=30)
+    with torch.no_grad():
+        scene["viewmats"][:] = torch.eye(4)
+        scene["means"][:5, 2] = 0
+        scene["means"][5, :] = 0
+        scene["means"][6:10, 2] = -1
+        scene["scales"][10:14, 0] = 0
+        scene["scales"][14, :] = 0
+    for dtype in (torch.float32, torch.float64):
+        own = {k: v.detach().to(dtype).requires_grad_() for k, v in scene.items()}
+        render, alpha, info = draw(own, Ks.to(dtype), render_mode="RGB+ED", rasterize_mode="antialiased")
+        assert bool((info["radii"][0, :10] == 0).all())
+        for grad in gradients(render, alpha, list(own.values())):
+            assert bool(torch.isfinite(grad).all())
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e4, 1e7])
+def test_a_huge_gaussian_covers_the_image_evenly(scale):
+    scene, Ks = make_scene(42, n=1, dtype=torch.float32)
+    with torch.no_grad():
+        scene["means"][:] = torch.tensor([0.1, 0.1, 3.0])
+        scene["viewmats"][:] = torch.eye(4)
+        scene["scales"][:] = scale
+        scene["quats"][:] = torch.tensor([1.0, 0, 0, 0])
+        scene["opacities"][:] = 0.5
+    render, alpha, _ = draw(scene, Ks)
+    torch.testing.assert_close(alpha, torch.full_like(alpha, 0.5), rtol=0, atol=2e-4)
+    for grad in gradients(render, alpha, list(scene.values())):
+        assert bool(torch.isfinite(grad).all())
+
+
+def test_planes_and_radius_clip_leave_gaussians_out():
+    scene, Ks = make_scene(43, n=40)
+    radii, depths = (draw(scene, Ks)[2][k] for k in ("radii", "depths"))
+    kept = (radii > 5) & (depths >= 1.0) & (depths <= 2.5)
+    assert 0 < int(kept.sum()) < int((radii > 0).sum())
+    render, _, info = draw(scene, Ks, near_plane=1.0, far_plane=2.5, radius_clip=5.0)
+    assert torch.equal(info["radii"] > 0, kept)
+    chosen = {k: v if k == "viewmats" else v[kept[0]] for k, v in scene.items()}
+    assert_same(draw(chosen, Ks)[0], render, 1e-12)
+
+
+def test_covariances_replace_rotations_and_scales():
+    scene, Ks = make_scene(44)
+    M = gsplat.cuda._torch_impl._quat_scale_to_matrix(scene["quats"], scene["scales"])
+    other = {**scene, "quats": None, "scales": None}
+    assert_same(draw(other, Ks, covars=M @ M.mT)[0], draw(scene, Ks)[0], 1e-12)
+
+
+def test_nothing_is_kept_for_a_backward_pass_under_no_grad():
+    scene, Ks = make_scene(45)
+    with torch.no_grad():
+        render, alpha, info = draw(scene, Ks)
+    assert not any(t.requires_grad for t in (render, alpha, info["means2d"]))
+
+
+def test_a_list_holds_each_gaussian_once_and_nearest_first():
+    scene, Ks = make_scene(46, n=60, cameras=2)
+    info = draw(scene, Ks)[2]
+    arguments = [info[k] for k in ("means2d", "conics", "opacities", "depths", "radii")]
+    lists = list_tiles(*arguments, WIDTH, HEIGHT, 16)
+    ids = torch.cat([lists.ids, torch.tensor([-1])])[lists.gaussian]
+    seen = set()
+    for tiles, entries, shape in lists.slices():
+        for tile, own in zip(lists.tiles[tiles].tolist(), ids[entries].view(shape), strict=True):
+            own = own[own >= 0]
+            assert len(own.unique()) == len(own) > 0
+            assert bool((own // 60 == tile // (lists.rows * lists.columns)).all())
+            assert bool((info["depths"].flatten()[own].diff() >= 0).all())
+            assert tile not in seen
+            seen.add(tile)
+
+
+@pytest.mark.parametrize(
+    ("option", "fix"),
+    [
+        ({"packed": True}, "packed=False"),
+        ({"sparse_grad": True}, "sparse_grad=False"),
+        ({"distributed": True}, "distributed=False"),
+        ({"camera_model": "fisheye"}, "pinhole"),
+        ({"tile_size": 0}, "16"),
+        ({"sh_degree": 0}, "bases, 3"),
+        ({"colors": torch.zeros(3, 3, dtype=torch.float64)}, "channels"),
+        ({"sh_degree": 3, "colors": torch.zeros(14, 9, 3, dtype=torch.float64)}, "16 spherical harmonics"),
+        ({"scales": None}, "scales"),
+    ],
+)
+def test_what_the_cpu_cannot_do_is_refused_with_the_fix(option, fix):
+    scene, Ks = make_scene(47)
+    arguments = {**scene, "Ks": Ks, "width": WIDTH, "height": HEIGHT, "packed": False} | option
+    with pytest.raises(ValueError, match=fix) as error:
+        rasterization(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_the_signature_is_that_of_gsplat():
+    ours, theirs = (inspect.signature(f).parameters for f in (rasterization, gsplat.rasterization))
+    assert [(p.name, p.default, p.kind) for p in ours.values()] == [
+        (p.name, p.default, p.kind) for p in theirs.values()
+    ]
+
+
+def test_importing_and_drawing_on_a_cpu_never_touch_gsplats_extension():
+    code = (
+        "import sys, torch\n"
+        "from pds_nerfstudio.scenes.rasterize import rasterization\n"
+        "eye = torch.eye(4)[None]\n"
+        "one = torch.ones(1, 3)\n"
+        "rasterization(one, torch.ones(1, 4), one, one[:, 0], one, eye, eye[:, :3, :3], 4, 4, packed=False)\n"
+        "assert 'gsplat.cuda._backend' not in sys.modules and 'gsplat.csrc' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_gsplats_default_strategy_duplicates_splits_and_prunes(absgrad):
+    torch.manual_seed(0)
+    n = 60
+    scene, Ks = make_scene(50, n=n, dtype=torch.float32)
+    params = torch.nn.ParameterDict(
+        {
+            "means": scene["means"].detach(),
+            "quats": scene["quats"].detach(),
+            "scales": torch.cat([torch.full((n // 2, 3), -6.0), torch.full((n // 2, 3), -1.5)]),
+            "opacities": torch.cat([torch.full((n - 4,), 1.0), torch.full((4,), -9.0)]),
+            "colors": scene["colors"].detach(),
+        }
+    )
+    optimizers = {k: torch.optim.Adam([v], lr=1e-3) for k, v in params.items()}
+    strategy = DefaultStrategy(refine_start_iter=2, refine_every=4, grow_grad2d=1e-6, absgrad=absgrad)
+    strategy.check_sanity(params, optimizers)
+    state = strategy.initialize_state()
+    sizes = []
+    for step in range(1, 9):
+        render, _, info = rasterization(
+            params["means"],
+            params["quats"],
+            params["scales"].exp(),
+            params["opacities"].sigmoid(),
+            params["colors"],
+            scene["viewmats"].detach(),
+            Ks,
+            WIDTH,
+            HEIGHT,
+            packed=False,
+            absgrad=absgrad,
+        )
+        strategy.step_pre_backward(params, optimizers, state, step, info)
+        (render - 0.5).square().sum().backward()
+        strategy.step_post_backward(params, optimizers, state, step, info)
+        for optimizer in optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
+        sizes.append(len(params["means"]))
+    assert sizes[2] == n
+    assert sizes[3] > n
+    assert sizes[7] > sizes[3]
+    assert float(params["opacities"].detach().min()) > -5
+    assert all(len(p) == sizes[-1] and bool(torch.isfinite(p).all()) for p in params.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: gsplat's kernel cannot be compared with")
+@pytest.mark.parametrize("rasterize_mode", ["classic", "antialiased"])
+@pytest.mark.parametrize("render_mode", ["RGB", "RGB+ED"])
+@pytest.mark.parametrize("sh_degree", [None, 3])
+def test_the_cpu_equals_gsplats_kernel(rasterize_mode, render_mode, sh_degree):
+    scene, Ks = make_scene(
+        60, n=400, cameras=2, sh_bases=None if sh_degree is None else 16, dtype=torch.float32, size=(0.01, 0.2)
+    )
+    options = {
+        "rasterize_mode": rasterize_mode,
+        "render_mode": render_mode,
+        "sh_degree": sh_degree,
+        "absgrad": True,
+        "backgrounds": torch.rand(2, 3),
+    }
+    on_gpu = {k: v.detach().cuda().requires_grad_() for k, v in scene.items()}
+    render, alpha, info = draw(scene, Ks, width=70, height=50, **options)
+    options["backgrounds"] = options["backgrounds"].cuda()
+    expected, expected_alpha, expected_info = draw(on_gpu, Ks.cuda(), width=70, height=50, **options)
+    assert torch.equal(info["radii"], expected_info["radii"].cpu())
+    # A pair whose alpha is 1/255 up to rounding may be drawn by one and not by the other: a few pixels in thousands.
+    for a, b in ((render, expected.cpu()), (alpha, expected_alpha.cpu())):
+        assert float(((a - b).abs() > 1e-4).float().mean()) < 1e-3
+        assert float((a - b).abs().max()) < 2e-2
+    ours = gradients(render, alpha, [*scene.values()])
+    theirs = gradients(expected, expected_alpha, [*on_gpu.values()])
+    for a, b in zip(ours, theirs, strict=True):
+        difference = (a - b.cpu()).abs() / b.abs().max().cpu().clamp_min(1e-8)
+        assert float((difference > 1e-4).float().mean()) < 1e-2
+    difference = (info["means2d"].absgrad - expected_info["means2d"].absgrad.cpu()).abs()
+    assert float((difference > 1e-4 * expected_info["means2d"].absgrad.max().cpu()).float().mean()) < 1e-2
