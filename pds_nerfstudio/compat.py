@@ -1,0 +1,133 @@
+"""What today's torch and nerfstudio need to work together.
+
+Each entry is one function that names the upstream issue it answers and says when it can go. `apply` runs them all; it
+is called at the import of `pds_nerfstudio.methods`, which every `ns-*` command imports, so runs of the built-in
+nerfacto and splatfacto profit too. Nothing here is specific to editing.
+"""
+
+import functools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LPIPS_MODULE = "torchmetrics.image.lpip"
+LPIPS_CLASS = "LearnedPerceptualImagePatchSimilarity"
+DOWNLOAD_TIMEOUT_S = 20.0
+
+
+def apply() -> None:
+    """Put every entry below in place. Safe to call again, and cheap: it imports nothing that nerfstudio has not."""
+    allow_numpy_scalars_in_checkpoints()
+    build_models_without_lpips_weights()
+
+
+def allow_numpy_scalars_in_checkpoints() -> None:
+    """Let `torch.load(weights_only=True)` read nerfstudio's own checkpoints.
+
+    The schedulers' state holds learning rates as numpy scalars, which torch >= 2.6 refuses by default, so that
+    ns-viewer, -render, -export, -eval and resuming all fail (nerfstudio #3683, #3702, #3711). Numbers run no code: they
+    are named as safe and safe loading stays on. Can go when nerfstudio saves plain floats *and* no older checkpoint
+    matters.
+    """
+    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "bool")]
+    torch.serialization.add_safe_globals([np.dtype, multiarray.scalar, *dtypes])
+    # A checkpoint written under the other major version of numpy spells the same function differently.
+    other = "numpy.core.multiarray.scalar" if hasattr(np, "_core") else "numpy._core.multiarray.scalar"
+    try:
+        torch.serialization.add_safe_globals([(multiarray.scalar, other)])  # pyright: ignore[reportArgumentType]
+        torch.serialization.get_safe_globals()
+    except (AttributeError, TypeError):  # torch < 2.5 knows no aliases
+        pass
+
+
+def build_models_without_lpips_weights() -> None:
+    """Build nerfstudio models on a machine that has no AlexNet weights and no network.
+
+    Eight models construct LPIPS in `populate_modules`, which downloads AlexNet: without network even `ns-train
+    nerfacto` and `ns-export` end in a URL error. Where the file is not on disk, a stand-in takes its place that tries
+    to load the metric when it is first asked for. Can go when nerfstudio builds its metrics on first use.
+    """
+    from nerfstudio.models.base_model import Model
+
+    build = Model.__init__
+    if getattr(build, "_lpips_deferred", False):
+        return
+
+    @functools.wraps(build)
+    def __init__(self, *args, **kwargs):
+        if lpips_weights_on_disk():
+            build(self, *args, **kwargs)
+        else:
+            with deferred_lpips():
+                build(self, *args, **kwargs)
+
+    __init__._lpips_deferred = True  # pyright: ignore[reportFunctionMemberAccess]
+    Model.__init__ = __init__
+
+
+def lpips_weights_on_disk() -> bool:
+    """Whether torchvision's AlexNet, which torchmetrics' LPIPS is built on, lies in torch's download folder."""
+    from pathlib import Path
+
+    return any((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-owt-*.pth"))
+
+
+@contextmanager
+def deferred_lpips() -> Iterator[None]:
+    """Within this block, a torchmetrics LPIPS that a nerfstudio model builds is a `DeferredLpips`."""
+    import importlib
+
+    module = importlib.import_module(LPIPS_MODULE)
+    original = getattr(module, LPIPS_CLASS)
+    setattr(module, LPIPS_CLASS, DeferredLpips)
+    try:
+        yield
+    finally:
+        setattr(module, LPIPS_CLASS, original)
+
+
+class DeferredLpips(nn.Module):
+    """LPIPS that is loaded when it is first asked for, and NaN where it cannot be.
+
+    Its weights are in no state dict: a checkpoint need not carry AlexNet.
+    """
+
+    failed: str | None = None
+    """Why the metric could not be loaded in this process; None while it has not been tried or is there."""
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.settings = settings
+        self._loaded: list[nn.Module] = []  # in a list, so that it does not become a submodule
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """LPIPS of two image batches `[B 3 H W]`, or NaN (with one message per process) where AlexNet is missing."""
+        if not self._loaded and DeferredLpips.failed is None:
+            self._load()
+        if not self._loaded:
+            return torch.tensor(math.nan)
+        return self._loaded[0].to(prediction.device)(prediction, target)
+
+    def _load(self) -> None:
+        import importlib
+        import socket
+
+        from nerfstudio.utils.rich_utils import CONSOLE
+
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+        try:
+            self._loaded.append(getattr(importlib.import_module(LPIPS_MODULE), LPIPS_CLASS)(**self.settings).eval())
+        except (OSError, RuntimeError) as error:
+            DeferredLpips.failed = str(error)
+            CONSOLE.print(
+                "[yellow]LPIPS is left out: its AlexNet weights are not on this machine and could not be fetched "
+                f"({error})."
+            )
+        finally:
+            socket.setdefaulttimeout(timeout)

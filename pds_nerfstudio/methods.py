@@ -1,0 +1,112 @@
+"""The table of methods: what `ns-train <name>` runs.
+
+Every `ns-*` command imports this module, through the `nerfstudio.method_configs` entry points, whatever method it is
+about. It therefore imports no diffusion library, and puts `compat` in place before anything is built.
+"""
+
+import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from pds_nerfstudio import compat
+from pds_nerfstudio.scenes.nerfacto import NerfactoSceneConfig, available_implementation
+from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
+
+compat.apply()
+
+
+def _adam(lr: float, final: float | None = None, steps: int = 30_000) -> dict:
+    """Optimiser of one parameter group: Adam, its rate decaying to `final` over `steps` where one is given."""
+    scheduler = None if final is None else ExponentialDecaySchedulerConfig(lr_final=final, max_steps=steps)
+    return {"optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15), "scheduler": scheduler}
+
+
+def _machine() -> MachineConfig:
+    """nerfstudio's machine settings, on the CPU where there is no CUDA."""
+    return MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def nerfacto_optimizers() -> dict:
+    """Optimisers of nerfacto's parameter groups, as nerfstudio's nerfacto has them."""
+    return {
+        "proposal_networks": _adam(1e-2, 1e-4, 200_000),
+        "fields": _adam(1e-2, 1e-4, 200_000),
+        "camera_opt": _adam(1e-3, 1e-4, 5_000),
+    }
+
+
+def splatfacto_optimizers() -> dict:
+    """Optimisers of splatfacto's parameter groups, as nerfstudio's splatfacto has them."""
+    return {
+        "means": _adam(1.6e-4, 1.6e-6),
+        "features_dc": _adam(0.0025),
+        "features_rest": _adam(0.0025 / 20),
+        "opacities": _adam(0.05),
+        "scales": _adam(0.005),
+        "quats": _adam(0.001),
+        "camera_opt": _adam(1e-4, 5e-7),
+        "bilateral_grid": _adam(2e-3, 1e-4),
+    }
+
+
+source_nerfacto = MethodSpecification(
+    TrainerConfig(
+        method_name="source-nerfacto",
+        steps_per_eval_batch=500,
+        steps_per_save=2000,
+        max_num_iterations=30_000,
+        mixed_precision=True,
+        machine=_machine(),
+        pipeline=VanillaPipelineConfig(
+            datamanager=VanillaDataManagerConfig(
+                dataparser=NerfstudioDataParserConfig(),
+                train_num_rays_per_batch=4096,
+                eval_num_rays_per_batch=4096,
+            ),
+            model=NerfactoSceneConfig(
+                eval_num_rays_per_chunk=1 << 15,
+                average_init_density=0.01,
+                # One appearance and the given poses: an edit then has only the scene to change.
+                use_appearance_embedding=False,
+                camera_optimizer=CameraOptimizerConfig(mode="off"),
+                implementation=available_implementation(),
+            ),
+        ),
+        optimizers=nerfacto_optimizers(),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer",
+    ),
+    "nerfacto to be edited: without appearance embedding and pose optimisation; needs neither CUDA nor network.",
+)
+
+source_splatfacto = MethodSpecification(
+    TrainerConfig(
+        method_name="source-splatfacto",
+        steps_per_eval_image=100,
+        steps_per_eval_batch=0,
+        steps_per_save=2000,
+        steps_per_eval_all_images=1000,
+        max_num_iterations=30_000,
+        mixed_precision=False,
+        machine=_machine(),
+        pipeline=VanillaPipelineConfig(
+            datamanager=FullImageDatamanagerConfig(
+                dataparser=NerfstudioDataParserConfig(load_3D_points=True),
+                cache_images_type="uint8",
+            ),
+            model=SplatfactoSceneConfig(),
+        ),
+        optimizers=splatfacto_optimizers(),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer",
+    ),
+    "splatfacto to be edited: the built-in's settings; needs neither CUDA nor network.",
+)

@@ -1,0 +1,179 @@
+"""Rendering a whole image with gradients: how an edit reaches the Gaussians or the hash grid.
+
+    image = g(view; θ)        RGB in [0, 1], with the graph of θ
+
+What is rendered is what the viewer shows, not what the reconstruction was trained on: the average appearance instead of
+one photograph's, the viewer's background instead of a random one, no near plane, full resolution, proposal weights
+without annealing (nerfacto's annealing and splatfacto's coarse-to-fine count training steps and would begin again with
+the edit). Two things are taken from training: the pose correction of a training view, so that rendering and photograph
+coincide, and the jitter of a ray's samples, so that nothing can hide between them.
+
+A NeRF is rendered in chunks of rays under `torch.utils.checkpoint`: what is kept for backward is one chunk's
+activations, not those of all rays. Splats are rasterised in one pass.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.model_components.losses import distortion_loss, interlevel_loss
+from nerfstudio.models.base_model import Model
+from nerfstudio.models.nerfacto import NerfactoModel
+from nerfstudio.models.splatfacto import SplatfactoModel
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pds_nerfstudio.scenes.views import CAMERA_INDEX
+
+RAYS_PER_CHUNK = 4096
+"""nerfacto's own training batch: an edit peaks at about the memory that the reconstruction needed."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A rendered view. All of it carries the graph of the scene's parameters, unless rendered under `no_grad`."""
+
+    image: Float[Tensor, "1 3 height width"]
+    """RGB in [0, 1]."""
+    depth: Float[Tensor, "1 1 height width"]
+    """Expected depth along the optical axis, in scene units."""
+    accumulation: Float[Tensor, "1 1 height width"]
+    """Opacity in [0, 1]."""
+    regulariser: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """nerfacto's interlevel and distortion losses on these rays, weighted as in its config; empty unless asked for."""
+
+
+def render(
+    model: Model,
+    camera: Cameras,
+    *,
+    recompute: bool | None = None,
+    rays_per_chunk: int = RAYS_PER_CHUNK,
+    regularise: bool = False,
+) -> Rendering:
+    """Render one view of a nerfacto or splatfacto model, keeping the graph of its parameters.
+
+    Args:
+        model: the scene. In training mode samples along rays are jittered where gradients are on; in evaluation mode
+            the result is deterministic.
+        camera: one camera, batch size 1. With a view index in its metadata (see `views.Views`), that view's pose
+            correction is applied.
+        recompute: whether activations are recomputed in backward (nerfacto only). By default, wherever gradients are
+            wanted and the image has more rays than one chunk. The result is the same.
+        rays_per_chunk: the largest number of rays to render at once (nerfacto only).
+        regularise: whether to compute nerfacto's losses on its proposals and weights as well.
+
+    Raises:
+        ValueError: for more than one camera.
+        TypeError: for a model of another family.
+    """
+    if tuple(camera.shape) != (1,):
+        raise ValueError(f"render takes one camera, batch shape (1,), not {tuple(camera.shape)}")
+    camera = camera.to(model.device)
+    if isinstance(model, SplatfactoModel):
+        return _render_splats(model, camera)
+    if isinstance(model, NerfactoModel):
+        return _render_rays(model, camera, recompute, rays_per_chunk, regularise)
+    raise TypeError(f"render knows nerfacto and splatfacto models, not {type(model).__name__}")
+
+
+def _render_splats(model: SplatfactoModel, camera: Cameras) -> Rendering:
+    with _as_shown(model):
+        crop_box, model.crop_box = model.crop_box, None  # the viewer leaves its crop behind
+        try:
+            camera.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera)
+            outputs = model.get_outputs(camera)
+        finally:
+            model.crop_box = crop_box
+    means2d = model.info["means2d"]
+    if means2d.requires_grad:
+        means2d.retain_grad()  # densification reads it after backward
+    return Rendering(*(_as_image(outputs[name]) for name in ("rgb", "depth", "accumulation")))
+
+
+def _render_rays(
+    model: NerfactoModel, camera: Cameras, recompute: bool | None, rays_per_chunk: int, regularise: bool
+) -> Rendering:
+    index = (camera.metadata or {}).get(CAMERA_INDEX)
+    with torch.no_grad():
+        rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+        height, width = rays.shape
+        rays = rays.flatten()
+        rays.camera_indices = torch.full_like(rays.camera_indices, 0 if index is None else index)
+        cosine = 1 / rays.metadata["directions_norm"]
+    posed = index is not None or model.camera_optimizer.config.mode == "off"
+    jitter = model.training and torch.is_grad_enabled()
+    if regularise and not posed:
+        raise ValueError("regularise needs a camera with a view index (see scenes.views) while poses are optimised")
+
+    # Equal chunks: nerfstudio's camera optimiser cannot take a last chunk of a single ray.
+    chunks = math.ceil(len(rays) / rays_per_chunk)
+    bounds = [len(rays) * i // chunks for i in range(chunks + 1)]
+    if recompute is None:
+        recompute = torch.is_grad_enabled() and chunks > 1
+
+    def render_chunk(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        with _as_shown(model, posed=posed, jitter=jitter, proposals=regularise):
+            outputs = model(rays[start:stop])
+            losses = _ray_losses(model, outputs) if regularise else outputs["rgb"].new_zeros(2)
+        return outputs["rgb"], outputs["expected_depth"], outputs["accumulation"], losses * (stop - start) / len(rays)
+
+    parts = [
+        checkpoint(render_chunk, *span, use_reentrant=False) if recompute else render_chunk(*span)
+        for span in itertools.pairwise(bounds)
+    ]
+    rgb, distance, accumulation, losses = zip(*parts, strict=True)
+
+    def assembled(pieces: tuple[Tensor, ...]) -> Tensor:
+        return _as_image(torch.cat(pieces).unflatten(0, (height, width)))
+
+    names = ("interlevel_loss", "distortion_loss")
+    return Rendering(
+        assembled(rgb),
+        assembled(distance) * _as_image(cosine.unflatten(0, (height, width))),
+        assembled(accumulation),
+        dict(zip(names, torch.stack(losses).sum(0).unbind(), strict=True)) if regularise else {},
+    )
+
+
+def _ray_losses(model: NerfactoModel, outputs: dict) -> Float[Tensor, "2"]:
+    """What keeps nerfacto's samples on its surfaces (Barron et al. 2022, eqs. 13 and 15), as nerfacto weights them."""
+    proposals, distortion = (
+        loss(outputs["weights_list"], outputs["ray_samples_list"]) for loss in (interlevel_loss, distortion_loss)
+    )
+    return torch.stack([model.config.interlevel_loss_mult * proposals, model.config.distortion_loss_mult * distortion])
+
+
+@contextmanager
+def _as_shown(model: Model, *, posed: bool = False, jitter: bool = False, proposals: bool = False) -> Iterator[None]:
+    """Within this block the model renders as in evaluation, except for what is asked for.
+
+    It is entered for each chunk, again in backward: whatever a chunk depends on is set here and put back afterwards.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    sampler = getattr(model, "proposal_sampler", None)
+    schedule = dict(vars(sampler)) if sampler is not None else {}
+    model.eval()
+    try:
+        if sampler is not None:
+            model.training = posed
+            model.renderer_rgb.training = True  # in evaluation it would turn NaN into black
+            sampler.initial_sampler.training = sampler.pdf_sampler.training = jitter
+            # The sampler resets this count in its first chunk: left alone, only that chunk would train the proposals.
+            sampler._steps_since_update, sampler._step, sampler._anneal = (math.inf if proposals else -1), 10, 1.0
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        for name in ("_steps_since_update", "_step", "_anneal"):
+            if sampler is not None:
+                setattr(sampler, name, schedule[name])
+
+
+def _as_image(values: Float[Tensor, "height width channels"]) -> Float[Tensor, "1 channels height width"]:
+    return values.float().movedim(-1, 0)[None]

@@ -1,0 +1,214 @@
+"""The base run: the nerfstudio reconstruction that an edit starts from, found from its checkpoints and only read.
+
+Reading a run means building the configuration objects that its `config.yml` names, as every `ns-*` command does; like
+there, open only runs that you trust.
+"""
+
+import dataclasses
+import hashlib
+import pickle
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from nerfstudio.configs.base_config import InstantiateConfig
+from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.base_model import ModelConfig
+from nerfstudio.models.nerfacto import NerfactoModelConfig
+from nerfstudio.models.splatfacto import SplatfactoModelConfig
+from torch import Tensor
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes.nerfacto import (
+    NerfactoSceneConfig,
+    available_implementation,
+    implementation_of,
+    require_implementation,
+)
+from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
+
+Family = Literal["nerfacto", "splatfacto"]
+
+CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
+
+
+@dataclass(frozen=True)
+class SourceRun:
+    """A finished (or interrupted) nerfstudio run of a family that can be edited."""
+
+    config_path: Path
+    """The run's `config.yml`."""
+    checkpoint_path: Path
+    """The checkpoint to start from: the one asked for, or the latest."""
+    step: int
+    """Training step at which that checkpoint was written."""
+    family: Family
+    """Which of the two kinds of scene it holds."""
+    config: TrainerConfig
+    """Everything the run was started with."""
+
+    @property
+    def method_name(self) -> str:
+        """Name of the method that made the run, "nerfacto" for nerfacto-big and -huge too."""
+        return str(self.config.method_name)
+
+    @property
+    def model_config(self) -> NerfactoModelConfig | SplatfactoModelConfig:
+        """The model's settings."""
+        return self.config.pipeline.model  # pyright: ignore[reportReturnType]
+
+    @property
+    def datamanager_config(self) -> DataManagerConfig:
+        """The datamanager's settings; its `dataparser` is the dataset format and its settings."""
+        return self.config.pipeline.datamanager
+
+    @property
+    def dataparser_config(self) -> Any:
+        """The dataset format and its settings."""
+        return self.config.pipeline.datamanager.dataparser  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def data(self) -> Path | None:
+        """The dataset, as the run names it: a relative path is relative to where the run was started."""
+        for holder in (self.datamanager_config, self.dataparser_config, self.config):
+            data = getattr(holder, "data", None)
+            if data is not None and Path(data) != Path():
+                return Path(data)
+        return None
+
+
+def find_run(load_dir: Path, load_step: int | None = None) -> SourceRun:
+    """Find the run that `load_dir` belongs to.
+
+    Args:
+        load_dir: a run's folder, the `nerfstudio_models` folder in it, or its `config.yml`.
+        load_step: the step whose checkpoint to take; the latest by default.
+
+    Raises:
+        UserError: for a folder, config or checkpoint that is missing or unreadable, or a method of another family.
+    """
+    load_dir = Path(load_dir).expanduser()
+    if not load_dir.exists():
+        raise UserError(f"--load-dir {load_dir} does not exist: give the nerfstudio_models folder of a finished run.")
+    folder = load_dir.parent if load_dir.is_file() else load_dir
+    config_path = next((path for path in (folder / "config.yml", folder.parent / "config.yml") if path.is_file()), None)
+    if config_path is None:
+        raise UserError(
+            f"--load-dir {load_dir} has no config.yml in it or beside it: give the nerfstudio_models folder inside a "
+            "run's own folder."
+        )
+    config = _read_config(config_path)
+    family = family_of(config)
+    if family is None:
+        raise UserError(
+            f"{config_path.parent} is a run of {config.method_name!r}, which cannot be edited: reconstruct the scene "
+            "with nerfacto or splatfacto (or source-nerfacto, source-splatfacto) first."
+        )
+    if not any(folder.glob("step-*.ckpt")):
+        folder = config_path.parent / config.relative_model_dir
+    checkpoint_path, step = _choose_checkpoint(folder, load_step)
+    return SourceRun(config_path, checkpoint_path, step, family, config)
+
+
+def family_of(config: TrainerConfig) -> Family | None:
+    """Which family of scenes a run's model belongs to, None for any other method.
+
+    Decided by the model's settings, not by the method's name: nerfacto-big and -huge, splatfacto-big, `source-*` and
+    earlier edits count.
+    """
+    model = config.pipeline.model
+    if isinstance(model, NerfactoModelConfig):
+        return "nerfacto"
+    if isinstance(model, SplatfactoModelConfig):
+        return "splatfacto"
+    return None
+
+
+def load_source_state(run: SourceRun) -> dict[str, Tensor]:
+    """The state dict of the run's pipeline, on the CPU, read with safe loading.
+
+    Raises:
+        UserError: for a file that is no readable nerfstudio checkpoint, or that needs a tiny-cuda-nn that is missing.
+    """
+    try:
+        loaded = torch.load(run.checkpoint_path, map_location="cpu", weights_only=True)
+        state = loaded["pipeline"]
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"checkpoint {run.checkpoint_path} cannot be read ({_first_line(error)}): choose another with --load-step, "
+            "or reconstruct the scene again."
+        ) from error
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    if run.family == "nerfacto":
+        require_implementation(state)
+    return state
+
+
+def scene_config(run: SourceRun, state: dict[str, Tensor] | None = None) -> NerfactoSceneConfig | SplatfactoSceneConfig:
+    """The run's model settings for the scene class of its family.
+
+    Args:
+        run: the base run.
+        state: its weights. With them, `implementation` is the one that wrote them, which `config.yml` does not tell.
+    """
+    if run.family == "splatfacto":
+        return as_config(SplatfactoSceneConfig, run.model_config)
+    implementation = available_implementation() if state is None else implementation_of(state)
+    return as_config(NerfactoSceneConfig, run.model_config, implementation=implementation)
+
+
+def as_config(kind: type, settings: ModelConfig | InstantiateConfig, **changes) -> Any:
+    """Settings of class `kind` with every field that `settings` has under the same name.
+
+    A config written by an older nerfstudio lacks newer fields; those take their defaults.
+    """
+    names = [
+        field.name for field in dataclasses.fields(kind) if field.name != "_target" and hasattr(settings, field.name)
+    ]
+    return kind(**({name: getattr(settings, name) for name in names} | changes))
+
+
+def fingerprint(*folders: Path) -> dict[str, str]:
+    """SHA-256 of every file below these folders, by path: equal before and after whatever must only read them."""
+    files = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _read_config(path: Path) -> TrainerConfig:
+    try:
+        config = yaml.load(path.read_text(encoding="utf8"), Loader=yaml.Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ImportError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read as a nerfstudio config ({_first_line(error)}): is the method that made the run "
+            "installed?"
+        ) from error
+    if not isinstance(config, TrainerConfig):
+        raise UserError(f"{path} is not the config of a nerfstudio training run.")
+    return config
+
+
+def _choose_checkpoint(folder: Path, load_step: int | None) -> tuple[Path, int]:
+    files = folder.glob("step-*.ckpt")
+    steps = {int(match[1]): path for path in files if (match := CHECKPOINT.fullmatch(path.name))}
+    if not steps:
+        raise UserError(
+            f"{folder} holds no checkpoint (step-*.ckpt): let the run reach its first save, or choose another."
+        )
+    step = max(steps) if load_step is None else load_step
+    if step not in steps:
+        raise UserError(f"{folder} has no checkpoint of step {step}; --load-step can be {_listed(sorted(steps))}.")
+    return steps[step], step
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _first_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:160] or type(error).__name__

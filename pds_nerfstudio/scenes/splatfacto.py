@@ -1,0 +1,162 @@
+"""splatfacto as a scene to edit: the same model on any device, trainable after a checkpoint was loaded.
+
+Four differences from `SplatfactoModel`, each by `super()`:
+
+- it rasterises through `scenes.rasterize`, and makes no tensor on CUDA unasked;
+- loading a checkpoint keeps every `Parameter` object (see `load_state_dict`);
+- an edit counts its own steps (see `begin_edit`);
+- AlexNet is neither downloaded at construction nor saved with the scene.
+"""
+
+import copy
+import dataclasses
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.models import splatfacto as upstream
+from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
+from torch import Tensor
+from torch.nn import Parameter
+
+from pds_nerfstudio.compat import deferred_lpips
+from pds_nerfstudio.scenes.rasterize import rasterization
+
+RECONSTRUCTED = 30_000
+"""The step that splatfacto takes a loaded scene to be at: all SH bands on, full resolution."""
+NEVER = 2**62
+"""A step that no run reaches."""
+
+
+@dataclass
+class SplatfactoSceneConfig(SplatfactoModelConfig):
+    """splatfacto's settings, for a `SplatfactoScene`."""
+
+    _target: type = field(default_factory=lambda: SplatfactoScene)
+
+
+class SplatfactoScene(SplatfactoModel):
+    """splatfacto on CPU or CUDA whose Gaussians stay trainable after loading."""
+
+    config: SplatfactoSceneConfig
+    first_edit_step: int | None = None
+    """The trainer's step at which the edit began; None while the scene is being reconstructed."""
+
+    def populate_modules(self):
+        """Build the scene. Seed colours are set here: upstream's branch for them allocates on CUDA."""
+        points = self.seed_points
+        if points is not None:
+            self.seed_points = (points[0], points[1][:0])
+        with deferred_lpips():
+            super().populate_modules()
+        self.seed_points = points
+        if points is not None and not self.config.random_init and len(points[1]):
+            rgb = points[1] / 255
+            features = RGB2SH(rgb) if self.config.sh_degree > 0 else torch.logit(rgb, eps=1e-10)
+            self.gauss_params["features_dc"] = Parameter(features.float())
+
+    def load_state_dict(self, dict, **kwargs):
+        """Load weights into the parameters that are already there.
+
+        Upstream replaces each Gaussian parameter by a new one of the checkpoint's size, while nerfstudio's trainer has
+        built the optimisers before it loads: they go on stepping the old ones and the scene never moves. Keeping the
+        objects and exchanging their data holds in either order. Adam's moments are created at the first step, in the
+        new size; moments loaded afterwards from the same checkpoint have that size as well.
+        """
+        built = {name: parameter for name, parameter in self.gauss_params.items()}
+        try:
+            return super().load_state_dict(dict, **kwargs)
+        finally:  # a strict load that misses a metric's weights has loaded all others; nerfstudio then tries again
+            for name, parameter in built.items():
+                parameter.data = self.gauss_params[name].data
+                parameter.grad = None
+                self.gauss_params[name] = parameter
+            self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+
+    def begin_edit(
+        self,
+        first_step: int = 0,
+        *,
+        refine_start: int = NEVER,
+        refine_stop: int = 0,
+        refine_every: int | None = None,
+        reset_opacity_every: int = NEVER,
+    ) -> None:
+        """From here on, count densification in edit steps, and show the scene as a finished one.
+
+        Args:
+            first_step: the trainer's step that is the edit's step 0.
+            refine_start: edit step after which Gaussians are cloned, split and pruned.
+            refine_stop: edit step at which that ends; 0 keeps the number of Gaussians.
+            refine_every: steps between two refinements; the reconstruction's own by default.
+            reset_opacity_every: steps between two resets of opacity, each of which makes the scene nearly transparent.
+        """
+        self.first_edit_step = first_step
+        self.step = RECONSTRUCTED
+        self.strategy = dataclasses.replace(
+            self.strategy,
+            refine_start_iter=refine_start,
+            refine_stop_iter=refine_stop,
+            refine_every=refine_every or self.strategy.refine_every,
+            reset_every=reset_opacity_every,
+        )
+        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+
+    def step_cb(self, optimizers, step):
+        """Take over the trainer's step. In an edit, SH bands and resolution stay those of a finished scene."""
+        super().step_cb(optimizers, step)
+        if self.first_edit_step is not None:
+            self.step = RECONSTRUCTED + step - self.first_edit_step
+
+    def step_post_backward(self, step):
+        """Densify. In an edit the strategy counts from 1: at its step 0 it would reset every opacity."""
+        if self.first_edit_step is None:
+            super().step_post_backward(step)
+            return
+        shown_at, self.step = self.step, step - self.first_edit_step + 1
+        try:
+            super().step_post_backward(self.step)
+        finally:
+            self.step = shown_at
+
+    def get_outputs(self, camera):
+        """splatfacto's outputs (see `SplatfactoModel.get_outputs`); `camera` is left as it was."""
+        if not isinstance(camera, Cameras):
+            return super().get_outputs(camera)
+        return _outputs(self, _placed(camera, self.device))
+
+    def get_image_metrics_and_images(self, outputs, batch):
+        """splatfacto's metrics, without those that could not be computed."""
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        return {name: value for name, value in metrics.items() if value == value}, images
+
+
+def _reading(function: Callable, **names) -> Callable:
+    """`function`, reading these values for the global names; the module that it comes from stays as it is."""
+    plain = getattr(function, "__wrapped__", function)
+    namespace = {**plain.__globals__, **names}
+    return types.FunctionType(plain.__code__, namespace, plain.__name__, plain.__defaults__, plain.__closure__)
+
+
+_outputs = _reading(
+    SplatfactoModel.get_outputs,
+    rasterization=rasterization,
+    # Compiling these ten lines costs seconds, and on a CPU needs a C++ compiler.
+    get_viewmat=getattr(upstream.get_viewmat, "_torchdynamo_orig_callable", upstream.get_viewmat),
+)
+
+
+class _StaysHere(torch.Tensor):
+    """A tensor that `.cuda()` leaves where it is: splatfacto calls it on the intrinsics whatever the device."""
+
+    def cuda(self, *args, **kwargs) -> Tensor:
+        return self.as_subclass(Tensor)
+
+
+def _placed(camera: Cameras, device: torch.device) -> Cameras:
+    """A copy of `camera` on `device`, intrinsics included."""
+    placed = copy.copy(camera.to(device))
+    placed.get_intrinsics_matrices = lambda: Cameras.get_intrinsics_matrices(placed).to(device).as_subclass(_StaysHere)
+    return placed

@@ -1,0 +1,103 @@
+"""Training (and evaluation) views of a run: cameras and photographs, whichever datamanager keeps them.
+
+splatfacto's datamanager undistorts its images and moves the intrinsics along; nerfacto's keeps them distorted and casts
+distorted rays. Both hand out a camera that fits its image, at any working size, and that knows which view it is.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from pds_nerfstudio.errors import UserError
+
+CAMERA_INDEX = "cam_idx"
+"""The key of `Cameras.metadata` under which nerfstudio's splats look up their row of the camera optimiser."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Cameras with their images. Make one with `train_views` or `eval_views`."""
+
+    cameras: Cameras
+    """All cameras of the split, at the size of their images."""
+    read: Callable[[int], Tensor]
+    """Image of a view, `[H W 3]` or `[H W 4]`, as bytes or RGB in [0, 1]."""
+    names: tuple[str, ...]
+    """File names of the images, in the order of the cameras."""
+    in_training: bool
+    """Whether these views have rows in the camera optimiser and the appearance embedding: training views have."""
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of view `index` in the dataset, in pixels."""
+        return int(self.cameras.height[index]), int(self.cameras.width[index])
+
+    def camera(self, index: int, height: int, width: int) -> Cameras:
+        """The camera of view `index` for a rendering of `height` x `width` pixels, batch size 1.
+
+        Both axes are scaled on their own, so that the rendering shows exactly what the photograph shows. A training
+        view's index travels along in the metadata; nerfstudio's own slices forget it and get row 0.
+        """
+        camera = copy.copy(self.cameras[index : index + 1])
+        scale_y, scale_x = height / camera.height, width / camera.width
+        camera.fx, camera.cx = camera.fx * scale_x, camera.cx * scale_x
+        camera.fy, camera.cy = camera.fy * scale_y, camera.cy * scale_y
+        camera.height = torch.full_like(camera.height, height)
+        camera.width = torch.full_like(camera.width, width)
+        camera.metadata = dict(camera.metadata or {})
+        if self.in_training:
+            camera.metadata[CAMERA_INDEX] = index
+        return camera
+
+    def image(
+        self, index: int, height: int, width: int, background: Float[Tensor, "3"] | None = None
+    ) -> Float[Tensor, "1 3 height width"]:
+        """The photograph of view `index` at `height` x `width` pixels, RGB in [0, 1], on the device of the datamanager.
+
+        Transparent pixels show `background` (RGB in [0, 1], black by default).
+
+        Raises:
+            UserError: where the image file cannot be read.
+        """
+        try:
+            image = self.read(index)
+        except OSError as error:
+            raise UserError(f"image {self.names[index]} of the dataset cannot be read: {error}.") from error
+        image = image.float() / 255 if image.dtype == torch.uint8 else image
+        if image.shape[-1] == 4:
+            below = image.new_zeros(3) if background is None else background.to(image)
+            image = image[..., :3] * image[..., 3:] + below * (1 - image[..., 3:])
+        image = image.movedim(-1, 0)[None]
+        return F.interpolate(image, (height, width), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def train_views(datamanager: Any) -> Views:
+    """The training views of any nerfstudio datamanager."""
+    return _views(datamanager, "train")
+
+
+def eval_views(datamanager: Any) -> Views:
+    """The held-out views of any nerfstudio datamanager."""
+    return _views(datamanager, "eval")
+
+
+def _views(datamanager: Any, split: str) -> Views:
+    dataset = getattr(datamanager, f"{split}_dataset")
+    names = tuple(str(name) for name in dataset.image_filenames)
+    if hasattr(type(datamanager), f"cached_{split}"):
+        # Undistorting, at first access, also corrects the dataset's cameras: it has to come before they are taken.
+        try:
+            cached = getattr(datamanager, f"cached_{split}")
+        except OSError as error:
+            raise UserError(f"an image of the dataset cannot be read: {error}.") from error
+        return Views(dataset.cameras, lambda index: cached[index]["image"], names, split == "train")
+    return Views(dataset.cameras, lambda index: dataset.get_data(index)["image"], names, split == "train")
