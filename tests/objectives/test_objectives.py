@@ -1,0 +1,200 @@
+"""Laws that hold for every objective, and the one place where a gradient becomes a loss."""
+
+import ast
+import sys
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+
+import pds_nerfstudio.objectives
+from pds_nerfstudio.objectives import DDS, OBJECTIVES, PDS, SDS, Edit, Objective, Prior, surrogate_loss
+from pds_nerfstudio.objectives.base import guided
+
+from .fakes import SCHEDULE, FakePrior, random_edit
+
+every_objective = pytest.mark.parametrize("objective", [cls() for cls in OBJECTIVES], ids=lambda o: type(o).__name__)
+
+
+def single(edit: Edit, i: int) -> Edit:
+    tensors = {f.name: getattr(edit, f.name) for f in fields(edit) if isinstance(getattr(edit, f.name), torch.Tensor)}
+    return replace(edit, **{name: value[i : i + 1] for name, value in tensors.items()})
+
+
+@every_objective
+def test_batch_equals_singles(objective):
+    edit = random_edit(batch=4)
+    together = objective.gradient(FakePrior(), edit)
+    apart = torch.cat([objective.gradient(FakePrior(), single(edit, i)) for i in range(4)])
+    torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
+
+
+@every_objective
+def test_asks_its_prior_exactly_once(objective):
+    prior = FakePrior()
+    objective.gradient(prior, random_edit())
+    assert len(prior.calls) == 1
+    assert {query.guidance_scale for query in prior.calls[0]} == {objective.guidance_scale}
+
+
+@every_objective
+def test_gradient_is_deterministic_finite_and_outside_any_graph(objective):
+    edit = random_edit()
+    edit = replace(edit, x0_tgt=edit.x0_tgt.requires_grad_())
+    first, second = (objective.gradient(FakePrior(), edit) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+    assert first.isfinite().all()
+    assert first.shape == edit.x0_tgt.shape
+
+
+@every_objective
+def test_gradient_reacts_to_the_target_prompt(objective):
+    edit = random_edit()
+    other = replace(edit, tgt_prompt="a green cone")
+    assert not torch.allclose(objective.gradient(FakePrior(), edit), objective.gradient(FakePrior(), other))
+
+
+@pytest.mark.parametrize("objective", [DDS(), PDS(), PDS(weighting="psi_chi"), PDS(coefficients="posterior")])
+def test_matched_pair_gives_zero_gradient(objective):
+    edit = random_edit()
+    matched = replace(edit, x0_tgt=edit.x0_src, tgt_prompt=edit.src_prompt)
+    assert torch.equal(objective.gradient(FakePrior(), matched), torch.zeros_like(edit.x0_src))
+
+
+def test_sds_of_a_perfect_prediction_is_zero():
+    class Oracle(FakePrior):
+        def predict_noise(self, queries):
+            return [edit.eps]
+
+    edit = random_edit()
+    assert torch.equal(SDS().gradient(Oracle(), edit), torch.zeros_like(edit.eps))
+
+
+def test_dds_is_the_difference_of_two_sds_gradients():
+    edit = random_edit()
+    of_source = replace(edit, x0_tgt=edit.x0_src, tgt_prompt=edit.src_prompt)
+    difference = SDS().gradient(FakePrior(), edit) - SDS().gradient(FakePrior(), of_source)
+    torch.testing.assert_close(DDS().gradient(FakePrior(), edit), difference)
+
+
+@pytest.mark.parametrize("cls", [SDS, DDS])
+def test_variance_weighting_is_one_minus_alpha_bar(cls):
+    edit = random_edit()
+    weighted, plain = (cls(weighting=w).gradient(FakePrior(), edit) for w in ("variance", "unit"))
+    variance = 1 - SCHEDULE.alphas_cumprod[edit.t]
+    torch.testing.assert_close(weighted, torch.einsum("b,bchw->bchw", variance, plain))
+
+
+@every_objective
+def test_timesteps_are_ordered_in_range_and_reproducible(objective):
+    draw = lambda: objective.sample_timesteps(SCHEDULE, 20_000, torch.Generator().manual_seed(3))  # noqa: E731
+    t, s = draw()
+    assert t.dtype == s.dtype == torch.int64
+    assert (s < t).all()
+    assert s.min() >= 0
+    assert t.min() in (20, 21)
+    assert t.max() == 979
+    assert all(torch.equal(a, b) for a, b in zip((t, s), draw(), strict=True))
+
+
+@every_objective
+def test_configuration_is_frozen_hashable_and_a_command_line(objective):
+    cls = type(objective)
+    assert isinstance(objective, Objective)
+    assert tyro.cli(cls, args=["--guidance-scale", "7.5"]) == cls(guidance_scale=7.5)
+    assert hash(cls()) == hash(objective)
+    with pytest.raises(FrozenInstanceError):
+        objective.guidance_scale = 1.0
+
+
+@every_objective
+def test_every_field_is_explained_in_the_help(objective, capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(type(objective), args=["--help"])
+    assert "exclusive" in capsys.readouterr().out
+    tree = ast.parse(Path(sys.modules[type(objective).__module__].__file__).read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            for here, after in zip(node.body, [*node.body[1:], None], strict=True):
+                if isinstance(here, ast.AnnAssign):
+                    assert isinstance(after, ast.Expr), f"{node.name}.{ast.unparse(here.target)} has no docstring"
+
+
+@pytest.mark.parametrize("limits", [(-0.1, 0.5), (0.6, 0.5), (0.5, 98.0)])
+@pytest.mark.parametrize("cls", OBJECTIVES)
+def test_impossible_step_ranges_are_refused(cls, limits):
+    with pytest.raises(ValueError, match="min_step_percent"):
+        cls(min_step_percent=limits[0], max_step_percent=limits[1])
+
+
+def test_guidance_of_one_is_conditional_and_of_zero_unconditional():
+    unconditional, conditional = torch.randn(2, 3, 4, 2, 2, dtype=torch.float64)
+    torch.testing.assert_close(guided(unconditional, conditional, 1.0), conditional)
+    assert torch.equal(guided(unconditional, conditional, 0.0), unconditional)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_surrogate_loss_is_half_the_squared_norm_and_its_gradient_g_over_b(dtype, batch):
+    generator = torch.Generator().manual_seed(4)
+    # Latents a thousand times larger than the gradient, which a target x⁰ − g would round away.
+    x0 = (1000 * torch.randn(batch, 4, 8, 8, generator=generator)).to(dtype).requires_grad_()
+    g = torch.randn(batch, 4, 8, 8, generator=generator).to(dtype)
+    loss = surrogate_loss(x0, g)
+    loss.backward()
+    expected = 0.5 * sum(float((sample.double() ** 2).sum()) for sample in g) / batch
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(x0.grad, g / batch)
+
+
+def test_surrogate_loss_of_a_repeated_batch_is_the_same():
+    x0, g = torch.randn(2, 1, 4, 8, 8)
+    assert surrogate_loss(x0.repeat(5, 1, 1, 1), g.repeat(5, 1, 1, 1)).item() == pytest.approx(
+        surrogate_loss(x0, g).item(), rel=1e-5
+    )
+
+
+def test_surrogate_loss_reports_a_gradient_that_is_not_finite():
+    g = torch.ones(1, 4, 2, 2)
+    g[0, 0, 0, 0] = torch.nan
+    assert not surrogate_loss(torch.ones(1, 4, 2, 2), g).isfinite()
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x0_src": torch.zeros(2, 4, 6, 5)}, "x0_src has shape"),
+        ({"eps": torch.zeros(3, 4, 6, 6)}, "eps has shape"),
+        ({"eps_s": torch.zeros(3, 4, 6)}, "eps_s has shape"),
+        ({"t": torch.tensor([9, 9])}, "t is torch.int64 of shape"),
+        ({"t": torch.tensor([9.0, 9.0, 9.0])}, "t is torch.float32"),
+        ({"s": torch.tensor(3)}, "s is torch.int64 of shape"),
+        ({"t": torch.tensor([5, 5, 5]), "s": torch.tensor([4, 5, 4])}, "every pair needs 0 ≤ s < t"),
+        ({"t": torch.tensor([1, 5, 5]), "s": torch.tensor([-1, 3, 3])}, "every pair needs 0 ≤ s < t"),
+        ({"x0_tgt": torch.zeros(3, 4, 6)}, "latents must be"),
+    ],
+)
+def test_edits_that_cannot_work_are_refused_at_construction(changes, message):
+    with pytest.raises(ValueError, match=message):
+        random_edit(dtype=torch.float32, **changes)
+
+
+def test_the_fake_is_a_prior():
+    assert isinstance(FakePrior(), Prior)
+    assert not isinstance(object(), Prior)
+
+
+def test_objectives_import_torch_and_nothing_heavier():
+    allowed = {"torch", "jaxtyping", "numpy", "pds_nerfstudio", *sys.stdlib_module_names}
+    for path in Path(pds_nerfstudio.objectives.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] in allowed, f"{path.name} imports {name}"
+                if name.startswith("pds_nerfstudio"):
+                    assert name.startswith("pds_nerfstudio.objectives"), f"{path.name} imports {name}"
