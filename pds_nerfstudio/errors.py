@@ -1,5 +1,19 @@
 """The one exception that a user is meant to read."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """A mistake in the input: shown as one sentence, without a traceback."""
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Within this block a `UserError` ends the program: its sentence on standard error, exit code 1, no traceback."""
+    try:
+        yield
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -12,11 +12,16 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from pds_nerfstudio import compat
+from pds_nerfstudio.objectives.base import ScoreDistillation
+from pds_nerfstudio.objectives.dds import DDS
+from pds_nerfstudio.objectives.pds import PDS
+from pds_nerfstudio.objectives.sds import SDS
+from pds_nerfstudio.pipelines.edit import EditPipelineConfig
+from pds_nerfstudio.pipelines.trainer import EditTrainerConfig, SceneTrainerConfig
 from pds_nerfstudio.scenes.nerfacto import NerfactoSceneConfig, available_implementation
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
@@ -58,7 +63,7 @@ def splatfacto_optimizers() -> dict:
 
 
 source_nerfacto = MethodSpecification(
-    TrainerConfig(
+    SceneTrainerConfig(
         method_name="source-nerfacto",
         steps_per_eval_batch=500,
         steps_per_save=2000,
@@ -88,7 +93,7 @@ source_nerfacto = MethodSpecification(
 )
 
 source_splatfacto = MethodSpecification(
-    TrainerConfig(
+    SceneTrainerConfig(
         method_name="source-splatfacto",
         steps_per_eval_image=100,
         steps_per_eval_batch=0,
@@ -110,3 +115,77 @@ source_splatfacto = MethodSpecification(
     ),
     "splatfacto to be edited: the built-in's settings; needs neither CUDA nor network.",
 )
+
+
+def _edit_of_nerfacto(name: str, objective: ScoreDistillation, description: str) -> MethodSpecification:
+    """A method that edits nerfacto scenes."""
+    config = EditTrainerConfig(
+        method_name=name,
+        steps_per_eval_batch=0,
+        steps_per_save=1000,
+        max_num_iterations=30_000,
+        mixed_precision=True,
+        machine=_machine(),
+        pipeline=EditPipelineConfig(
+            datamanager=VanillaDataManagerConfig(dataparser=NerfstudioDataParserConfig()),
+            model=NerfactoSceneConfig(implementation=available_implementation()),
+            objective=objective,
+        ),
+        optimizers={name: nerfacto_optimizers()[name] for name in ("proposal_networks", "fields")},
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer",
+    )
+    return MethodSpecification(config, description)
+
+
+def _edit_of_splatfacto(name: str, objective: ScoreDistillation, description: str) -> MethodSpecification:
+    """The same on splats."""
+    config = EditTrainerConfig(
+        method_name=name,
+        steps_per_eval_batch=0,
+        steps_per_save=1000,
+        max_num_iterations=30_000,
+        mixed_precision=False,
+        machine=_machine(),
+        pipeline=EditPipelineConfig(
+            datamanager=FullImageDatamanagerConfig(
+                dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
+            ),
+            model=SplatfactoSceneConfig(),
+            objective=objective,
+        ),
+        optimizers={
+            "means": _adam(1e-3),
+            "features_dc": _adam(0.01),
+            "features_rest": _adam(0.01 / 20),
+            "opacities": _adam(0.05),
+            "scales": _adam(0.01),
+            "quats": _adam(0.002),
+        },
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer",
+    )
+    return MethodSpecification(config, description)
+
+
+sds_edit = _edit_of_nerfacto("sds-edit", SDS(), "Edit a nerfacto scene by SDS (Poole et al. 2022): a baseline.")
+dds_edit = _edit_of_nerfacto("dds-edit", DDS(), "Edit a nerfacto scene by DDS (Hertz et al. 2023): a baseline.")
+pds_edit = _edit_of_nerfacto("pds-edit", PDS(), "Edit a nerfacto scene by PDS (Koo et al. 2024).")
+sds_edit_splat = _edit_of_splatfacto("sds-edit-splat", SDS(), "Edit splats by SDS (Poole et al. 2022): a baseline.")
+dds_edit_splat = _edit_of_splatfacto("dds-edit-splat", DDS(), "Edit splats by DDS (Hertz et al. 2023): a baseline.")
+pds_edit_splat = _edit_of_splatfacto("pds-edit-splat", PDS(), "Edit splats by PDS (Koo et al. 2024).")
+
+METHODS: dict[str, MethodSpecification] = {
+    str(method.config.method_name): method
+    for method in (
+        source_nerfacto,
+        source_splatfacto,
+        sds_edit,
+        dds_edit,
+        pds_edit,
+        sds_edit_splat,
+        dds_edit_splat,
+        pds_edit_splat,
+    )
+}
+"""Every method of this package by the name that users type."""

@@ -1,0 +1,232 @@
+"""One edit step: render a view, ask the objective for a gradient on its latent, hand nerfstudio a loss.
+
+    view i ─► render ─► I [1 3 H W] ─► prior.encode ─► x⁰_tgt        with the graph of θ
+    source rendering of view i ─► prior.encode ─► x⁰_src             cached, no graph
+    objective.gradient(prior, Edit(x⁰_tgt, x⁰_src, …)) ─► g ─► surrogate_loss ─► loss_dict ─► nerfstudio's trainer
+
+The prior is a plain attribute, loaded on the first training step: an edited run is viewed, rendered, exported and
+evaluated without it, and its checkpoints are ordinary nerfstudio checkpoints.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.images import working_size
+from pds_nerfstudio.objectives.base import Edit, ScoreDistillation, surrogate_loss
+from pds_nerfstudio.objectives.pds import PDS
+from pds_nerfstudio.scenes.rendering import render
+from pds_nerfstudio.scenes.source import find_run, load_source_state
+from pds_nerfstudio.scenes.splatfacto import NEVER, SplatfactoScene
+from pds_nerfstudio.scenes.views import Views, train_views
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+
+FROZEN = ("camera_optimizer", "embedding_appearance", "bil_grids")
+"""Parts of a scene that describe the photographs rather than the scene: an edit leaves them as they are."""
+FROZEN_GROUPS = ("camera_opt", "bilateral_grid")
+
+
+class NonFiniteGradient(ArithmeticError):
+    """A step whose gradient holds NaN or infinity; the trainer skips it."""
+
+
+@dataclass
+class EditPipelineConfig(VanillaPipelineConfig):
+    """What an edit is: prompts, prior, objective, and how views are shown to it."""
+
+    _target: type = field(default_factory=lambda: EditPipeline)
+    src_prompt: str = ""
+    """What the scene shows now, for example "a photo of a man"."""
+    tgt_prompt: str = ""
+    """What it should show, for example "a photo of a man raising his arms"."""
+    prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """The diffusion model: a hub id, a local diffusers folder, or "toybox" for the small one in this package."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the prior's U-Net: auto is fp16 on CUDA and fp32 elsewhere. The VAE always runs in fp32."""
+    objective: ScoreDistillation = field(default_factory=PDS)
+    """Where the gradient comes from, with its own settings."""
+    loss_weight: float = 1.0
+    """Factor on the objective's gradient. Adam divides it out again, except against nerfacto's own losses."""
+    resolution: int | None = None
+    """Shorter side, in pixels, at which views are rendered for the prior; by default the size it was trained at."""
+    steps_per_view: int = 1
+    """Steps before the view changes. The release of Koo et al. 2024 keeps each for 10; 1 estimates the gradient better."""
+    source_images: Literal["rendering", "photograph"] = "rendering"
+    """What the source latent shows: the source scene's rendering, which an unchanged scene matches exactly, or the
+    photograph."""
+    proposal_losses: bool = True
+    """nerfacto only: keep training the proposal networks, by nerfacto's own losses on the edited rendering, so that
+    samples follow density that moves."""
+    densify_from: int = 100
+    """Splats only: edit step after which Gaussians are cloned, split and pruned."""
+    densify_until: int = 0
+    """Splats only: edit step at which that ends; 0 keeps the number of Gaussians."""
+    seed: int = 0
+    """Seed of views, timesteps and noise; a step draws the same ones in an interrupted and in a straight run."""
+    base: Path | None = None
+    """config.yml of the run being edited; set from --load-dir."""
+    base_step: int | None = None
+    """The checkpoint of that run; set from --load-dir and --load-step."""
+
+
+class EditPipeline(VanillaPipeline):
+    """nerfstudio's pipeline with score distillation in place of the photometric loss."""
+
+    config: EditPipelineConfig
+
+    def __init__(self, config: EditPipelineConfig, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        self._prior: StableDiffusionPrior | None = None
+        self._views: Views | None = None
+        self._source_model: list[torch.nn.Module] = []  # in a list: not part of this module's state
+        self._source_latents: dict[int, Tensor] = {}
+        self._generator = torch.Generator()
+        for name in FROZEN:
+            for part in (self.model, getattr(self.model, "field", None)):
+                if isinstance(getattr(part, name, None), torch.nn.Module):
+                    getattr(part, name).requires_grad_(False)
+
+    def get_param_groups(self):
+        """The scene's parameter groups, without camera poses and per-image colour corrections."""
+        return {name: group for name, group in super().get_param_groups().items() if name not in FROZEN_GROUPS}
+
+    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """nerfstudio's callbacks, with densification counted in edit steps."""
+        if isinstance(self.model, SplatfactoScene):
+            densify = self.config.densify_until > 0
+            self.model.begin_edit(
+                refine_start=self.config.densify_from if densify else NEVER, refine_stop=self.config.densify_until
+            )
+        return super().get_training_callbacks(training_callback_attributes)
+
+    def get_train_loss_dict(self, step: int):
+        """Losses of one edit step; raises `NonFiniteGradient` where they cannot be used."""
+        prior, views = self._ready()
+        self._generator.manual_seed(self.config.seed * 1_000_003 + step)
+        index = self._view_of_step(step, len(views))
+        height, width = self._working_size(prior, views, index)
+
+        rendering = render(
+            self.model, views.camera(index, height, width), regularise=self.config.proposal_losses
+        )
+        objective = self.config.objective
+        t, s = objective.sample_timesteps(prior.schedule, 1, self._generator)
+        if rendering.image.requires_grad:
+            rendering.image.register_hook(lambda grad: _require_finite(grad, "image", objective, t))
+        x0_tgt = prior.encode(rendering.image)
+        gradient = objective.gradient(
+            prior,
+            Edit(
+                x0_tgt=x0_tgt.detach(),
+                x0_src=self._source_latent(prior, views, index, height, width),
+                src_prompt=self.config.src_prompt,
+                tgt_prompt=self.config.tgt_prompt,
+                t=t.to(self.device),
+                s=s.to(self.device),
+                eps=self._noise_like(x0_tgt),
+                eps_s=self._noise_like(x0_tgt),
+            ),
+        )
+        _require_finite(gradient, "latent", objective, t)
+        losses = {"edit_loss": self.config.loss_weight * surrogate_loss(x0_tgt, gradient), **rendering.regulariser}
+        metrics = {"gradient_norm": gradient.norm(), "timestep": t.float().mean()}
+        return {}, losses, metrics
+
+    def _ready(self) -> "tuple[StableDiffusionPrior, Views]":
+        if self._prior is None:
+            from pds_nerfstudio.priors.stable_diffusion import load_prior
+
+            CONSOLE.log(f"Loading the prior {self.config.prior}")
+            dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+            self._prior = load_prior(self.config.prior, self.device, dtypes.get(self.config.precision))
+        if self._views is None:
+            self._views = train_views(self.datamanager)
+        return self._prior, self._views
+
+    def _view_of_step(self, step: int, num_views: int) -> int:
+        """Every view once, in a new order, before any comes again."""
+        turn = step // self.config.steps_per_view
+        order = torch.Generator().manual_seed(self.config.seed * 1_000_003 + turn // num_views)
+        return int(torch.randperm(num_views, generator=order)[turn % num_views])
+
+    def _working_size(self, prior: "StableDiffusionPrior", views: Views, index: int) -> tuple[int, int]:
+        short_side = self.config.resolution or prior.unet.config.sample_size * prior.latent_stride
+        return working_size(*views.size(index), short_side, prior.latent_stride)
+
+    def _noise_like(self, latents: Tensor) -> Tensor:
+        return torch.randn(latents.shape, generator=self._generator).to(latents)
+
+    @torch.no_grad()
+    def _source_latent(
+        self, prior: "StableDiffusionPrior", views: Views, index: int, height: int, width: int
+    ) -> Tensor:
+        """x⁰_src of a view, encoded once."""
+        if index not in self._source_latents:
+            if self.config.source_images == "photograph":
+                image = views.image(index, height, width).to(self.device)
+            else:
+                image = render(self._source(), views.camera(index, height, width)).image
+            self._source_latents[index] = prior.encode(image)
+            if len(self._source_latents) == len(views):
+                self._source_model.clear()
+        return self._source_latents[index]
+
+    def _source(self):
+        """The scene before the edit, kept until every view's source latent has been computed."""
+        if not self._source_model:
+            assert self.config.base is not None
+            run = find_run(self.config.base, self.config.base_step)
+            dataset = self.datamanager.train_dataset
+            assert dataset is not None
+            model = self.config.model.setup(
+                scene_box=dataset.scene_box,
+                num_train_data=len(dataset),
+                metadata=dataset.metadata,
+                device=self.device,
+                grad_scaler=None,
+                seed_points=None,
+            ).to(self.device)
+            load_model_state(model, load_source_state(run))
+            if isinstance(model, SplatfactoScene):
+                model.begin_edit()
+            self._source_model.append(model.requires_grad_(False).eval())
+        return self._source_model[0]
+
+
+def load_model_state(model: torch.nn.Module, state: dict[str, Tensor]) -> None:
+    """Load the scene's part of a pipeline state dict; weights of metrics may be missing or left over.
+
+    Raises:
+        UserError: where the weights belong to another scene: other settings, or another number of photographs.
+    """
+    prefix = "_model."
+    state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    try:
+        missing = model.load_state_dict(state, strict=False).missing_keys
+    except RuntimeError as error:
+        reason = " ".join(str(error).splitlines()[1:2]).strip() or str(error)
+        raise UserError(
+            f"The run's weights do not fit its settings and data ({reason}): edit it with the dataset it was made from."
+        ) from error
+    missing = [name for name in missing if not name.startswith(("lpips", "psnr", "ssim"))]
+    if missing:
+        raise UserError(
+            f"The run's checkpoint lacks {len(missing)} weights that its settings ask for, the first is {missing[0]}: "
+            "leave the model's settings as the run has them."
+        )
+
+
+def _require_finite(gradient: Tensor, place: str, objective: ScoreDistillation, t: Tensor) -> None:
+    if not bool(torch.isfinite(gradient).all()):
+        raise NonFiniteGradient(
+            f"the {place} gradient of {type(objective).__name__} at timestep {t.tolist()} is not finite"
+        )

@@ -1,0 +1,195 @@
+"""From a command line to a complete edit: find the run, decide between a new edit and a resumed one, fill in what
+the command line leaves open from the run's own `config.yml`, and reject what cannot work before anything is loaded.
+
+"Given on the command line" means: different from the method's default. Such values win over the run's.
+"""
+
+import copy
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+from nerfstudio.data.datamanagers.parallel_datamanager import ParallelDataManagerConfig
+from nerfstudio.engine.trainer import TrainerConfig
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.objectives.sds import SDS
+from pds_nerfstudio.pipelines.edit import EditPipelineConfig
+from pds_nerfstudio.scenes.source import SourceRun, as_config, find_run, load_source_state, scene_config
+from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
+
+SPLAT_SUFFIX = "-splat"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line turned out to mean."""
+
+    run: SourceRun
+    """The run that `--load-dir` named: the scene to edit, or the edit to resume."""
+    first_step: int
+    """Edit step to begin with: 0 for a new edit."""
+    summary: str
+    """One sentence for the user."""
+
+    @property
+    def resumes(self) -> bool:
+        return self.first_step > 0
+
+
+def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
+    """Complete `config` in place.
+
+    Args:
+        config: as the command line left it.
+        default: the method's own, to see what the command line changed.
+
+    Raises:
+        UserError: for anything that cannot work.
+    """
+    pipeline = config.pipeline
+    assert isinstance(pipeline, EditPipelineConfig)
+    assert isinstance(default.pipeline, EditPipelineConfig)
+    _adopt_prompt_flag(config)
+    run = _named_run(config)
+    _check_family(config, run)
+
+    previous = run.config.pipeline
+    resumes = (
+        isinstance(previous, EditPipelineConfig)
+        and run.method_name == config.method_name
+        and pipeline.src_prompt in ("", previous.src_prompt)
+        and pipeline.tgt_prompt in ("", previous.tgt_prompt)
+    )
+    if resumes:
+        assert isinstance(previous, EditPipelineConfig)
+        for name in ("src_prompt", "tgt_prompt", "base", "base_step"):
+            setattr(pipeline, name, getattr(previous, name))
+        for name in ("prior", "objective", "loss_weight", "resolution", "source_images", "seed"):
+            if getattr(pipeline, name) == getattr(default.pipeline, name):
+                setattr(pipeline, name, getattr(previous, name))
+    else:
+        pipeline.base, pipeline.base_step = run.config_path.resolve(), run.step
+    _check_prompts(config)
+    _check_prior(pipeline)
+
+    state = load_source_state(run)
+    pipeline.model = _merged(scene_config(run, state), pipeline.model, default.pipeline.model)
+    pipeline.datamanager = _datamanager(config, default, run)
+    if config.experiment_name is None:
+        config.experiment_name = run.config.experiment_name
+
+    first_step = run.step + 1 if resumes else 0
+    if first_step >= config.max_num_iterations:
+        raise UserError(
+            f"{run.config_path.parent} already has {first_step} edit steps of {config.max_num_iterations}: give more "
+            "with --max-num-iterations, or other prompts to edit its result."
+        )
+    remaining = config.max_num_iterations - first_step
+    what = f"Resuming the edit {run.config_path.parent} at step {first_step}" if resumes else (
+        f"New edit of {run.config_path.parent} ({run.method_name}, step {run.step})"
+    )
+    return Plan(run, first_step, f"{what}: {remaining} steps to run, then {config.max_num_iterations} in all.")
+
+
+def _adopt_prompt_flag(config: TrainerConfig) -> None:
+    """nerfstudio's own --prompt, which it writes to the model's settings, is the target prompt."""
+    pipeline = config.pipeline
+    assert isinstance(pipeline, EditPipelineConfig)
+    prompt = config.prompt or pipeline.model.prompt
+    if prompt:
+        if pipeline.tgt_prompt not in ("", prompt):
+            raise UserError("--prompt and --pipeline.tgt-prompt name two target prompts: give one of them.")
+        pipeline.tgt_prompt = prompt
+        config.prompt = pipeline.model.prompt = None
+
+
+def _named_run(config: TrainerConfig) -> SourceRun:
+    if config.load_checkpoint is not None:
+        step = config.load_checkpoint.stem.removeprefix("step-")
+        if not step.isdigit():
+            raise UserError(f"--load-checkpoint {config.load_checkpoint} is not a step-*.ckpt of a nerfstudio run.")
+        return find_run(config.load_checkpoint.parent, int(step))
+    if config.load_dir is None:
+        raise UserError(
+            f"{config.method_name} edits a finished run: name it with --load-dir RUN/nerfstudio_models (reconstruct one "
+            "first, for example with ns-train source-splatfacto)."
+        )
+    return find_run(config.load_dir, config.load_step)
+
+
+def _check_family(config: TrainerConfig, run: SourceRun) -> None:
+    wanted = "splatfacto" if isinstance(config.pipeline.model, SplatfactoSceneConfig) else "nerfacto"
+    if run.family == wanted:
+        return
+    name = str(config.method_name)
+    other = name.removesuffix(SPLAT_SUFFIX) if name.endswith(SPLAT_SUFFIX) else name + SPLAT_SUFFIX
+    raise UserError(
+        f"{run.config_path.parent} is a {run.family} scene ({run.method_name}) and {name} edits {wanted} scenes: "
+        f"use ns-train {other}."
+    )
+
+
+def _check_prompts(config: TrainerConfig) -> None:
+    pipeline = config.pipeline
+    assert isinstance(pipeline, EditPipelineConfig)
+    if not pipeline.tgt_prompt.strip():
+        raise UserError('The target prompt is empty: say what you want with --pipeline.tgt-prompt "a photo of …".')
+    if isinstance(pipeline.objective, SDS):
+        return
+    if not pipeline.src_prompt.strip():
+        raise UserError('The source prompt is empty: say what the scene shows with --pipeline.src-prompt "a photo of …".')
+    if pipeline.src_prompt.strip() == pipeline.tgt_prompt.strip():
+        raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
+
+
+def _check_prior(pipeline: EditPipelineConfig) -> None:
+    from pds_nerfstudio.priors.check import check_prior, local_folder
+
+    check_prior(pipeline.prior)
+    folder = local_folder(pipeline.prior)
+    if pipeline.resolution is None or folder is None:
+        return
+    vae = json.loads((folder / "vae" / "config.json").read_text())
+    stride = 2 ** (len(vae["block_out_channels"]) - 1)
+    if pipeline.resolution < stride:
+        raise UserError(
+            f"--pipeline.resolution {pipeline.resolution} is below the prior's latent stride of {stride} pixels: leave "
+            "it out, or give the size the prior was trained at."
+        )
+
+
+def _merged(of_run: Any, given: Any, default: Any) -> Any:
+    """The run's settings, except where the command line departs from the method's default."""
+    changes = {}
+    for field in dataclasses.fields(of_run):
+        if field.name == "_target" or not hasattr(given, field.name):
+            continue
+        value = getattr(given, field.name)
+        if value != getattr(default, field.name, value):
+            changes[field.name] = value
+    return dataclasses.replace(of_run, **changes)
+
+
+def _datamanager(config: TrainerConfig, default: TrainerConfig, run: SourceRun) -> Any:
+    """The run's dataset, read without the worker processes that would prepare batches of rays for nobody."""
+    given, of_method = config.pipeline.datamanager, default.pipeline.datamanager
+    settings = copy.deepcopy(run.datamanager_config)
+    if isinstance(settings, ParallelDataManagerConfig):
+        settings = as_config(VanillaDataManagerConfig, settings)
+    if type(given.dataparser) is not type(of_method.dataparser):  # pyright: ignore[reportAttributeAccessIssue]
+        settings.dataparser = given.dataparser  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        settings.dataparser = _merged(settings.dataparser, given.dataparser, of_method.dataparser)  # pyright: ignore[reportAttributeAccessIssue]
+    settings = _merged(settings, dataclasses.replace(given, dataparser=settings.dataparser), of_method)  # pyright: ignore[reportCallIssue]
+    data = config.data or given.data or run.data
+    if data is None or not Path(data).exists():
+        raise UserError(
+            f"The dataset {data} of {run.config_path.parent} is not there (a relative path counts from where the run was "
+            "started): name it with --data."
+        )
+    settings.data = settings.dataparser.data = Path(data)  # pyright: ignore[reportAttributeAccessIssue]
+    return settings

@@ -1,0 +1,261 @@
+"""nerfstudio's trainer, with what long runs need (atomic checkpoints, an honest progress bar, errors in one sentence),
+and the edit's trainer on top: new or resumed, its own step count, and two checks that the edit does something.
+"""
+
+import inspect
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pds_nerfstudio.errors import UserError, one_sentence
+from pds_nerfstudio.pipelines.edit import EditPipeline, NonFiniteGradient
+from pds_nerfstudio.pipelines.prepare import Plan, prepare
+from pds_nerfstudio.scenes.source import load_source_state
+
+MOVED_AFTER = 20
+"""Steps after which the scene must have moved."""
+MOST_SKIPPED = 5
+"""Steps in a row without a finite gradient that end a run."""
+
+progress_console: Console = CONSOLE
+"""Where progress bars are drawn; `pds demo` keeps nerfstudio's own output in a log file and draws elsewhere."""
+
+
+@dataclass
+class SceneTrainerConfig(TrainerConfig):
+    """nerfstudio's trainer settings, for a `SceneTrainer`."""
+
+    _target: type = field(default_factory=lambda: SceneTrainer)
+
+
+class SceneTrainer(Trainer):
+    """A trainer whose checkpoints are complete or absent, whatever interrupts it."""
+
+    _bar: Progress | None = None
+
+    def setup(self, test_mode="val") -> None:
+        """Build everything; a dataset that cannot be read ends in one sentence."""
+        with one_sentence():
+            try:
+                super().setup(test_mode)
+            except OSError as error:
+                raise UserError(_unreadable(self.config, error)) from error
+
+    def train(self) -> None:
+        """Train under a progress bar whose remaining time comes from the last hundred steps."""
+        total = self._start_step + self._steps_to_run()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with one_sentence(), Progress(*columns, console=progress_console, refresh_per_second=2) as self._bar:
+            self._bar.add_task(str(self.config.method_name), total=total, completed=self._start_step, note="")
+            super().train()
+
+    def train_iteration(self, step: int):
+        """One step of nerfstudio's, shown in the bar."""
+        result = super().train_iteration(step)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step + 1, note=f"loss {float(result[0]):.4g}")
+        return result
+
+    def save_checkpoint(self, step: int) -> None:
+        """Write beside the checkpoint folder, then move into it: a file there is always whole."""
+        folder, partial = self.checkpoint_dir, self.base_dir / "checkpoint.partial"
+        partial.mkdir(parents=True, exist_ok=True)
+        self.checkpoint_dir = partial
+        try:
+            super().save_checkpoint(step)
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in partial.glob("*.ckpt"):
+                os.replace(path, folder / path.name)
+                written = folder / path.name
+                if self.config.save_only_latest_checkpoint:
+                    for old in folder.glob("*.ckpt"):
+                        if old != written:
+                            old.unlink()
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"The checkpoint of step {step} could not be written ({str(error).splitlines()[0]}): make room on the "
+                f"disk; the last whole one is kept in {folder}."
+            ) from error
+        finally:
+            self.checkpoint_dir = folder
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _steps_to_run(self) -> int:
+        return self.config.max_num_iterations
+
+
+@dataclass
+class EditTrainerConfig(SceneTrainerConfig):
+    """An edit of a finished run."""
+
+    _target: type = field(default_factory=lambda: EditTrainer)
+    max_num_iterations: int = 30_000
+    """Edit steps in all, counted from 0 by the edit itself; a resumed edit runs what is left of them."""
+
+    def set_timestamp(self) -> None:
+        """The first thing nerfstudio calls once it has read the command line: complete the configuration here, so
+        that what is printed and saved is what will run."""
+        super().set_timestamp()
+        with one_sentence():
+            self._plan = prepare(self, default_of(self))
+        CONSOLE.log(self._plan.summary)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `config.yml` holds: the fields alone."""
+        return {name: value for name, value in vars(self).items() if name != "_plan"}
+
+
+def default_of(config: TrainerConfig) -> TrainerConfig:
+    """The registered configuration of the same method."""
+    from pds_nerfstudio import methods
+
+    return methods.METHODS[str(config.method_name)].config
+
+
+class EditTrainer(SceneTrainer):
+    """Trains an `EditPipeline`: loads the scene before the optimisers are built, counts edit steps from 0."""
+
+    pipeline: EditPipeline  # pyright: ignore[reportIncompatibleVariableOverride]
+    skipped = 0
+    """Steps without a finite gradient so far."""
+    _skipped_in_a_row = 0
+    _before: dict[str, torch.Tensor] | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """What the command line turned out to mean."""
+        plan = getattr(self.config, "_plan", None)
+        if plan is None:
+            plan = prepare(self.config, default_of(self.config))
+            self.config._plan = plan
+        return plan
+
+    def setup_optimizers(self):
+        """Load the scene first: optimisers built earlier would hold the parameters of an empty one."""
+        from pds_nerfstudio.pipelines.edit import load_model_state
+
+        load_model_state(self.pipeline.model, load_source_state(self.plan.run))
+        return super().setup_optimizers()
+
+    def _load_checkpoint(self) -> None:
+        """Optimisers and step of an edit that goes on; a new edit has neither."""
+        self._start_step = self.plan.first_step
+        if not self.plan.resumes:
+            return
+        saved = torch.load(self.plan.run.checkpoint_path, map_location="cpu", weights_only=True)
+        self.optimizers.load_optimizers(saved["optimizers"])
+        if self.config.load_scheduler:
+            self.optimizers.load_schedulers(saved["schedulers"])
+        self.grad_scaler.load_state_dict(saved["scalers"])
+
+    def _steps_to_run(self) -> int:
+        return self.config.max_num_iterations - self._start_step
+
+    def train(self) -> None:
+        """Run what is left of the edit. nerfstudio's releases disagree about what `max_num_iterations` counts."""
+        with _additional_steps(self.config, self._start_step):
+            super().train()
+
+    def train_iteration(self, step: int):
+        """One edit step; one whose gradient is not finite changes nothing."""
+        if self._before is None:
+            self._before = self._checksums()
+        try:
+            result = super().train_iteration(step)
+        except NonFiniteGradient as error:
+            return self._skip(step, str(error))
+        self._skipped_in_a_row = 0
+        done = step - self._start_step + 1
+        if done == 1:
+            self._require_gradient()
+        if done == MOVED_AFTER:
+            self._require_movement()
+        return result
+
+    def _skip(self, step: int, reason: str):
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        CONSOLE.log(f"[yellow]Step {step} skipped ({self.skipped} so far): {reason}.")
+        if self._skipped_in_a_row >= MOST_SKIPPED:
+            raise UserError(
+                f"{self._skipped_in_a_row} steps in a row had no finite gradient ({reason}): lower the learning rate or "
+                f"the guidance scale, or use --pipeline.precision fp32; the last checkpoint is in {self.checkpoint_dir}."
+            )
+        self.optimizers.zero_grad_all()
+        return torch.zeros(()), {}, {}
+
+    def _scene_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for group, parameters in self.optimizers.parameters.items():
+            for i, parameter in enumerate(parameters):
+                yield f"{group}.{i}", parameter
+
+    def _checksums(self) -> dict[str, torch.Tensor]:
+        return {
+            name: torch.stack([p.detach().double().sum(), p.detach().double().square().sum()])
+            for name, p in self._scene_parameters()
+        }
+
+    def _require_gradient(self) -> None:
+        """After the first step: does the objective's gradient reach the scene at all?"""
+        if not any(p.grad is not None and bool(p.grad.any()) for _, p in self._scene_parameters()):
+            raise UserError(
+                "No gradient reached the scene in the first step, so this edit would do nothing: check that the prompts "
+                "differ and that --pipeline.loss-weight is not 0."
+            )
+
+    def _require_movement(self) -> None:
+        """After twenty: has it moved, and is it still finite?"""
+        now, before = self._checksums(), self._before or {}
+        broken = [name for name, value in now.items() if not bool(value.isfinite().all())]
+        if broken:
+            raise UserError(f"The scene is no longer finite ({', '.join(broken)}): lower the learning rate.")
+        if all(name in before and torch.equal(value, before[name]) for name, value in now.items()):
+            raise UserError(
+                f"The scene has not moved in {MOVED_AFTER} steps: raise the learning rates (--optimizers…) or "
+                "--pipeline.loss-weight."
+            )
+
+
+@contextmanager
+def _additional_steps(config: TrainerConfig, start: int) -> Iterator[None]:
+    """PyPI's 1.1.5 runs `max_num_iterations` more steps, its main branch up to that step in all: say what each needs."""
+    total = config.max_num_iterations
+    if "self._start_step + num_iterations" in inspect.getsource(Trainer.train):
+        config.max_num_iterations = total - start
+    try:
+        yield
+    finally:
+        config.max_num_iterations = total
+
+
+def _unreadable(config: TrainerConfig, error: OSError) -> str:
+    """A sentence that names the image that cannot be read, or repeats what the system said."""
+    if isinstance(error, Image.UnidentifiedImageError) or error.errno is None:
+        data = config.pipeline.datamanager.data
+        paths = sorted(p for p in Path(data or ".").rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+        for path in paths:
+            try:
+                with Image.open(path) as image:
+                    image.load()
+            except OSError as reason:
+                return f"The image {path} cannot be read ({reason}): replace it, or take it out of the dataset."
+    return f"The dataset cannot be read ({error}): check --data."

@@ -1,0 +1,146 @@
+"""Writes toybox scenes as nerfstudio datasets: images, exact depth, object masks, poses and a sparse point cloud.
+
+FOLDER/transforms.json      poses, intrinsics, train/val/test split, `ply_file_path`
+FOLDER/images/*.png         RGB
+FOLDER/depth/*.png          16-bit millimetres along the optical axis, 0 on the background
+FOLDER/object_masks/*.png   share of the pixel that shows the object (not a training mask: nothing is hidden)
+FOLDER/sparse.ply           points on the visible surfaces
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from pds_nerfstudio.toybox.render import RenderedViews, camera_rays, focal_length, orbit_cameras, render
+from pds_nerfstudio.toybox.spec import SceneSpec, ToyEdit
+
+MILLIMETRES_PER_METRE = 1000
+
+
+def capture_cameras(num_views: int, seed: int) -> Float[Tensor, "views 3 4"]:
+    """Cameras of a hand-held walk around the object: golden-ratio azimuths, elevations of 14 to 46 degrees."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.arange(num_views)
+    golden = (math.sqrt(5) - 1) / 2
+    azimuth = 2 * math.pi * ((index * golden + torch.rand((), generator=generator)) % 1)
+    elevation = torch.deg2rad(14 + 32 * torch.rand(num_views, generator=generator))
+    return orbit_cameras(azimuth, elevation)
+
+
+def write_scene(
+    spec: SceneSpec,
+    folder: Path,
+    train_views: int = 40,
+    test_views: int = 8,
+    size: int = 64,
+    num_points: int = 3000,
+    seed: int = 0,
+) -> RenderedViews:
+    """Renders `spec` and writes it as a nerfstudio dataset; returns the views, training views first.
+
+    Cameras depend on the seed and the counts alone, so two scenes written with the same ones share them.
+    """
+    cameras = torch.cat([capture_cameras(train_views, 2 * seed), capture_cameras(test_views, 2 * seed + 1)])
+    views = render(spec, cameras, size, size)
+    names = [f"train_{i:03d}.png" for i in range(train_views)] + [f"test_{i:03d}.png" for i in range(test_views)]
+    for part in ("images", "depth", "object_masks"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+
+    frames = []
+    for i, name in enumerate(names):
+        _write_png(folder / "images" / name, views.image[i])
+        _write_png(folder / "object_masks" / name, views.mask[i])
+        depth = (views.depth[i] * MILLIMETRES_PER_METRE).round().numpy().astype(np.uint16)
+        Image.fromarray(depth).save(folder / "depth" / name)
+        matrix = torch.cat([cameras[i], torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
+        frames.append(
+            {
+                "file_path": f"images/{name}",
+                "depth_file_path": f"depth/{name}",
+                "object_mask_path": f"object_masks/{name}",
+                "transform_matrix": matrix.tolist(),
+            }
+        )
+    _write_ply(folder / "sparse.ply", *surface_points(views, cameras, num_points, seed))
+    held_out = [frame["file_path"] for frame in frames[train_views:]]
+    transforms = {
+        "camera_model": "OPENCV",
+        "fl_x": focal_length(size),
+        "fl_y": focal_length(size),
+        "cx": size / 2,
+        "cy": size / 2,
+        "w": size,
+        "h": size,
+        "ply_file_path": "sparse.ply",
+        "train_filenames": [frame["file_path"] for frame in frames[:train_views]],
+        "val_filenames": held_out,
+        "test_filenames": held_out,
+        "frames": frames,
+    }
+    (folder / "transforms.json").write_text(json.dumps(transforms, indent=1))
+    return views
+
+
+def write_edit(edit: ToyEdit, folder: Path, **settings: int) -> tuple[RenderedViews, RenderedViews]:
+    """Writes FOLDER/source and FOLDER/target, the same cameras in both, and FOLDER/edit.json with the prompts."""
+    source = write_scene(edit.source, folder / "source", **settings)
+    target = write_scene(edit.target, folder / "target", **settings)
+    description = {
+        "name": edit.name,
+        "kind": edit.kind,
+        "source_prompt": edit.source_prompt,
+        "target_prompt": edit.target_prompt,
+    }
+    (folder / "edit.json").write_text(json.dumps(description, indent=1))
+    return source, target
+
+
+def surface_points(
+    views: RenderedViews, camera_to_world: Float[Tensor, "views 3 4"], num_points: int, seed: int
+) -> tuple[Float[Tensor, "points 3"], Float[Tensor, "points 3"]]:
+    """Positions (metres) and colours in [0, 1] of random surface points that some view sees."""
+    origins, directions = camera_rays(camera_to_world, *views.depth.shape[1:])
+    depth = views.depth.flatten(1)
+    seen = (depth > 0).nonzero()
+    chosen = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))[:num_points]]
+    v, p = chosen.unbind(-1)
+    return origins[v, p] + depth[v, p, None] * directions[v, p], views.image.flatten(1, 2)[v, p]
+
+
+def change_mask(
+    source: Float[Tensor, "*views height width 3"],
+    target: Float[Tensor, "*views height width 3"],
+    threshold: float = 0.03,
+    margin: int = 2,
+) -> Float[Tensor, "*views height width"]:
+    """1 where the two ground-truth images differ by more than `threshold` in a channel, grown by `margin` pixels."""
+    changed = ((source - target).abs().amax(dim=-1) > threshold).to(source)
+    flat = changed.reshape(-1, 1, *changed.shape[-2:])
+    grown = torch.nn.functional.max_pool2d(flat, 2 * margin + 1, stride=1, padding=margin)
+    return grown.reshape(changed.shape)
+
+
+def _write_png(path: Path, values: Float[Tensor, "height width *channels"]) -> None:
+    Image.fromarray((values * 255).round().clamp(0, 255).to(torch.uint8).numpy()).save(path)
+
+
+def _write_ply(path: Path, points: Float[Tensor, "points 3"], colours: Float[Tensor, "points 3"]) -> None:
+    header = [
+        "ply",
+        "format ascii 1.0",
+        f"element vertex {len(points)}",
+        *(f"property float {axis}" for axis in "xyz"),
+        *(f"property uchar {channel}" for channel in ("red", "green", "blue")),
+        "end_header",
+    ]
+    rows = [
+        "{:.5f} {:.5f} {:.5f} {} {} {}".format(*point, *colour)
+        for point, colour in zip(points.tolist(), (colours * 255).round().int().tolist(), strict=True)
+    ]
+    path.write_text("\n".join([*header, *rows]) + "\n")
