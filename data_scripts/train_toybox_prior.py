@@ -44,7 +44,7 @@ class Settings:
     """Checkpoints, sheets and the finished folders."""
     stages: tuple[Stage, ...] = ("clip", "unet")
     """What to train once the geometry is traced and the VAE trained."""
-    vae_steps: int = 1400
+    vae_steps: int = 2500
     clip_steps: int = 1200
     unet_steps: int = 6000
     batch_size: int = 64
@@ -138,8 +138,11 @@ class World:
     def integer(self, high: int) -> int:
         return int(torch.randint(high, (), generator=self.generator))
 
-    def draw(self, count: int) -> tuple[Tensor, list[SceneSpec]]:
-        """Images [count 3 H W] in [0, 1] and what they show: shapes equally often, a hat on two in five."""
+    def draw(self, count: int) -> tuple[Tensor, list[SceneSpec], Tensor]:
+        """Images [count 3 H W] in [0, 1], what they show, and the share of each pixel that is object [count 1 H W].
+
+        Shapes are equally frequent; two in five wear a hat.
+        """
         specs, rows, palettes = [], [], []
         for _ in range(count):
             shape = self.integer(len(SHAPES))
@@ -163,7 +166,8 @@ class World:
         offset = len(Material) * torch.arange(count, device=self.device)[:, None, None]
         flat = TracedViews(traced.material.long() + offset, traced.diffuse, traced.highlight, traced.depth)
         images = shade(flat, colours.flatten(0, 1)).permute(0, 3, 1, 2)
-        return nn.functional.avg_pool2d(images, SUPERSAMPLE), specs
+        is_object = (traced.material >= Material.OBJECT).float()[:, None]
+        return nn.functional.avg_pool2d(images, SUPERSAMPLE), specs, nn.functional.avg_pool2d(is_object, SUPERSAMPLE)
 
     def caption(self, spec: SceneSpec) -> str:
         """A true caption: always shape and hat, mostly the colour, the floor as often as not."""
@@ -190,22 +194,20 @@ def train(
     ema: EMAModel | None = None,
     on_checkpoint: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Minimises `loss_of_step` by AdamW (warm-up, cosine decay to zero), resuming where a checkpoint exists."""
+    """Minimises `loss_of_step` by AdamW (warm-up, cosine decay to zero), resuming from the last checkpoint."""
     path = settings.out / f"{stage}.pt"
     parameters = [p for p in modules.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=1e-2, betas=(0.9, 0.99))
-    warmup = 200
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1.0, (s + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, s / steps)))
-    )
+
+    def rate(step: int) -> float:
+        return learning_rate * min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
     start = 0
     if path.exists():
         saved = torch.load(path, weights_only=True)
         start = saved["step"]
         modules.load_state_dict(saved["modules"])
-        if "optimizer" in saved:
-            optimizer.load_state_dict(saved["optimizer"])
-            scheduler.load_state_dict(saved["scheduler"])
+        optimizer.load_state_dict(saved["optimizer"])
         if ema is not None:
             ema.load_state_dict(saved["ema"])
     columns = (
@@ -221,10 +223,11 @@ def train(
         for step in range(start, steps):
             loss = loss_of_step()
             optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            scheduler.step()
             if ema is not None:
                 ema.step(parameters)
             value = float(loss.detach())
@@ -233,9 +236,7 @@ def train(
             running = value if math.isnan(running) else 0.99 * running + 0.01 * value
             progress.update(task, advance=1, note=f"loss {running:.4f}")
             if (step + 1) % settings.checkpoint_every == 0 or step + 1 == steps:
-                state = {"step": step + 1, "modules": modules.state_dict(), "loss": running}
-                if step + 1 < steps:
-                    state |= {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+                state = {"step": step + 1, "modules": modules.state_dict(), "optimizer": optimizer.state_dict()}
                 if ema is not None:
                     state["ema"] = ema.state_dict()
                 save_atomically(state, path)
@@ -323,17 +324,19 @@ def token_ids(tokenizer: CLIPTokenizer, prompts: list[str], device: str) -> Tens
 
 
 def train_vae(settings: Settings, bank: Bank) -> AutoencoderKL:
-    """Reconstruction by L1 and squared error with a light KL term; edges count more than flat floor."""
+    """Reconstruction by L1 and squared error with a light KL term; the object, a tenth of the picture, counts more."""
     vae = make_vae().to(settings.device)
     world = World(bank, settings.seed + 1, held_out=False)
 
     def loss() -> Tensor:
-        images = 2 * world.draw(32)[0] - 1
+        images, _, share = world.draw(32)
+        images = 2 * images - 1
         with torch.autocast(settings.device, torch.bfloat16):
             posterior = vae.encode(images).latent_dist
             output = vae.decode(posterior.sample()).sample
         error = output.float() - images
-        return error.abs().mean() + 2 * error.square().mean() + 2e-5 * posterior.kl().float().mean() / 1024
+        error = (1 + 6 * share) * (error.abs() + 2 * error.square())
+        return error.mean() + 2e-5 * posterior.kl().float().mean() / 1024
 
     train("vae", settings, vae, loss, settings.vae_steps, 2e-3)
     vae.requires_grad_(False).eval()
@@ -358,8 +361,8 @@ def train_clip(settings: Settings, bank: Bank, tokenizer: CLIPTokenizer, vae: Au
 
     def loss() -> Tensor:
         drawn = [world.draw(count) for world, count in zip(worlds, (72, 24), strict=True)]
-        images = torch.cat([images for images, _ in drawn])
-        specs = [spec for _, several in drawn for spec in several]
+        images = torch.cat([images for images, _, _ in drawn])
+        specs = [spec for _, several, _ in drawn for spec in several]
         with torch.no_grad():
             images[::2] = vae.decode(vae.encode(2 * images[::2] - 1).latent_dist.sample()).sample / 2 + 0.5
             images = images + 0.04 * torch.rand(len(images), 1, 1, 1).to(images) * torch.randn_like(images)
@@ -388,7 +391,7 @@ def encode_latents(settings: Settings, bank: Bank, vae: AutoencoderKL) -> tuple[
     latents, specs = [], []
     with torch.no_grad():
         for _ in track(range(settings.num_latents // 100), "latents"):
-            images, some = world.draw(100)
+            images, some, _ = world.draw(100)
             latents.append(vae.encode(2 * images - 1).latent_dist.mean * vae.config.scaling_factor)
             specs += some
     return torch.cat(latents), specs

@@ -99,7 +99,9 @@ class EditPipeline(VanillaPipeline):
         """The scene's parameter groups, without camera poses and per-image colour corrections."""
         return {name: group for name, group in super().get_param_groups().items() if name not in FROZEN_GROUPS}
 
-    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
         """nerfstudio's callbacks, with densification counted in edit steps."""
         if isinstance(self.model, SplatfactoScene):
             densify = self.config.densify_until > 0
@@ -115,9 +117,7 @@ class EditPipeline(VanillaPipeline):
         index = self._view_of_step(step, len(views))
         height, width = self._working_size(prior, views, index)
 
-        rendering = render(
-            self.model, views.camera(index, height, width), regularise=self.config.proposal_losses
-        )
+        rendering = render(self.model, views.camera(index, height, width), regularise=self.config.proposal_losses)
         objective = self.config.objective
         t, s = objective.sample_timesteps(prior.schedule, 1, self._generator)
         if rendering.image.requires_grad:

@@ -89,8 +89,10 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
             "with --max-num-iterations, or other prompts to edit its result."
         )
     remaining = config.max_num_iterations - first_step
-    what = f"Resuming the edit {run.config_path.parent} at step {first_step}" if resumes else (
-        f"New edit of {run.config_path.parent} ({run.method_name}, step {run.step})"
+    what = (
+        f"Resuming the edit {run.config_path.parent} at step {first_step}"
+        if resumes
+        else (f"New edit of {run.config_path.parent} ({run.method_name}, step {run.step})")
     )
     return Plan(run, first_step, f"{what}: {remaining} steps to run, then {config.max_num_iterations} in all.")
 
@@ -141,7 +143,9 @@ def _check_prompts(config: TrainerConfig) -> None:
     if isinstance(pipeline.objective, SDS):
         return
     if not pipeline.src_prompt.strip():
-        raise UserError('The source prompt is empty: say what the scene shows with --pipeline.src-prompt "a photo of …".')
+        raise UserError(
+            'The source prompt is empty: say what the scene shows with --pipeline.src-prompt "a photo of …".'
+        )
     if pipeline.src_prompt.strip() == pipeline.tgt_prompt.strip():
         raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
 

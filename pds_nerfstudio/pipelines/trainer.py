@@ -126,9 +126,9 @@ class EditTrainerConfig(SceneTrainerConfig):
 
 def default_of(config: TrainerConfig) -> TrainerConfig:
     """The registered configuration of the same method."""
-    from pds_nerfstudio import methods
+    from nerfstudio.configs.method_configs import all_methods
 
-    return methods.METHODS[str(config.method_name)].config
+    return all_methods[str(config.method_name)]  # pyright: ignore[reportReturnType]
 
 
 class EditTrainer(SceneTrainer):

@@ -1,0 +1,16 @@
+"""The `pds` command: `pds demo`, and what else grows here."""
+
+import tyro
+
+from pds_nerfstudio.errors import one_sentence
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    from pds_nerfstudio.cli.demo import Demo
+
+    with one_sentence():
+        command = tyro.extras.subcommand_cli_from_dict(
+            {"demo": Demo}, prog="pds", description="Text-driven editing of nerfstudio scenes."
+        )
+        command.run()

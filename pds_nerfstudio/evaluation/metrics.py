@@ -1,0 +1,99 @@
+"""Metrics of an edit. Images are [views 3 height width], RGB in [0, 1]; every number is a mean over views."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from pds_nerfstudio.errors import UserError
+
+TOYBOX_CLIP = Path(__file__).resolve().parents[1] / "toybox" / "weights" / "clip"
+
+Images = Float[Tensor, "views 3 height width"]
+
+
+def psnr(
+    images: Images, reference: Images, mask: Float[Tensor, "views height width"] | None = None
+) -> Float[Tensor, " views"]:
+    """10·log₁₀(1 / mean squared error) of each view in dB, over the pixels where `mask` is 1, or over all of them.
+
+    Equal images give infinity, a view without any such pixel NaN.
+    """
+    error = (images - reference).square().mean(dim=1)
+    weight = torch.ones_like(error) if mask is None else mask
+    return -10 * ((error * weight).sum((1, 2)) / weight.sum((1, 2))).log10()
+
+
+@dataclass(eq=False)
+class ClipScorer:
+    """A CLIP model as judge: images and prompts in one space."""
+
+    model: Any
+    """transformers' CLIPModel."""
+    tokenizer: Any
+    """transformers' CLIPTokenizer."""
+    mean: Float[Tensor, "3"]
+    std: Float[Tensor, "3"]
+
+    @classmethod
+    def load(cls, folder: Path = TOYBOX_CLIP) -> "ClipScorer":
+        """A CLIP folder in transformers' layout; by default the one that knows the toybox world.
+
+        Raises:
+            UserError: the folder is missing or incomplete.
+        """
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+        try:
+            model = CLIPModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
+            )
+            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+            processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"The CLIP model {folder} cannot be loaded ({str(error).splitlines()[0]}): give a folder with its "
+                "config.json, weights and tokenizer."
+            ) from error
+        mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
+        return cls(model.eval().requires_grad_(False), tokenizer, mean, std)
+
+    @torch.no_grad()
+    def embed_images(self, images: Images) -> Float[Tensor, "views width"]:
+        """Unit vectors; images are resized to the model's size and normalised as it was trained."""
+        size = self.model.config.vision_config.image_size
+        images = F.interpolate(images.float(), (size, size), mode="bicubic", align_corners=False, antialias=True)
+        images = (images.clamp(0, 1) - self.mean[:, None, None]) / self.std[:, None, None]
+        features = self.model.visual_projection(self.model.vision_model(images).pooler_output)
+        return F.normalize(features, dim=-1)
+
+    @torch.no_grad()
+    def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "prompts width"]:
+        """Unit vectors."""
+        batch = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.model.config.text_config.max_position_embeddings,
+            truncation=True,
+            return_tensors="pt",
+        )
+        features = self.model.text_projection(self.model.text_model(input_ids=batch.input_ids).pooler_output)
+        return F.normalize(features, dim=-1)
+
+    def similarity(self, images: Images, prompts: Sequence[str]) -> Float[Tensor, "views prompts"]:
+        """cos(CLIP_I(image), CLIP_T(prompt)); its mean over views is the papers' CLIP score."""
+        return self.embed_images(images) @ self.embed_prompts(prompts).T
+
+    def probabilities(self, images: Images, prompts: Sequence[str]) -> Float[Tensor, "views prompts"]:
+        """Softmax of the similarities over the prompts at CLIP's own temperature: which of them is shown?"""
+        return (self.model.logit_scale.exp() * self.similarity(images, prompts)).softmax(dim=-1)
+
+
+def target_probability(scorer: ClipScorer, images: Images, target: str, prompts: Sequence[str]) -> float:
+    """How surely the judge picks the target among the prompts, as a mean over views in [0, 1]."""
+    return float(scorer.probabilities(images, prompts)[:, list(prompts).index(target)].mean())

@@ -1,0 +1,200 @@
+"""One trial: a toybox edit, run through `ns-train` itself and compared with its ground truth.
+
+The settings here are for 64-pixel scenes on two CPU cores; on a real scene the methods' own defaults apply.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.splatfacto import SplatfactoModel
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from nerfstudio.scripts import train as ns_train
+from nerfstudio.utils.eval_utils import eval_setup
+from torch import Tensor
+
+from pds_nerfstudio.evaluation.metrics import ClipScorer, psnr, target_probability
+from pds_nerfstudio.evaluation.report import contact_sheet, heat, read_images, side_by_side_video
+from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.scenes.rendering import render
+from pds_nerfstudio.scenes.views import eval_views
+from pds_nerfstudio.toybox.dataset import change_mask
+from pds_nerfstudio.toybox.render import focal_length, orbit_cameras
+from pds_nerfstudio.toybox.spec import ToyEdit
+
+Family = Literal["splatfacto", "nerfacto"]
+Images = Float[Tensor, "views 3 height width"]
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """How a toybox scene is reconstructed and edited."""
+
+    reconstruction_steps: int
+    edit_steps: int
+    guidance_scale: float
+    min_step_percent: float = 0.02
+    max_step_percent: float = 0.98
+
+
+SETTINGS: dict[Family, TrialSettings] = {
+    "splatfacto": TrialSettings(reconstruction_steps=600, edit_steps=400, guidance_scale=15.0),
+    "nerfacto": TrialSettings(reconstruction_steps=1200, edit_steps=400, guidance_scale=15.0),
+}
+
+
+def reconstruct(family: Family, data: Path, out: Path, steps: int, seed: int) -> Path:
+    """Train `source-<family>` on a toybox dataset; returns the run's `config.yml`."""
+    config = _config(f"source-{family}", out, steps, seed)
+    config.experiment_name = "source"
+    config.pipeline.datamanager.data = data
+    model: Any = config.pipeline.model
+    model.background_color = "white"
+    if family == "splatfacto":
+        model.sh_degree = 0  # Lambertian but for a highlight: what an edit paints then looks the same from everywhere
+        model.num_downscales = 0
+        model.warmup_length = steps  # the sparse points are dense enough
+        config.optimizers["means"]["optimizer"].lr = 1e-3
+        config.optimizers["features_dc"]["optimizer"].lr = 0.02
+    else:
+        _shrink_nerfacto(config)
+    ns_train.main(config)
+    return config.get_base_dir() / "config.yml"
+
+
+def run_edit(method: str, source: Path, edit: ToyEdit, out: Path, settings: TrialSettings, seed: int) -> Path:
+    """Train an edit method on a reconstructed toybox scene; returns the edited run's `config.yml`."""
+    config = _config(method, out, settings.edit_steps, seed)
+    config.experiment_name = "edited"
+    config.load_dir = source.parent / config.relative_model_dir
+    pipeline: Any = config.pipeline
+    pipeline.src_prompt, pipeline.tgt_prompt = edit.source_prompt, edit.target_prompt
+    pipeline.prior = "toybox"
+    pipeline.seed = seed
+    pipeline.objective = type(pipeline.objective)(
+        guidance_scale=settings.guidance_scale,
+        min_step_percent=settings.min_step_percent,
+        max_step_percent=settings.max_step_percent,
+    )
+    ns_train.main(config)
+    return config.get_base_dir() / "config.yml"
+
+
+def compare(edit: ToyEdit, scene: Path, source: Path, edited: Path, out: Path) -> dict[str, float]:
+    """Numbers of an edit on the held-out views, and `contact_sheet.png` and `orbit.mp4` in `out`.
+
+    Args:
+        edit: what was asked for.
+        scene: the folder that `toybox.dataset.write_edit` wrote.
+        source, edited: the two runs' `config.yml`.
+        out: where the pictures go.
+    """
+    before, after = (load_run(path) for path in (source, edited))
+    names = eval_views(before.datamanager).names
+    source_truth, target_truth = (
+        read_images([scene / side / "images" / Path(name).name for name in names]) for side in ("source", "target")
+    )
+    source_render, edited_render = (render_eval_views(pipeline) for pipeline in (before, after))
+    changed = change_mask(source_truth.movedim(1, -1), target_truth.movedim(1, -1))
+    scorer = ClipScorer.load()
+    prompts = [spec.prompt(floor=False) for spec in edit.alternatives()]
+
+    contact_sheet(
+        {
+            "source": source_render,
+            "edited": edited_render,
+            "ground truth": target_truth,
+            "edited − source": heat(edited_render, source_render),
+            "edited − truth": heat(edited_render, target_truth),
+        },
+        out / "contact_sheet.png",
+        f"{edit.source_prompt}  →  {edit.target_prompt}   (held-out views)",
+    )
+    frames, size = (60, 128) if isinstance(before.model, SplatfactoModel) else (24, 64)
+    orbits = [render_orbit(pipeline, frames, size) for pipeline in (before, after)]
+    side_by_side_video(*orbits, out / "orbit.mp4", (edit.source_prompt, edit.target_prompt))
+    return {
+        "psnr_source_reconstruction": float(psnr(source_render, source_truth).mean()),
+        "psnr_to_target_before": float(psnr(source_render, target_truth).mean()),
+        "psnr_to_target_after": float(psnr(edited_render, target_truth).mean()),
+        "psnr_to_target_in_change_mask_before": float(psnr(source_render, target_truth, changed).mean()),
+        "psnr_to_target_in_change_mask_after": float(psnr(edited_render, target_truth, changed).mean()),
+        "background_psnr": float(psnr(edited_render, source_render, 1 - changed).mean()),
+        "target_probability_before": target_probability(scorer, source_render, edit.target_prompt, prompts),
+        "target_probability_after": target_probability(scorer, edited_render, edit.target_prompt, prompts),
+    }
+
+
+def export(edited: Path, out: Path) -> Path:
+    """`edited.ply` by nerfstudio's own exporter: Gaussians of a splat, a mesh of a NeRF."""
+    from nerfstudio.scripts.exporter import ExportGaussianSplat, ExportTSDFMesh
+
+    folder = out / "export"
+    if isinstance(load_run(edited).model, SplatfactoModel):
+        ExportGaussianSplat(load_config=edited, output_dir=folder, output_filename="edited.ply").main()
+        return folder / "edited.ply"
+    ExportTSDFMesh(load_config=edited, output_dir=folder, resolution=96, batch_size=4, num_pixels_per_side=256).main()
+    return folder / "tsdf_mesh.ply"
+
+
+def load_run(config_path: Path) -> VanillaPipeline:
+    """A finished run as the `ns-*` commands load it, in evaluation mode."""
+    _, pipeline, _, _ = eval_setup(config_path, test_mode="test")
+    pipeline.eval()
+    return pipeline  # pyright: ignore[reportReturnType]
+
+
+@torch.no_grad()
+def render_eval_views(pipeline: VanillaPipeline) -> Images:
+    """All held-out views at the size of their photographs."""
+    views = eval_views(pipeline.datamanager)
+    return torch.cat([render(pipeline.model, views.camera(i, *views.size(i))).image.cpu() for i in range(len(views))])
+
+
+@torch.no_grad()
+def render_orbit(pipeline: VanillaPipeline, frames: int, size: int) -> Images:
+    """One turn around a toybox scene, square pictures."""
+    outputs: Any = pipeline.datamanager.train_dataparser_outputs  # pyright: ignore[reportAttributeAccessIssue]
+    azimuth = torch.arange(frames) * 2 * math.pi / frames
+    poses = orbit_cameras(azimuth, torch.full((frames,), math.radians(28)))
+    transform = outputs.dataparser_transform
+    rotation = transform[:3, :3] @ poses[:, :, :3]
+    position = (transform[:3, :3] @ poses[:, :, 3:] + transform[:3, 3:]) * outputs.dataparser_scale
+    focal = focal_length(size)
+    cameras = Cameras(torch.cat([rotation, position], dim=-1), focal, focal, size / 2, size / 2, size, size)
+    return torch.cat([render(pipeline.model, cameras[i : i + 1]).image.cpu() for i in range(frames)])
+
+
+def _config(method: str, out: Path, steps: int, seed: int) -> TrainerConfig:
+    """A method's own configuration, headless, with one checkpoint at the end and nothing evaluated on the way."""
+    config = copy.deepcopy(METHODS[method].config)
+    config.output_dir = out / "runs"
+    config.max_num_iterations = steps
+    config.machine.seed = seed
+    config.vis = "tensorboard"
+    config.viewer.quit_on_train_completion = True
+    config.logging.local_writer.enable = False
+    config.steps_per_save = 200
+    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
+    return config
+
+
+def _shrink_nerfacto(config: TrainerConfig) -> None:
+    """A nerfacto that two cores can train: half the levels, fewer samples, small batches."""
+    model: Any = config.pipeline.model
+    model.num_levels, model.max_res, model.log2_hashmap_size = 8, 256, 15
+    model.hidden_dim = model.hidden_dim_color = 32
+    model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = (64, 32), 24
+    model.proposal_net_args_list = [
+        {"hidden_dim": 16, "log2_hashmap_size": 14, "num_levels": 4, "max_res": res, "use_linear": False}
+        for res in (64, 128)
+    ]
+    model.far_plane = 6.0
+    datamanager: Any = config.pipeline.datamanager
+    datamanager.train_num_rays_per_batch = 1024
