@@ -543,7 +543,15 @@ def _project(
             z = means @ viewmat[2, :3] + viewmat[2, 3]
             seen = ((z >= near_plane) & (z <= far_plane)).nonzero().squeeze(-1)
         radii, means2d, depths, conics, _ = _fully_fused_projection(
-            means[seen], covars[seen], viewmat[None], K[None], width, height, eps2d, -math.inf, math.inf
+            means.index_select(0, seen),
+            covars.index_select(0, seen),
+            viewmat[None],
+            K[None],
+            width,
+            height,
+            eps2d,
+            -math.inf,
+            math.inf,
         )
         with torch.no_grad():
             # A radius beyond int32 wraps to a negative number where CUDA saturates.
@@ -574,6 +582,6 @@ def _sh_colors(coefficients: Tensor, degree: int, means: Tensor, viewmats: Tenso
     for camera, origin in enumerate(origins):
         seen = (radii[camera] > 0).nonzero().squeeze(-1)
         own = coefficients if coefficients.dim() == 3 else coefficients[camera]
-        color = _spherical_harmonics(degree, means[seen] - origin, own[seen, :bases])
+        color = _spherical_harmonics(degree, means.index_select(0, seen) - origin, own[:, :bases].index_select(0, seen))
         colors.append(color.new_zeros(len(means), 3).index_copy(0, seen, (color + 0.5).clamp_min(0)))
     return torch.stack(colors)

@@ -346,6 +346,23 @@ def test_a_huge_gaussian_covers_the_image_evenly(scale):
         assert bool(torch.isfinite(grad).all())
 
 
+def test_an_opaque_gaussian_is_clamped_and_hides_what_lies_behind():
+    scene, Ks = make_scene(48, n=2)
+    with torch.no_grad():
+        scene["means"][:] = torch.tensor([[0.0, 0, 2], [0, 0, 3]])
+        scene["viewmats"][:] = torch.eye(4)
+        scene["scales"][:] = 1e4
+        scene["opacities"][:] = 1
+    render, alpha, _ = draw(scene, Ks)
+    # The second one would leave 0.001 * 0.001 <= 1e-4 of the light, and is therefore not drawn at all.
+    torch.testing.assert_close(alpha, torch.full_like(alpha, 0.999), rtol=0, atol=1e-12)
+    torch.testing.assert_close(render, 0.999 * scene["colors"][0].expand_as(render))
+    (render.sum() + alpha.sum()).backward()
+    assert bool((scene["colors"].grad[0] > 0).all())
+    assert not scene["colors"].grad[1].any()
+    assert not scene["opacities"].grad.any()
+
+
 def test_planes_and_radius_clip_leave_gaussians_out():
     scene, Ks = make_scene(43, n=40)
     radii, depths = (draw(scene, Ks)[2][k] for k in ("radii", "depths"))
@@ -496,15 +513,14 @@ def test_the_cpu_equals_gsplats_kernel(rasterize_mode, render_mode, sh_degree):
     render, alpha, info = draw(scene, Ks, width=70, height=50, **options)
     options["backgrounds"] = options["backgrounds"].cuda()
     expected, expected_alpha, expected_info = draw(on_gpu, Ks.cuda(), width=70, height=50, **options)
-    assert torch.equal(info["radii"], expected_info["radii"].cpu())
-    # A pair whose alpha is 1/255 up to rounding may be drawn by one and not by the other: a few pixels in thousands.
+    # Rounding may move a radius across an integer, or an alpha across 1/255, in one of the two and not in the other.
+    assert float((info["radii"] != expected_info["radii"].cpu()).float().mean()) < 1e-2
     for a, b in ((render, expected.cpu()), (alpha, expected_alpha.cpu())):
-        assert float(((a - b).abs() > 1e-4).float().mean()) < 1e-3
-        assert float((a - b).abs().max()) < 2e-2
-    ours = gradients(render, alpha, [*scene.values()])
-    theirs = gradients(expected, expected_alpha, [*on_gpu.values()])
-    for a, b in zip(ours, theirs, strict=True):
-        difference = (a - b.cpu()).abs() / b.abs().max().cpu().clamp_min(1e-8)
+        difference = (a - b).abs() / b.abs().clamp_min(1)
         assert float((difference > 1e-4).float().mean()) < 1e-2
-    difference = (info["means2d"].absgrad - expected_info["means2d"].absgrad.cpu()).abs()
-    assert float((difference > 1e-4 * expected_info["means2d"].absgrad.max().cpu()).float().mean()) < 1e-2
+        assert float(difference.max()) < 2e-2
+    ours = [*gradients(render, alpha, [*scene.values(), info["means2d"]]), info["means2d"].absgrad]
+    theirs = gradients(expected, expected_alpha, [*on_gpu.values(), expected_info["means2d"]])
+    theirs = [*theirs, expected_info["means2d"].absgrad]
+    for a, b in zip(ours, theirs, strict=True):
+        assert float((a - b.cpu()).norm() / b.norm().cpu()) < 1e-3
