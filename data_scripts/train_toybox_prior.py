@@ -27,7 +27,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, C
 
 from pds_nerfstudio.toybox.geometry import Material
 from pds_nerfstudio.toybox.render import LOOK_AT, ORBIT_RADIUS, TracedViews, orbit_cameras, palette, shade, trace
-from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec, Shape, held_out_prompts, is_held_out
+from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec, Shape, held_out_captions, is_held_out
 from pds_nerfstudio.toybox.tokenizer import MAX_TOKENS, build_tokenizer
 
 IMAGE_SIZE = 64
@@ -467,7 +467,7 @@ def sample_sheet(settings: Settings, path: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(settings.out / "prior", safety_checker=None).to(settings.device)
     pipe.set_progress_bar_config(disable=True)
     prompts = [SceneSpec(s, c).prompt(floor=False) for s in SHAPES for c in ("red", "blue", "yellow")]
-    prompts += held_out_prompts()[4:200:11]
+    prompts += [caption for _, caption in held_out_captions()[4:200:11]]
     generator = torch.Generator().manual_seed(0)
     images = pipe(prompts, num_inference_steps=25, guidance_scale=4.0, generator=generator, output_type="pt").images
     save_image(nn.functional.interpolate(images, scale_factor=2), path, nrow=12)

@@ -77,12 +77,11 @@ def is_held_out(spec: SceneSpec) -> bool:
     return (2 * SHAPES.index(spec.shape) + COLOURS.index(spec.colour) + SHAPES.index(spec.shape) // 4) % 4 == 3
 
 
-def held_out_prompts() -> list[str]:
-    """The 200 captions, with and without the floor, of the colour and shape pairs that the prior was not trained on."""
+def held_out_captions() -> list[tuple[SceneSpec, str]]:
+    """The 200 scenes and captions of those pairs: 160 that name the floor and 40 that are silent about it."""
     specs = [spec for spec in all_specs() if is_held_out(spec)]
-    with_floor = [spec.prompt() for spec in specs]
-    without_floor = [spec.prompt(floor=False) for spec in specs if spec.floor == FLOORS[0]]
-    return with_floor + without_floor
+    named = [(spec, spec.prompt()) for spec in specs]
+    return named + [(spec, spec.prompt(floor=False)) for spec in specs if spec.floor == FLOORS[0]]
 
 
 EditKind = Literal["appearance", "addition", "shape"]

@@ -1,0 +1,53 @@
+"""Real runs, as small as they can be: a toybox scene reconstructed as splats and as a NeRF, and `ns-*` commands."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="session")
+def toy_scene(tmp_path_factory) -> Path:
+    """A toybox edit (can to cone) of a dozen 32-pixel views."""
+    from pds_nerfstudio.toybox.dataset import write_edit
+    from pds_nerfstudio.toybox.spec import find_edit
+
+    folder = tmp_path_factory.mktemp("toy") / "scene"
+    write_edit(find_edit("can-to-cone"), folder, train_views=12, test_views=2, size=32, num_points=400)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_splats(toy_scene) -> Path:
+    """`config.yml` of a splat run of it; never written to."""
+    from pds_nerfstudio.evaluation.trial import reconstruct
+
+    return reconstruct("splatfacto", toy_scene / "source", toy_scene.parent / "splats", steps=60, seed=0)
+
+
+@pytest.fixture(scope="session")
+def toy_nerf(toy_scene) -> Path:
+    """`config.yml` of a NeRF run of it; never written to."""
+    from pds_nerfstudio.evaluation.trial import reconstruct
+
+    return reconstruct("nerfacto", toy_scene / "source", toy_scene.parent / "nerf", steps=20, seed=0)
+
+
+@pytest.fixture(scope="session")
+def run_command() -> Callable[..., subprocess.CompletedProcess]:
+    """Run a console script of this environment: `run_command("ns-train", …, fails=False)`; its output is text."""
+
+    def run(name: str, *args: object, fails: bool = False, timeout: float = 600) -> subprocess.CompletedProcess:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+        command = [str(BIN / name), *map(str, args)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+        output = done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, f"{' '.join(command)} ended with {done.returncode}:\n{output[-4000:]}"
+        return done
+
+    return run

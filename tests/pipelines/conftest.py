@@ -1,0 +1,35 @@
+"""nerfstudio's own command line, parsed and run in this process."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROMPTS = ("--pipeline.src-prompt", "a photo of a red can", "--pipeline.tgt-prompt", "a photo of a red cone")
+HEADLESS = ("--vis", "tensorboard", "--viewer.quit-on-train-completion", "True")
+
+
+@pytest.fixture
+def ns_train(tmp_path) -> Callable:
+    """`ns_train(method, …)`: what `ns-train method …` does; returns the configuration as it ran."""
+
+    def run(method: str, *args: object):
+        import tyro
+        from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
+        from nerfstudio.scripts import train
+
+        arguments = [method, "--output-dir", str(tmp_path / "outputs"), *HEADLESS, *map(str, args)]
+        config = tyro.cli(AnnotatedBaseConfigUnion, args=arguments)
+        train.main(config)
+        return config
+
+    return run
+
+
+@pytest.fixture
+def copied_prior(tmp_path) -> Path:
+    """A copy of the toybox prior that a test may damage."""
+    from pds_nerfstudio.priors.check import TOYBOX
+
+    return Path(shutil.copytree(TOYBOX, tmp_path / "prior"))

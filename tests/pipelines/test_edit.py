@@ -1,0 +1,159 @@
+"""Edits through `ns-train`: they move the scene, resume, chain, and never touch their source."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
+
+from .conftest import HEADLESS, PROMPTS
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("toybox")]
+
+TOYBOX = ("--pipeline.prior", "toybox", "--pipeline.resolution", "32", "--pipeline.objective.guidance-scale", "7.5")
+
+
+def scene_of(config) -> dict[str, torch.Tensor]:
+    """The edited scene's tensors, from its last checkpoint."""
+    state = load_source_state(find_run(config.get_base_dir()))
+    return {name: value for name, value in state.items() if name.startswith("_model.") and value.is_floating_point()}
+
+
+@pytest.mark.parametrize("method", ["sds-edit-splat", "dds-edit-splat", "pds-edit-splat"])
+def test_a_splat_edit_moves_the_means_and_leaves_its_source_alone(ns_train, toy_splats, method):
+    before = fingerprint(toy_splats.parent)
+    config = ns_train(method, "--load-dir", toy_splats.parent / "nerfstudio_models", *PROMPTS, *TOYBOX, "--max-num-iterations", 22)
+    source, edited = load_source_state(find_run(toy_splats)), scene_of(config)
+    name = "_model.gauss_params.means"
+    assert (edited[name] - source[name]).abs().max() > 1e-4
+    assert all(value.isfinite().all() for value in edited.values())
+    assert fingerprint(toy_splats.parent) == before
+    assert find_run(config.get_base_dir()).step == 21
+
+
+@pytest.mark.parametrize("method", ["sds-edit", "dds-edit", "pds-edit"])
+def test_a_nerf_edit_moves_the_field_and_leaves_its_source_alone(ns_train, toy_nerf, method):
+    before = fingerprint(toy_nerf.parent)
+    config = ns_train(method, "--load-dir", toy_nerf.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 3)
+    source, edited = load_source_state(find_run(toy_nerf)), scene_of(config)
+    moved = {name for name in edited if not torch.equal(edited[name], source[name])}
+    assert any("field.mlp_base" in name for name in moved)
+    assert any("proposal_networks" in name for name in moved)
+    assert all(value.isfinite().all() for value in edited.values())
+    assert fingerprint(toy_nerf.parent) == before
+
+
+def test_model_settings_and_data_come_from_the_base_run_and_the_command_line_wins(ns_train, toy_splats, toy_scene):
+    config = ns_train(
+        *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 2),
+        *("--pipeline.model.cull-scale-thresh", 0.25),
+    )
+    saved = yaml.load((config.get_base_dir() / "config.yml").read_text(), Loader=yaml.Loader)
+    assert saved.pipeline.model.sh_degree == 0  # splatfacto's own default is 3
+    assert saved.pipeline.model.background_color == "white"
+    assert saved.pipeline.model.cull_scale_thresh == 0.25
+    assert Path(saved.pipeline.datamanager.data) == toy_scene / "source"
+    assert Path(saved.pipeline.base) == toy_splats.resolve()
+
+
+def test_the_prompt_flag_of_nerfstudio_is_the_target_prompt(ns_train, toy_splats):
+    config = ns_train(
+        *("pds-edit-splat", "--load-dir", toy_splats.parent, *TOYBOX, "--max-num-iterations", 1),
+        *("--pipeline.src-prompt", "a photo of a red can", "--prompt", "a photo of a red cone"),
+    )
+    assert config.pipeline.tgt_prompt == "a photo of a red cone"
+
+
+def test_the_same_prompts_resume_and_others_begin_a_new_edit_of_the_result(ns_train, toy_splats, capsys):
+    first = ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 4)
+    resumed = ns_train("pds-edit-splat", "--load-dir", first.get_base_dir(), "--max-num-iterations", 6)
+    assert "Resuming" in capsys.readouterr().out
+    assert find_run(resumed.get_base_dir()).step == 5
+    assert resumed.pipeline.prior == "toybox"
+    assert Path(resumed.pipeline.base) == toy_splats.resolve()
+    other = ("--pipeline.src-prompt", "a photo of a red cone", "--pipeline.tgt-prompt", "a photo of a blue cone")
+    chained = ns_train("pds-edit-splat", "--load-dir", resumed.get_base_dir(), *other, *TOYBOX, "--max-num-iterations", 2)
+    assert "New edit" in capsys.readouterr().out
+    assert Path(chained.pipeline.base) == (resumed.get_base_dir() / "config.yml").resolve()
+    assert find_run(chained.get_base_dir()).step == 1
+
+
+def test_a_killed_edit_continues_from_its_last_checkpoint_and_ends_where_the_straight_one_does(
+    ns_train, toy_splats, tmp_path
+):
+    before = fingerprint(toy_splats.parent)
+    edit = (*PROMPTS, *TOYBOX, "--max-num-iterations", "60", "--steps-per-save", "10")
+    straight = scene_of(ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *edit))
+
+    command = [str(Path(sys.executable).parent / "ns-train"), "pds-edit-splat", "--output-dir", str(tmp_path / "killed")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, *HEADLESS, "--load-dir", str(toy_splats.parent), *edit],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while not (found := list((tmp_path / "killed").rglob("step-*.ckpt"))):
+        assert process.poll() is None, "the edit ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed_at = find_run(found[0].parent).step
+    assert killed_at < 59
+
+    resumed = ns_train("pds-edit-splat", "--load-dir", found[0].parent, *edit)
+    assert find_run(resumed.get_base_dir()).step == 59
+    ended = scene_of(resumed)
+    for name, value in straight.items():
+        if "gauss_params" in name:
+            assert (ended[name] - value).abs().max() < 0.05 * value.std() + 1e-3, name
+    assert fingerprint(toy_splats.parent) == before
+
+
+def test_an_edit_that_would_do_nothing_is_an_error(ns_train, toy_splats, capfd):
+    with pytest.raises(SystemExit):
+        ns_train(
+            *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX),
+            *("--max-num-iterations", 30, "--pipeline.loss-weight", 0.0),
+        )
+    assert "No gradient reached the scene" in capfd.readouterr().err
+
+
+def test_learning_rates_of_zero_are_noticed_after_twenty_steps(ns_train, toy_splats, capfd):
+    groups = ("means", "scales", "quats", "opacities", "features-dc", "features-rest")
+    rates = [part for group in groups for part in (f"--optimizers.{group}.optimizer.lr", "0.0")]
+    with pytest.raises(SystemExit):
+        ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 30, *rates)
+    assert "has not moved in 20 steps" in capfd.readouterr().err
+
+
+def test_a_prior_that_answers_nan_stops_the_run_and_keeps_its_checkpoint(ns_train, toy_splats, monkeypatch, capfd):
+    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+
+    calls = []
+    honest = StableDiffusionPrior.predict_noise
+
+    def broken_after_ten(self, queries):
+        calls.append(len(queries))
+        answers = honest(self, queries)
+        return answers if len(calls) <= 10 else [answer * float("nan") for answer in answers]
+
+    monkeypatch.setattr(StableDiffusionPrior, "predict_noise", broken_after_ten)
+    with pytest.raises(SystemExit):
+        ns_train(
+            *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX),
+            *("--max-num-iterations", 60, "--steps-per-save", 5),
+        )
+    message = capfd.readouterr().err
+    assert "5 steps in a row had no finite gradient" in message
+    assert "PDS at timestep" in message
+    assert len(calls) == 15
