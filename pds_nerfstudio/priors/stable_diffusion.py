@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,17 +28,14 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
 from pds_nerfstudio.priors.check import prior_folder
 
-if TYPE_CHECKING:  # diffusers annotates its configurations as plain dicts and its outputs as tuples
-    AutoencoderKL = DDIMScheduler = UNet2DConditionModel = CLIPTextModel = CLIPTokenizer = Any
-else:
-    try:
-        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
-    except (ImportError, RuntimeError) as error:  # RuntimeError: their lazy imports wrap whatever went wrong inside
-        raise UserError(
-            f"The diffusion prior needs diffusers and transformers, which do not import here "
-            f"({(str(error).splitlines() or ['no reason given'])[0]}): pip install --upgrade diffusers transformers"
-        ) from error
+try:
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
+    from transformers import CLIPTextModel, CLIPTokenizer
+except (ImportError, RuntimeError) as error:  # RuntimeError: their lazy imports wrap whatever went wrong inside
+    raise UserError(
+        f"The diffusion prior needs diffusers and transformers, which do not import here "
+        f"({(str(error).splitlines() or ['no reason given'])[0]}): pip install --upgrade diffusers transformers"
+    ) from error
 
 # Axis names of their own: `height` and `width` are those of latents.
 Images = Float[Tensor, "batch 3 image_height image_width"]
@@ -79,7 +76,7 @@ def load_prior(
     )
 
 
-def load_scheduler(folder: Path) -> DDIMScheduler:
+def load_scheduler(folder: Path) -> Any:
     """The folder's noise schedule as DDIM, whichever scheduler it names.
 
     Without clipping: latents are not confined to [-1, 1], and DDIM's default would clip where a folder's own scheduler
@@ -95,11 +92,17 @@ class StableDiffusionPrior:
     Satisfies `pds_nerfstudio.objectives.Prior`. The networks are frozen and put into evaluation mode on construction.
     """
 
-    vae: AutoencoderKL
-    unet: UNet2DConditionModel
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
-    scheduler: DDIMScheduler
+    # diffusers annotates its configurations as plain dicts and its outputs as tuples, which they are not: hence Any.
+    vae: Any
+    """diffusers' AutoencoderKL."""
+    unet: Any
+    """diffusers' UNet2DConditionModel."""
+    text_encoder: Any
+    """transformers' CLIPTextModel."""
+    tokenizer: Any
+    """transformers' CLIPTokenizer."""
+    scheduler: Any
+    """diffusers' DDIMScheduler with the folder's noise schedule and prediction type."""
     recompute_encoder: bool = False
     """Keep only block inputs of the VAE encoder and run each block again in the backward pass: less memory, the same
     gradients, one more encoder pass of time."""
