@@ -363,6 +363,25 @@ def test_an_opaque_gaussian_is_clamped_and_hides_what_lies_behind():
     assert not scene["opacities"].grad.any()
 
 
+def test_a_gaussian_ends_with_the_tiles_that_touch_its_three_sigma_square():
+    scene, Ks = make_scene(49, n=1)
+    with torch.no_grad():
+        scene["means"][:] = torch.tensor([0.0, 0, 1])
+        scene["viewmats"][:] = torch.eye(4)
+        scene["scales"][:] = 0.5
+        scene["opacities"][:] = 1
+    Ks = torch.tensor([[[10.0, 0, 20], [0, 10, 20], [0, 0, 1]]], dtype=torch.float64)
+    _, alpha, info = draw(scene, Ks, width=40, height=40, tile_size=1)
+    assert int(info["radii"]) == 16
+    # Variance 25.3: alpha is still above 1/255 at 16.5 pixels from the centre, in columns and rows 3 and 36.
+    assert math.exp(-0.5 * (16.5**2 + 0.5**2) / 25.3) > 1 / 255
+    drawn = (alpha[0, ..., 0] > 0).nonzero()
+    assert drawn.min(0).values.tolist() == [4, 4]
+    assert drawn.max(0).values.tolist() == [35, 35]
+    _, alpha, _ = draw(scene, Ks, width=40, height=40, tile_size=16)
+    assert int((alpha[0, 20, :, 0] > 0).sum()) == 34
+
+
 def test_planes_and_radius_clip_leave_gaussians_out():
     scene, Ks = make_scene(43, n=40)
     radii, depths = (draw(scene, Ks)[2][k] for k in ("radii", "depths"))
