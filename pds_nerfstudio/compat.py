@@ -5,8 +5,12 @@ is called at the import of `pds_nerfstudio.methods`, which every `ns-*` command 
 nerfacto and splatfacto profit too. Nothing here is specific to editing.
 """
 
+import contextlib
+import ctypes
 import functools
+import importlib.util
 import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +27,8 @@ def apply() -> None:
     """Put every entry below in place. Safe to call again, and cheap: it imports nothing that nerfstudio has not."""
     allow_numpy_scalars_in_checkpoints()
     build_models_without_lpips_weights()
+    use_packaged_ffmpeg()
+    use_packaged_libusb()
 
 
 def allow_numpy_scalars_in_checkpoints() -> None:
@@ -68,6 +74,51 @@ def build_models_without_lpips_weights() -> None:
 
     __init__._lpips_deferred = True  # pyright: ignore[reportFunctionMemberAccess]
     Model.__init__ = __init__
+
+
+def use_packaged_ffmpeg() -> None:
+    """Let `ns-render` write videos where no ffmpeg is on the path but the one that comes with imageio-ffmpeg is there.
+
+    `ns-render` asks for a system-wide ffmpeg and exits without it, although it only calls it through mediapy, which can
+    be told any path. Can go when nerfstudio leaves the search to mediapy.
+    """
+    from nerfstudio.utils import install_checks
+
+    check = install_checks.check_ffmpeg_installed
+    if getattr(check, "_packaged", False):
+        return
+
+    @functools.wraps(check)
+    def check_ffmpeg_installed():
+        if shutil.which("ffmpeg") is None:
+            try:
+                import imageio_ffmpeg
+                import mediapy
+
+                mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
+                return
+            except (ImportError, RuntimeError):  # the package is missing, or was built without a binary
+                pass
+        check()
+
+    check_ffmpeg_installed._packaged = True  # pyright: ignore[reportFunctionMemberAccess]
+    install_checks.check_ffmpeg_installed = check_ffmpeg_installed
+
+
+def use_packaged_libusb() -> None:
+    """Let open3d be imported on a machine without libusb, which it links for depth cameras.
+
+    nerfstudio needs open3d to read a dataset's sparse points and for every `ns-export`. PyPI's libusb-package carries
+    the library under the name that the linker looks for, so loading it first is enough. Can go when open3d's wheel
+    brings its own (isl-org/Open3D, "libusb-1.0.so.0: cannot open shared object file").
+    """
+    try:
+        ctypes.CDLL("libusb-1.0.so.0")
+    except OSError:
+        spec = importlib.util.find_spec("libusb_package")
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(f"{folder}/libusb-1.0.so", mode=ctypes.RTLD_GLOBAL)
 
 
 def lpips_weights_on_disk() -> bool:

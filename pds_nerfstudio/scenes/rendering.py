@@ -158,9 +158,12 @@ def _as_shown(model: Model, *, posed: bool = False, jitter: bool = False, propos
     flags = [(module, module.training) for module in model.modules()]
     sampler = getattr(model, "proposal_sampler", None)
     schedule = dict(vars(sampler)) if sampler is not None else {}
+    normals = getattr(model.config, "predict_normals", False)
     model.eval()
     try:
         if sampler is not None:
+            # Normals are a derivative of the density, taken inside the model: no picture needs it.
+            model.config.predict_normals = False
             model.training = posed
             model.renderer_rgb.training = True  # in evaluation it would turn NaN into black
             sampler.initial_sampler.training = sampler.pdf_sampler.training = jitter
@@ -170,8 +173,9 @@ def _as_shown(model: Model, *, posed: bool = False, jitter: bool = False, propos
     finally:
         for module, training in flags:
             module.training = training
-        for name in ("_steps_since_update", "_step", "_anneal"):
-            if sampler is not None:
+        if sampler is not None:
+            model.config.predict_normals = normals
+            for name in ("_steps_since_update", "_step", "_anneal"):
                 setattr(sampler, name, schedule[name])
 
 

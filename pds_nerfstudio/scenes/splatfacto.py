@@ -73,6 +73,7 @@ class SplatfactoScene(SplatfactoModel):
                 parameter.data = self.gauss_params[name].data
                 parameter.grad = None
                 self.gauss_params[name] = parameter
+            self.info = {}  # it holds the last rendering's graph, which remembers the old size of the parameters
             self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
 
     def begin_edit(

@@ -1,0 +1,180 @@
+"""`render` gives what the viewer shows, with gradients that do not depend on how memory was saved."""
+
+import pytest
+import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+
+from pds_nerfstudio.scenes.rendering import render
+
+POSES_FIXED = {"camera_optimizer": CameraOptimizerConfig(mode="off")}
+
+
+def gradients(model, rendering) -> dict[str, torch.Tensor]:
+    """Gradient of one number that depends on everything rendered, each pixel with its own weight."""
+    model.zero_grad()
+    weight = torch.linspace(-1, 1, rendering.image.numel()).view_as(rendering.image)
+    total = (weight * rendering.image).sum() + rendering.depth.mean() + rendering.accumulation.square().sum()
+    sum(rendering.regulariser.values(), total).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def fields(rendering) -> list[torch.Tensor]:
+    return [rendering.image, rendering.depth, rendering.accumulation, *rendering.regulariser.values()]
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_appearance_embedding": False}, {"predict_normals": True}])
+def test_recomputing_changes_neither_image_nor_gradients(settings, nerfacto, camera):
+    results = []
+    for recompute in (False, True):
+        model = nerfacto(**settings).train()
+        torch.manual_seed(1)
+        rendering = render(model, camera(2), recompute=recompute, rays_per_chunk=10, regularise=True)
+        torch.rand(5)  # the jitter that is drawn again in backward must not depend on what was drawn since
+        results.append((fields(rendering), gradients(model, rendering)))
+    (plain, plain_gradients), (recomputed, recomputed_gradients) = results
+    for expected, actual in zip(plain, recomputed, strict=True):
+        torch.testing.assert_close(actual, expected, atol=0, rtol=0)
+    assert plain_gradients.keys() == recomputed_gradients.keys()
+    for name, expected in plain_gradients.items():
+        torch.testing.assert_close(recomputed_gradients[name], expected, atol=1e-6, rtol=1e-5)
+    assert plain_gradients["field.mlp_base.model.0.hash_table"].any()
+
+
+def test_the_size_of_chunks_changes_neither_image_nor_gradients(nerfacto, camera):
+    results = []
+    for rays_per_chunk in (1000, 8):
+        model = nerfacto().eval()
+        rendering = render(model, camera(1), rays_per_chunk=rays_per_chunk, regularise=True)
+        results.append((fields(rendering), gradients(model, rendering)))
+    (whole, whole_gradients), (pieces, pieces_gradients) = results
+    for expected, actual in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+    for name, expected in whole_gradients.items():
+        torch.testing.assert_close(pieces_gradients[name], expected, atol=2e-5, rtol=1e-3)
+
+
+def test_every_chunk_trains_the_proposals(nerfacto, camera):
+    model = nerfacto().train()
+    model.proposal_sampler._step, model.proposal_sampler._steps_since_update = 10_000, 0
+    rendering = render(model, camera(0), rays_per_chunk=9, regularise=True)
+    parts = [render(model, camera(0), rays_per_chunk=1000, regularise=True)]
+    for result in (rendering, *parts):
+        found = gradients(model, result)
+        assert all(found[name].abs().max() > 0 for name in found if name.startswith("proposal_networks"))
+        assert any(name.startswith("proposal_networks") for name in found)
+    assert model.proposal_sampler._steps_since_update == 0
+    assert model.proposal_sampler._step == 10_000
+
+
+def test_a_rendering_is_what_nerfacto_shows_in_evaluation(nerfacto, camera):
+    model = nerfacto(**POSES_FIXED).train()
+    model.proposal_sampler.set_anneal(0.1)
+    with torch.no_grad():
+        rendering = render(model, camera(3), rays_per_chunk=10)
+    model.eval()
+    model.proposal_sampler.set_anneal(1.0)
+    shown = model.get_outputs_for_camera(camera())
+    torch.testing.assert_close(rendering.image[0].movedim(0, -1), shown["rgb"])
+    torch.testing.assert_close(rendering.accumulation[0].movedim(0, -1), shown["accumulation"])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_rendering_leaves_the_modes_of_every_module_as_they_were(training, nerfacto, camera):
+    model = nerfacto().train(training)
+    model.field.train(not training)
+    before = {name: module.training for name, module in model.named_modules()}
+    rendering = render(model, camera(0), rays_per_chunk=10, regularise=True)
+    gradients(model, rendering)
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
+def test_only_the_rendered_views_pose_gets_a_gradient(nerfacto, camera):
+    model = nerfacto().train()
+    found = gradients(model, render(model, camera(2)))["camera_optimizer.pose_adjustment"]
+    assert found[2].abs().max() > 0
+    assert not found[[0, 1, 3]].any()
+
+
+@pytest.mark.parametrize("family", ["nerfacto", "splats"])
+def test_the_pose_correction_is_that_of_the_view_and_none_without_an_index(family, request, camera):
+    pose = CameraOptimizerConfig(mode="SO3xR3")
+    build = request.getfixturevalue(family)
+    model = build(camera_optimizer=pose).eval()
+    torch.nn.init.normal_(model.camera_optimizer.pose_adjustment, std=0.05)
+    with torch.no_grad():
+        corrected = camera()
+        corrected.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera(2))
+        by_index, by_hand = render(model, camera(2)).image, render(model, corrected).image
+        others = [render(model, camera(index)).image for index in (None, 0)]
+    error = (by_index - by_hand).abs().max()
+    assert error < 1e-5
+    assert all((by_index - other).abs().max() > 20 * error + 1e-5 for other in others)
+
+
+@pytest.mark.parametrize("family", ["nerfacto", "splats"])
+@pytest.mark.parametrize("size", [(2, 1), (3, 11), (24, 16)])
+def test_any_size_can_be_rendered_and_stays_in_range(family, size, request, camera):
+    model = request.getfixturevalue(family)().train()
+    rendering = render(model, camera(0, *size))
+    assert rendering.image.shape == (1, 3, *size)
+    assert rendering.depth.shape == rendering.accumulation.shape == (1, 1, *size)
+    assert rendering.image.min() >= 0
+    assert rendering.image.max() <= 1 + 1e-6
+    assert rendering.image.requires_grad
+
+
+@pytest.mark.parametrize("family", ["nerfacto", "splats"])
+def test_nothing_is_kept_under_no_grad(family, request, camera):
+    model = request.getfixturevalue(family)().train()
+    with torch.no_grad():
+        first, second = (render(model, camera(0), rays_per_chunk=10) for _ in range(2))
+    assert not first.image.requires_grad
+    assert torch.equal(first.image, second.image)
+
+
+def test_splats_are_rendered_as_the_viewer_shows_them(splats, camera):
+    model = splats().train()
+    model.step = 0  # at step 0 splatfacto itself would train at a quarter of the size on a random background
+    with torch.no_grad():
+        rendering = render(model, camera(0, 21, 15))
+    model.eval()
+    shown = model.get_outputs_for_camera(camera(height=21, width=15))
+    torch.testing.assert_close(rendering.image[0].movedim(0, -1), shown["rgb"])
+    torch.testing.assert_close(rendering.depth[0].movedim(0, -1), shown["depth"])
+
+
+def test_a_crop_left_by_the_viewer_does_not_crop_the_edit(splats, camera):
+    model = splats()
+    expected = render(model, camera(0)).image
+    model.crop_box = object()
+    assert torch.equal(render(model, camera(0)).image, expected)
+    assert model.crop_box is not None
+
+
+@pytest.mark.parametrize("family", ["nerfacto", "splats"])
+def test_gradients_are_those_of_finite_differences(family, request, camera):
+    model = request.getfixturevalue(family)(**(POSES_FIXED if family == "nerfacto" else {})).eval()
+    name, parameter = next(
+        (name, p) for name, p in model.named_parameters() if name.endswith(("layers.2.bias", "features_dc"))
+    )
+    view = camera(0)
+    weight = torch.linspace(-1, 1, 105).view(1, 3, 7, 5)
+    model.zero_grad()
+    (weight * render(model, view).image).sum().backward()
+    direction = torch.sign(parameter.grad)
+    step = 1e-2
+    values = []
+    with torch.no_grad():
+        for sign in (1, -1):
+            parameter.add_(sign * step * direction)
+            values.append((weight * render(model, view).image).sum())
+            parameter.sub_(sign * step * direction)
+    measured = (values[0] - values[1]) / (2 * step)
+    torch.testing.assert_close(measured, (parameter.grad * direction).sum(), rtol=0.02, atol=1e-4, msg=name)
+
+
+def test_one_camera_at_a_time(splats, camera):
+    both = camera()
+    both = type(both)(*(torch.cat([getattr(both, n)] * 2) for n in ("camera_to_worlds", "fx", "fy", "cx", "cy")))
+    with pytest.raises(ValueError, match="one camera"):
+        render(splats(), both)

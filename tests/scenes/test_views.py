@@ -1,0 +1,109 @@
+"""Views hand out cameras that fit their images, at any size, and that know which view they are."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes.views import eval_views, train_views
+
+KINDS = {"rays": VanillaDataManagerConfig, "images": FullImageDatamanagerConfig}
+
+
+def datamanager(kind: str, data):
+    parser = NerfstudioDataParserConfig(data=data, eval_mode="interval", eval_interval=4, load_3D_points=False)
+    return KINDS[kind](dataparser=parser).setup(device="cpu", test_mode="val")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_camera_carries_its_own_index_and_a_held_out_one_none(kind, make_dataset):
+    manager = datamanager(kind, make_dataset())
+    views, held_out = train_views(manager), eval_views(manager)
+    assert (len(views), len(held_out)) == (3, 1)
+    assert [views.camera(i, 8, 8).metadata["cam_idx"] for i in range(3)] == [0, 1, 2]
+    assert "cam_idx" not in held_out.camera(0, 8, 8).metadata
+    assert "cam_idx" not in (views.cameras.metadata or {})
+
+
+@pytest.mark.parametrize("size", [(20, 16), (40, 32), (9, 13)])
+def test_rays_of_a_view_are_those_of_a_pinhole_at_the_working_size(size, make_dataset):
+    data = make_dataset()
+    views = train_views(datamanager("rays", data))
+    given = json.loads((data / "transforms.json").read_text())
+    height, width = size
+    for index in range(len(views)):
+        camera = views.camera(index, height, width)
+        rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+        row, column = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        x = (column * given["w"] / width - given["cx"]) / given["fl_x"]
+        y = (row * given["h"] / height - given["cy"]) / given["fl_y"]
+        pose = views.cameras.camera_to_worlds[index]
+        expected = F.normalize(torch.stack([x, -y, -torch.ones_like(x)], -1) @ pose[:, :3].T, dim=-1)
+        torch.testing.assert_close(rays.directions, expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(rays.origins, pose[:, 3].expand(height, width, 3))
+
+
+def test_a_camera_at_another_size_leaves_the_dataset_as_it_is(make_dataset):
+    views = train_views(datamanager("rays", make_dataset()))
+    before = views.cameras.fx.clone(), views.size(1)
+    views.camera(1, 64, 64)
+    assert torch.equal(views.cameras.fx, before[0])
+    assert views.size(1) == before[1] == (20, 16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_at_its_own_size_is_the_photograph(kind, make_dataset):
+    manager = datamanager(kind, make_dataset())
+    photograph = manager.train_dataset.get_image_float32(1).movedim(-1, 0)[None]
+    torch.testing.assert_close(train_views(manager).image(1, 20, 16), photograph)
+
+
+def test_resizing_keeps_the_mean_colour(make_dataset):
+    views = train_views(datamanager("rays", make_dataset()))
+    full, small = views.image(0, 20, 16), views.image(0, 5, 4)
+    assert small.shape == (1, 3, 5, 4)
+    torch.testing.assert_close(small.mean((2, 3)), full.mean((2, 3)), atol=0.03, rtol=0)
+
+
+def test_undistorted_images_come_with_the_cameras_that_fit_them(make_dataset):
+    manager = datamanager("images", make_dataset(distortion=0.3))
+    distorted_focal = manager.train_dataset.cameras.fx.clone()
+    views = train_views(manager)
+    height, width = views.size(0)
+    assert tuple(manager.cached_train[0]["image"].shape[:2]) == (height, width)
+    assert not torch.equal(views.cameras.fx, distorted_focal)
+    torch.testing.assert_close(views.camera(0, height, width).fx, views.cameras.fx[:1])
+
+
+def test_transparency_shows_the_background(make_dataset):
+    manager = datamanager("rays", make_dataset(channels=4))
+    views = train_views(manager)
+    red = torch.tensor([1.0, 0.0, 0.0])
+    pixels = manager.train_dataset.get_image_float32(0)
+    difference = views.image(0, 20, 16, red) - views.image(0, 20, 16)
+    torch.testing.assert_close(difference[0].movedim(0, -1), (1 - pixels[..., 3:]) * red)
+
+
+def test_an_unreadable_image_is_named(make_dataset):
+    data = make_dataset()
+    manager = datamanager("rays", data)
+    broken = manager.train_dataset.image_filenames[1]
+    broken.write_bytes(b"not a picture")
+    views = train_views(manager)
+    with pytest.raises(UserError, match=broken.name):
+        views.image(1, 8, 8)
+
+
+def test_views_of_a_real_capture_fit_their_images(fox):
+    parser = NerfstudioDataParserConfig(data=fox)
+    manager = VanillaDataManagerConfig(dataparser=parser, eval_num_images_to_sample_from=1).setup(device="cpu")
+    views = train_views(manager)
+    assert len(views) == 45
+    rays = views.camera(7, 24, 14).generate_rays(camera_indices=0, keep_shape=True)
+    assert rays.shape == (24, 14)
+    assert 0.1 < views.image(7, 24, 14).mean() < 0.9
