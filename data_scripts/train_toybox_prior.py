@@ -27,7 +27,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, C
 
 from pds_nerfstudio.toybox.geometry import Material
 from pds_nerfstudio.toybox.render import LOOK_AT, ORBIT_RADIUS, TracedViews, orbit_cameras, palette, shade, trace
-from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec, Shape, held_out_captions, is_held_out
+from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec, Shape, all_specs, held_out_captions, is_held_out
 from pds_nerfstudio.toybox.tokenizer import MAX_TOKENS, build_tokenizer
 
 IMAGE_SIZE = 64
@@ -46,11 +46,11 @@ class Settings:
     """What to train once the geometry is traced and the VAE trained."""
     vae_steps: int = 2500
     clip_steps: int = 1200
-    unet_steps: int = 6000
+    unet_steps: int = 4500
     batch_size: int = 64
     unet_channels: tuple[int, ...] = (64, 96, 128)
     text_width: int = 96
-    num_latents: int = 40_000
+    num_latents: int = 24_000
     """Coloured images whose latents the U-Net is trained on."""
     checkpoint_every: int = 250
     seed: int = 0
@@ -387,6 +387,12 @@ def train_clip(settings: Settings, bank: Bank, tokenizer: CLIPTokenizer, vae: Au
 
 
 def encode_latents(settings: Settings, bank: Bank, vae: AutoencoderKL) -> tuple[Tensor, list[SceneSpec]]:
+    """Latents of random trained scenes, kept on disk: resuming does not encode them again."""
+    path = settings.out / "latents.pt"
+    every = list(all_specs())
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        return saved["latents"].to(settings.device), [every[i] for i in saved["specs"].tolist()]
     world = World(bank, settings.seed + 5, held_out=False)
     latents, specs = [], []
     with torch.no_grad():
@@ -394,6 +400,9 @@ def encode_latents(settings: Settings, bank: Bank, vae: AutoencoderKL) -> tuple[
             images, some, _ = world.draw(100)
             latents.append(vae.encode(2 * images - 1).latent_dist.mean * vae.config.scaling_factor)
             specs += some
+    save_atomically(
+        {"latents": torch.cat(latents).cpu(), "specs": torch.tensor([every.index(spec) for spec in specs])}, path
+    )
     return torch.cat(latents), specs
 
 
@@ -425,7 +434,7 @@ def train_unet(
         return (weights[t] * (predicted.float() - noise).square().mean((1, 2, 3))).mean()
 
     def save_samples(step: int) -> None:
-        if step % 1000 and step != settings.unet_steps:
+        if step % 500 and step != settings.unet_steps:
             return
         ema.store(modules.parameters())
         ema.copy_to(modules.parameters())

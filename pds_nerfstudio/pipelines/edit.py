@@ -210,14 +210,16 @@ def load_model_state(model: torch.nn.Module, state: dict[str, Tensor]) -> None:
     """
     prefix = "_model."
     state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    missing = [
+        name for name in model.state_dict() if name not in state and not name.startswith(("lpips", "psnr", "ssim"))
+    ]
     try:
-        missing = model.load_state_dict(state, strict=False).missing_keys
+        model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         reason = " ".join(str(error).splitlines()[1:2]).strip() or str(error)
         raise UserError(
             f"The run's weights do not fit its settings and data ({reason}): edit it with the dataset it was made from."
         ) from error
-    missing = [name for name in missing if not name.startswith(("lpips", "psnr", "ssim"))]
     if missing:
         raise UserError(
             f"The run's checkpoint lacks {len(missing)} weights that its settings ask for, the first is {missing[0]}: "
