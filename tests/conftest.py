@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pds_nerfstudio import compat
+
+compat.apply()  # as the method table does for every ns-* command
+
 BIN = Path(sys.executable).parent
 
 

@@ -38,10 +38,14 @@ def test_registered_names_are_the_methods_own_and_no_built_in_is_replaced():
 
 BREAK_DIFFUSERS = """
 import sys
+from importlib.machinery import ModuleSpec
 class Broken:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("diffusers", "transformers"):
-            raise ImportError(f"{name} is broken")
+        return ModuleSpec(name, self) if name.split(".")[0] in ("diffusers", "transformers") else None
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        raise ImportError(f"{module.__name__} is broken")
 sys.meta_path.insert(0, Broken())
 """
 

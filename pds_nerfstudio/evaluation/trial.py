@@ -110,11 +110,11 @@ def compare(edit: ToyEdit, scene: Path, source: Path, edited: Path, out: Path) -
             "source": source_render,
             "edited": edited_render,
             "ground truth": target_truth,
-            "edited − source": heat(edited_render, source_render),
-            "edited − truth": heat(edited_render, target_truth),
+            "change": heat(edited_render, source_render),
+            "error": heat(edited_render, target_truth),
         },
         out / "contact_sheet.png",
-        f"{edit.source_prompt}  →  {edit.target_prompt}   (held-out views)",
+        f"{edit.source_prompt}   to   {edit.target_prompt}   (held-out views)",
     )
     frames, size = (60, 128) if isinstance(before.model, SplatfactoModel) else (24, 64)
     orbits = [render_orbit(pipeline, frames, size) for pipeline in (before, after)]

@@ -54,14 +54,17 @@ def test_distances_never_overestimate(shape):
     assert (difference <= (a - b).norm(dim=0) + 1e-5).all()
 
 
-def test_raised_arms_are_higher_than_arms_held_out_and_those_than_arms_down():
+def test_arms_held_out_are_wider_than_arms_down_and_raised_arms_higher_than_both():
     front = orbit_cameras(torch.tensor([math.pi / 2]), torch.tensor([0.0]))
-    tops = []
+    widths, tops = [], []
     for shape in ("man", "man stretching out his arms", "man raising his arms"):
-        material = trace(SceneSpec(shape), front, 96, 96).material[0]
-        sides = torch.cat([material[:, :42], material[:, 54:]], dim=1)  # beside the head
-        tops.append(int((sides >= Material.OBJECT).any(dim=1).nonzero()[0]))
-    assert tops[0] > tops[1] > tops[2]
+        figure = trace(SceneSpec(shape), front, 96, 96).material[0] >= Material.OBJECT
+        columns = figure.any(dim=0).nonzero()
+        widths.append(int(columns.max() - columns.min()))
+        figure[:, 38:58] = False  # head and trunk
+        tops.append(int(figure.any(dim=1).nonzero()[0]))
+    assert widths[1] > widths[0] + 10
+    assert tops[2] < min(tops[:2]) - 10
 
 
 def test_a_hat_adds_dark_pixels_above_the_object_and_changes_none_below():
