@@ -117,8 +117,12 @@ def compare(edit: ToyEdit, scene: Path, source: Path, edited: Path, out: Path) -
         f"{edit.source_prompt}   to   {edit.target_prompt}   (held-out views)",
     )
     frames, size = (60, 128) if isinstance(before.model, SplatfactoModel) else (24, 64)
-    orbits = [render_orbit(pipeline, frames, size) for pipeline in (before, after)]
-    side_by_side_video(*orbits, out / "orbit.mp4", (edit.source_prompt, edit.target_prompt))
+    side_by_side_video(
+        render_orbit(before, frames, size),
+        render_orbit(after, frames, size),
+        out / "orbit.mp4",
+        (edit.source_prompt, edit.target_prompt),
+    )
     return {
         "psnr_source_reconstruction": float(psnr(source_render, source_truth).mean()),
         "psnr_to_target_before": float(psnr(source_render, target_truth).mean()),

@@ -1,6 +1,7 @@
 """What every objective shares: its input (`Edit`), what it may ask a prior (`Query`, `Prior`), and the one
 place where a gradient becomes a loss (`surrogate_loss`)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -114,7 +115,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class ScoreDistillation:
+class ScoreDistillation(ABC):
     """Hyperparameters that all objectives have. Raises ValueError for a step range outside 0 ≤ min ≤ max ≤ 1."""
 
     guidance_scale: float = 100.0
@@ -137,6 +138,10 @@ class ScoreDistillation:
     ) -> tuple[Timesteps, Timesteps]:
         """t uniform over the range and s = t − 1, which these objectives do not read."""
         return sample_strided(schedule, batch, generator, self.min_step_percent, self.max_step_percent, stride=1)
+
+    @abstractmethod
+    def gradient(self, prior: Prior, edit: Edit) -> Latents:
+        """See `Objective.gradient`."""
 
 
 def sample_strided(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -87,7 +88,7 @@ class EditPipeline(VanillaPipeline):
         super().__init__(config, *args, **kwargs)
         self._prior: StableDiffusionPrior | None = None
         self._views: Views | None = None
-        self._source_model: list[torch.nn.Module] = []  # in a list: not part of this module's state
+        self._source_model: list[Model] = []  # in a list: not part of this module's state
         self._source_latents: dict[int, Tensor] = {}
         self._generator = torch.Generator()
         for name in FROZEN:
@@ -180,7 +181,7 @@ class EditPipeline(VanillaPipeline):
                 self._source_model.clear()
         return self._source_latents[index]
 
-    def _source(self):
+    def _source(self) -> Model:
         """The scene before the edit, kept until every view's source latent has been computed."""
         if not self._source_model:
             assert self.config.base is not None

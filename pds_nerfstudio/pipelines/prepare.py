@@ -180,20 +180,22 @@ def _merged(of_run: Any, given: Any, default: Any) -> Any:
 
 def _datamanager(config: TrainerConfig, default: TrainerConfig, run: SourceRun) -> Any:
     """The run's dataset, read without the worker processes that would prepare batches of rays for nobody."""
-    given, of_method = config.pipeline.datamanager, default.pipeline.datamanager
-    settings = copy.deepcopy(run.datamanager_config)
+    given: Any = config.pipeline.datamanager
+    of_method: Any = default.pipeline.datamanager
+    settings: Any = copy.deepcopy(run.datamanager_config)
     if isinstance(settings, ParallelDataManagerConfig):
         settings = as_config(VanillaDataManagerConfig, settings)
-    if type(given.dataparser) is not type(of_method.dataparser):  # pyright: ignore[reportAttributeAccessIssue]
-        settings.dataparser = given.dataparser  # pyright: ignore[reportAttributeAccessIssue]
+    if type(given.dataparser) is type(of_method.dataparser):
+        dataparser = _merged(settings.dataparser, given.dataparser, of_method.dataparser)
     else:
-        settings.dataparser = _merged(settings.dataparser, given.dataparser, of_method.dataparser)  # pyright: ignore[reportAttributeAccessIssue]
-    settings = _merged(settings, dataclasses.replace(given, dataparser=settings.dataparser), of_method)  # pyright: ignore[reportCallIssue]
+        dataparser = given.dataparser
+    settings = _merged(settings, given, of_method)
     data = config.data or given.data or run.data
     if data is None or not Path(data).exists():
         raise UserError(
-            f"The dataset {data} of {run.config_path.parent} is not there (a relative path counts from where the run was "
-            "started): name it with --data."
+            f"The dataset {data} of {run.config_path.parent} is not there (a relative path counts from where the run "
+            "was started): name it with --data."
         )
-    settings.data = settings.dataparser.data = Path(data)  # pyright: ignore[reportAttributeAccessIssue]
+    settings.data = dataparser.data = Path(data)
+    settings.dataparser = dataparser
     return settings

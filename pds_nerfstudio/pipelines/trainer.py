@@ -2,6 +2,7 @@
 and the edit's trainer on top: new or resumed, its own step count, and two checks that the edit does something.
 """
 
+import functools
 import inspect
 import os
 import shutil
@@ -116,12 +117,16 @@ class EditTrainerConfig(SceneTrainerConfig):
         that what is printed and saved is what will run."""
         super().set_timestamp()
         with one_sentence():
-            self._plan = prepare(self, default_of(self))
-        CONSOLE.log(self._plan.summary)
+            CONSOLE.log(self.plan.summary)
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """What this configuration means; asking completes it from the run it names."""
+        return prepare(self, default_of(self))
 
     def __getstate__(self) -> dict[str, Any]:
         """What `config.yml` holds: the fields alone."""
-        return {name: value for name, value in vars(self).items() if name != "_plan"}
+        return {name: value for name, value in vars(self).items() if name != "plan"}
 
 
 def default_of(config: TrainerConfig) -> TrainerConfig:
@@ -143,11 +148,8 @@ class EditTrainer(SceneTrainer):
     @property
     def plan(self) -> Plan:
         """What the command line turned out to mean."""
-        plan = getattr(self.config, "_plan", None)
-        if plan is None:
-            plan = prepare(self.config, default_of(self.config))
-            self.config._plan = plan
-        return plan
+        assert isinstance(self.config, EditTrainerConfig)
+        return self.config.plan
 
     def setup_optimizers(self):
         """Load the scene first: optimisers built earlier would hold the parameters of an empty one."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.utils.external import TCNN_EXISTS
@@ -11,12 +11,12 @@ from pds_nerfstudio.compat import deferred_lpips
 from pds_nerfstudio.errors import UserError
 
 
-def available_implementation() -> str:
+def available_implementation() -> Literal["tcnn", "torch"]:
     """ "tcnn" where tiny-cuda-nn can be imported, else "torch"."""
     return "tcnn" if TCNN_EXISTS else "torch"
 
 
-def implementation_of(state: Mapping[str, Any]) -> str:
+def implementation_of(state: Mapping[str, Any]) -> Literal["tcnn", "torch"]:
     """Which implementation, "tcnn" or "torch", wrote this state dict (of a model or a pipeline).
 
     The two lay their weights out differently and cannot read each other's. nerfstudio falls back to torch where

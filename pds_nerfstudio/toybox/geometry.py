@@ -177,5 +177,5 @@ def material_at(parts: Solid, points: Points) -> Int[Tensor, " points"]:
 def surface_normal(parts: Solid, points: Points, step: float = 1e-3) -> Points:
     """Unit normals by central differences over a tetrahedron of four evaluations."""
     corners = points.new_tensor([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]])[:, :, None]
-    normal = sum(corner * signed_distance(parts, points + step * corner) for corner in corners)
-    return torch.nn.functional.normalize(normal, dim=0)
+    slopes = [corner * signed_distance(parts, points + step * corner) for corner in corners]
+    return torch.nn.functional.normalize(torch.stack(slopes).sum(dim=0), dim=0)
