@@ -3,8 +3,8 @@
     python data_scripts/evaluate_toybox_prior.py                              # the weights in the package
     python data_scripts/evaluate_toybox_prior.py --samples-per-prompt 50      # slow: 10,000 samples
 
-Prompts are the 200 whose colour and shape were never trained together. A sample counts as right in colour (shape) if the
-toybox CLIP finds its caption more likely than the captions with every other colour (shape).
+Prompts are the 200 whose colour and shape were never trained together. A sample counts as right in colour (shape) if
+the toybox CLIP finds its caption more likely than the captions with every other colour (shape).
 """
 
 import math

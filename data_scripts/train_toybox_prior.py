@@ -27,7 +27,17 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, C
 
 from pds_nerfstudio.toybox.geometry import Material
 from pds_nerfstudio.toybox.render import LOOK_AT, ORBIT_RADIUS, TracedViews, orbit_cameras, palette, shade, trace
-from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec, Shape, all_specs, held_out_captions, is_held_out
+from pds_nerfstudio.toybox.spec import (
+    COLOURS,
+    FLOORS,
+    HATS,
+    SHAPES,
+    SceneSpec,
+    Shape,
+    all_specs,
+    held_out_captions,
+    is_held_out,
+)
 from pds_nerfstudio.toybox.tokenizer import MAX_TOKENS, build_tokenizer
 
 IMAGE_SIZE = 64

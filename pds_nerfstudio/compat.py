@@ -13,6 +13,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,9 @@ def allow_numpy_scalars_in_checkpoints() -> None:
     are named as safe and safe loading stays on. Can go when nerfstudio saves plain floats *and* no older checkpoint
     matters.
     """
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    multiarray: Any = importlib.import_module(
+        "numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray"
+    )
     dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "bool")]
     torch.serialization.add_safe_globals([np.dtype, multiarray.scalar, *dtypes])
     # A checkpoint written under the other major version of numpy spells the same function differently.
@@ -72,7 +75,7 @@ def build_models_without_lpips_weights() -> None:
             with deferred_lpips():
                 build(self, *args, **kwargs)
 
-    __init__._lpips_deferred = True  # pyright: ignore[reportFunctionMemberAccess]
+    setattr(__init__, "_lpips_deferred", True)  # noqa: B010
     Model.__init__ = __init__
 
 
@@ -101,7 +104,7 @@ def use_packaged_ffmpeg() -> None:
                 pass
         check()
 
-    check_ffmpeg_installed._packaged = True  # pyright: ignore[reportFunctionMemberAccess]
+    setattr(check_ffmpeg_installed, "_packaged", True)  # noqa: B010
     install_checks.check_ffmpeg_installed = check_ffmpeg_installed
 
 

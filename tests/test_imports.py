@@ -13,7 +13,9 @@ def python(code: str) -> str:
 
 
 def test_the_method_table_brings_in_no_diffusion_library():
-    loaded = python("import sys, pds_nerfstudio.methods; print(sorted({'diffusers', 'transformers'} & set(sys.modules)))")
+    loaded = python(
+        "import sys, pds_nerfstudio.methods; print(sorted({'diffusers', 'transformers'} & set(sys.modules)))"
+    )
     assert loaded.strip() == "[]"
 
 
@@ -30,7 +32,9 @@ def test_registered_names_are_the_methods_own_and_no_built_in_is_replaced():
     from pds_nerfstudio.methods import METHODS
 
     registered = {
-        entry.name: entry.load() for entry in entry_points(group="nerfstudio.method_configs") if "pds_nerfstudio" in entry.value
+        entry.name: entry.load()
+        for entry in entry_points(group="nerfstudio.method_configs")
+        if "pds_nerfstudio" in entry.value
     }
     assert {name: spec.config.method_name for name, spec in registered.items()} == {name: name for name in METHODS}
     assert not set(METHODS) & set(method_configs)

@@ -60,7 +60,8 @@ class EditPipelineConfig(VanillaPipelineConfig):
     resolution: int | None = None
     """Shorter side, in pixels, at which views are rendered for the prior; by default the size it was trained at."""
     steps_per_view: int = 1
-    """Steps before the view changes. The release of Koo et al. 2024 keeps each for 10; 1 estimates the gradient better."""
+    """Steps before the view changes. The release of Koo et al. 2024 keeps each for 10; with 1 a scene hears all its
+    views sooner."""
     source_images: Literal["rendering", "photograph"] = "rendering"
     """What the source latent shows: the source scene's rendering, which an unchanged scene matches exactly, or the
     photograph."""

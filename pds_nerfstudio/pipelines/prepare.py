@@ -143,9 +143,7 @@ def _check_prompts(config: TrainerConfig) -> None:
     if isinstance(pipeline.objective, SDS):
         return
     if not pipeline.src_prompt.strip():
-        raise UserError(
-            'The source prompt is empty: say what the scene shows with --pipeline.src-prompt "a photo of …".'
-        )
+        raise UserError('The source prompt is empty: say what is there with --pipeline.src-prompt "a photo of …".')
     if pipeline.src_prompt.strip() == pipeline.tgt_prompt.strip():
         raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
 

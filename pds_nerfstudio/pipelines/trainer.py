@@ -199,8 +199,9 @@ class EditTrainer(SceneTrainer):
         CONSOLE.log(f"[yellow]Step {step} skipped ({self.skipped} so far): {reason}.")
         if self._skipped_in_a_row >= MOST_SKIPPED:
             raise UserError(
-                f"{self._skipped_in_a_row} steps in a row had no finite gradient ({reason}): lower the learning rate or "
-                f"the guidance scale, or use --pipeline.precision fp32; the last checkpoint is in {self.checkpoint_dir}."
+                f"{self._skipped_in_a_row} steps in a row had no finite gradient ({reason}): lower the learning rate "
+                "or the guidance scale, or use --pipeline.precision fp32; the last checkpoint is in "
+                f"{self.checkpoint_dir}."
             )
         self.optimizers.zero_grad_all()
         return torch.zeros(()), {}, {}
@@ -220,8 +221,8 @@ class EditTrainer(SceneTrainer):
         """After the first step: does the objective's gradient reach the scene at all?"""
         if not any(p.grad is not None and bool(p.grad.any()) for _, p in self._scene_parameters()):
             raise UserError(
-                "No gradient reached the scene in the first step, so this edit would do nothing: check that the prompts "
-                "differ and that --pipeline.loss-weight is not 0."
+                "No gradient reached the scene in the first step, so this edit would do nothing: check that the "
+                "prompts differ and that --pipeline.loss-weight is not 0."
             )
 
     def _require_movement(self) -> None:
@@ -239,7 +240,7 @@ class EditTrainer(SceneTrainer):
 
 @contextmanager
 def _additional_steps(config: TrainerConfig, start: int) -> Iterator[None]:
-    """PyPI's 1.1.5 runs `max_num_iterations` more steps, its main branch up to that step in all: say what each needs."""
+    """PyPI's 1.1.5 runs `max_num_iterations` more steps, its main branch so many in all: say what each needs."""
     total = config.max_num_iterations
     if "self._start_step + num_iterations" in inspect.getsource(Trainer.train):
         config.max_num_iterations = total - start

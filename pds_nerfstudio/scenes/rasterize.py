@@ -205,7 +205,7 @@ class _Composite(torch.autograd.Function):
         saved = []
         for tiles, entries, shape in lists.slices():
             alpha = (coefficients[:, entries].T @ monomials).view(*shape, -1).exp_().clamp_max_(ALPHA_MAX)
-            F.threshold_(alpha, least_alpha, 0)
+            F.threshold(alpha, least_alpha, 0, inplace=True)
             transmittance = alpha.new_ones(shape[0], shape[1] + 1, side**2)
             before, behind = transmittance[:, :-1], transmittance[:, 1:]
             torch.cumprod(1 - alpha, 1, out=behind)
@@ -296,8 +296,8 @@ def _monomials(side: int, dtype: torch.dtype) -> Tensor:
 
 def _below(value: float, dtype: torch.dtype) -> float:
     """The largest number below `value` in `dtype`: `threshold` keeps what is strictly greater."""
-    value = torch.tensor(value, dtype=dtype)
-    return float(torch.nextafter(value, torch.zeros_like(value)))
+    exact = torch.tensor(value, dtype=dtype)
+    return float(torch.nextafter(exact, torch.zeros_like(exact)))
 
 
 def composite(
@@ -403,8 +403,8 @@ def rasterization(
     if means.is_cuda:
         return gsplat_rasterization(
             means=means,
-            quats=quats,
-            scales=scales,
+            quats=quats,  # pyright: ignore[reportArgumentType]
+            scales=scales,  # pyright: ignore[reportArgumentType]
             opacities=opacities,
             colors=colors,
             viewmats=viewmats,
@@ -436,6 +436,7 @@ def rasterization(
         if quats is None or scales is None:
             raise ValueError("rasterization needs quats and scales, or covars.")
         covars, _ = _quat_scale_to_covar_preci(quats, scales, compute_preci=False)
+    assert covars is not None
     radii, means2d, depths, conics = _project(
         means, covars, viewmats, Ks, width, height, eps2d, near_plane, far_plane, radius_clip
     )

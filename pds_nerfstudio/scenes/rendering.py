@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -93,7 +94,8 @@ def _render_splats(model: SplatfactoModel, camera: Cameras) -> Rendering:
     means2d = model.info["means2d"]
     if means2d.requires_grad:
         means2d.retain_grad()  # densification reads it after backward
-    return Rendering(*(_as_image(outputs[name]) for name in ("rgb", "depth", "accumulation")))
+    rgb, depth, accumulation = (torch.as_tensor(outputs[name]) for name in ("rgb", "depth", "accumulation"))
+    return Rendering(_as_image(rgb), _as_image(depth), _as_image(accumulation))
 
 
 def _render_rays(
@@ -104,6 +106,7 @@ def _render_rays(
         rays = camera.generate_rays(camera_indices=0, keep_shape=True)
         height, width = rays.shape
         rays = rays.flatten()
+        assert rays.camera_indices is not None
         rays.camera_indices = torch.full_like(rays.camera_indices, 0 if index is None else index)
         cosine = 1 / rays.metadata["directions_norm"]
     posed = index is not None or model.camera_optimizer.config.mode == "off"
@@ -150,7 +153,7 @@ def _ray_losses(model: NerfactoModel, outputs: dict) -> Float[Tensor, "2"]:
 
 
 @contextmanager
-def _as_shown(model: Model, *, posed: bool = False, jitter: bool = False, proposals: bool = False) -> Iterator[None]:
+def _as_shown(model: Any, *, posed: bool = False, jitter: bool = False, proposals: bool = False) -> Iterator[None]:
     """Within this block the model renders as in evaluation, except for what is asked for.
 
     It is entered for each chunk, again in backward: whatever a chunk depends on is set here and put back afterwards.

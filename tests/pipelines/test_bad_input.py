@@ -50,7 +50,9 @@ def test_a_run_of_a_method_that_cannot_be_edited(refused, toy_splats, tmp_path):
     run = tmp_path / "other"
     shutil.copytree(toy_splats.parent, run)
     text = (run / "config.yml").read_text()
-    text = text.replace("pds_nerfstudio.scenes.splatfacto.SplatfactoSceneConfig", "nerfstudio.models.neus.NeuSModelConfig")
+    text = text.replace(
+        "pds_nerfstudio.scenes.splatfacto.SplatfactoSceneConfig", "nerfstudio.models.neus.NeuSModelConfig"
+    )
     (run / "config.yml").write_text(text.replace("method_name: source-splatfacto", "method_name: neus"))
     assert "'neus', which cannot be edited" in refused("pds-edit-splat", "--load-dir", run, *PROMPTS, *TOYBOX)
 
@@ -84,19 +86,21 @@ def test_a_prior_folder_with_a_truncated_file(refused, toy_splats, copied_prior)
 
 def test_a_hub_id_without_network(refused, toy_splats, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    sentence = refused("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, "--pipeline.prior", "nobody/nothing")
+    sentence = refused(
+        "pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, "--pipeline.prior", "nobody/nothing"
+    )
     assert "nobody/nothing" in sentence
 
 
 def test_a_resolution_below_the_latent_stride(refused, toy_splats):
-    sentence = refused(
-        "pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--pipeline.resolution", 2
-    )
+    sentence = refused("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--pipeline.resolution", 2)
     assert "latent stride of 4" in sentence
 
 
 def test_a_dataset_that_has_moved(refused, toy_splats, tmp_path):
-    sentence = refused("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--data", tmp_path / "gone")
+    sentence = refused(
+        "pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--data", tmp_path / "gone"
+    )
     assert "--data" in sentence
 
 
@@ -108,7 +112,9 @@ def test_an_unreadable_image_is_named(refused, toy_splats, toy_scene, tmp_path):
     assert "train_003.png" in sentence
 
 
-def test_a_dataset_with_another_number_of_photographs_is_refused_where_it_matters(ns_train, toy_nerf, toy_scene, tmp_path):
+def test_a_dataset_with_another_number_of_photographs_is_refused_where_it_matters(
+    ns_train, toy_nerf, toy_scene, tmp_path
+):
     """Splats and our NeRFs do not depend on it: an edit with fewer photographs runs."""
     data = tmp_path / "data"
     shutil.copytree(toy_scene / "source", data)

@@ -29,7 +29,9 @@ def scene_of(config) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", ["sds-edit-splat", "dds-edit-splat", "pds-edit-splat"])
 def test_a_splat_edit_moves_the_means_and_leaves_its_source_alone(ns_train, toy_splats, method):
     before = fingerprint(toy_splats.parent)
-    config = ns_train(method, "--load-dir", toy_splats.parent / "nerfstudio_models", *PROMPTS, *TOYBOX, "--max-num-iterations", 22)
+    config = ns_train(
+        method, "--load-dir", toy_splats.parent / "nerfstudio_models", *PROMPTS, *TOYBOX, "--max-num-iterations", 22
+    )
     source, edited = load_source_state(find_run(toy_splats)), scene_of(config)
     name = "_model.gauss_params.means"
     assert (edited[name] - source[name]).abs().max() > 1e-4
@@ -79,7 +81,9 @@ def test_the_same_prompts_resume_and_others_begin_a_new_edit_of_the_result(ns_tr
     assert resumed.pipeline.prior == "toybox"
     assert Path(resumed.pipeline.base) == toy_splats.resolve()
     other = ("--pipeline.src-prompt", "a photo of a red cone", "--pipeline.tgt-prompt", "a photo of a blue cone")
-    chained = ns_train("pds-edit-splat", "--load-dir", resumed.get_base_dir(), *other, *TOYBOX, "--max-num-iterations", 2)
+    chained = ns_train(
+        "pds-edit-splat", "--load-dir", resumed.get_base_dir(), *other, *TOYBOX, "--max-num-iterations", 2
+    )
     assert "New edit" in capsys.readouterr().out
     assert Path(chained.pipeline.base) == (resumed.get_base_dir() / "config.yml").resolve()
     assert find_run(chained.get_base_dir()).step == 1
@@ -92,7 +96,12 @@ def test_a_killed_edit_continues_from_its_last_checkpoint_and_ends_where_the_str
     edit = (*PROMPTS, *TOYBOX, "--max-num-iterations", "60", "--steps-per-save", "10")
     straight = scene_of(ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *edit))
 
-    command = [str(Path(sys.executable).parent / "ns-train"), "pds-edit-splat", "--output-dir", str(tmp_path / "killed")]
+    command = [
+        str(Path(sys.executable).parent / "ns-train"),
+        "pds-edit-splat",
+        "--output-dir",
+        str(tmp_path / "killed"),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, *HEADLESS, "--load-dir", str(toy_splats.parent), *edit],
@@ -132,7 +141,9 @@ def test_learning_rates_of_zero_are_noticed_after_twenty_steps(ns_train, toy_spl
     groups = ("means", "scales", "quats", "opacities", "features-dc", "features-rest")
     rates = [part for group in groups for part in (f"--optimizers.{group}.optimizer.lr", "0.0")]
     with pytest.raises(SystemExit):
-        ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 30, *rates)
+        ns_train(
+            "pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 30, *rates
+        )
     assert "has not moved in 20 steps" in capfd.readouterr().err
 
 

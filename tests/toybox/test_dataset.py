@@ -44,7 +44,9 @@ def test_depth_on_disk_projects_one_view_into_the_other(written):
     """A point seen by one camera, lifted by its depth file, lands on the same surface in another camera."""
     folder, source, _ = written
     frames = json.loads((folder / "source/transforms.json").read_text())["frames"]
-    depth = torch.from_numpy(np.asarray(Image.open(folder / "source" / frames[0]["depth_file_path"])).astype(float)) / 1000
+    depth = (
+        torch.from_numpy(np.asarray(Image.open(folder / "source" / frames[0]["depth_file_path"])).astype(float)) / 1000
+    )
     assert (depth - source.depth[0]).abs().max() < 1e-3
     focal, size = focal_length(32), 32
     v, u = (depth > 0).nonzero().T

@@ -41,7 +41,9 @@ def test_there_are_200_held_out_captions_and_none_is_trained():
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.name)
 def test_an_edit_changes_only_what_its_kind_says(edit):
     changed = {
-        field for field in ("shape", "colour", "floor", "hat") if getattr(edit.source, field) != getattr(edit.target, field)
+        field
+        for field in ("shape", "colour", "floor", "hat")
+        if getattr(edit.source, field) != getattr(edit.target, field)
     }
     assert changed == {{"appearance": "colour", "addition": "hat", "shape": "shape"}[edit.kind]}
     assert edit.target in edit.alternatives()
@@ -54,7 +56,7 @@ def test_there_are_edits_of_all_three_kinds_and_the_raised_arms_are_among_them()
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="choose one of: .*raise-arms"):
+    with pytest.raises(ValueError, match=r"choose one of: .*raise-arms"):
         find_edit("fly")
     with pytest.raises(ValueError, match="choose one of: ball, cube"):
         SceneSpec("teapot")  # pyright: ignore[reportArgumentType]
