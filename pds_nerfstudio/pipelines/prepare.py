@@ -117,7 +117,7 @@ def _named_run(config: TrainerConfig) -> SourceRun:
         return find_run(config.load_checkpoint.parent, int(step))
     if config.load_dir is None:
         raise UserError(
-            f"{config.method_name} edits a finished run: name it with --load-dir RUN/nerfstudio_models (reconstruct one "
+            f"{config.method_name} edits a finished run: name it with --load-dir RUN/nerfstudio_models (make one "
             "first, for example with ns-train source-splatfacto)."
         )
     return find_run(config.load_dir, config.load_step)
@@ -143,7 +143,7 @@ def _check_prompts(config: TrainerConfig) -> None:
     if isinstance(pipeline.objective, SDS):
         return
     if not pipeline.src_prompt.strip():
-        raise UserError('The source prompt is empty: say what is there with --pipeline.src-prompt "a photo of …".')
+        raise UserError('The source prompt is empty: say what is there, --pipeline.src-prompt "a photo of …".')
     if pipeline.src_prompt.strip() == pipeline.tgt_prompt.strip():
         raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
 
