@@ -82,6 +82,8 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     if config.experiment_name is None:
         config.experiment_name = run.config.experiment_name
 
+    _decay_over_the_edit(config, default)
+
     first_step = run.step + 1 if resumes else 0
     if first_step >= config.max_num_iterations:
         raise UserError(
@@ -174,6 +176,14 @@ def _merged(of_run: Any, given: Any, default: Any) -> Any:
         if value != getattr(default, field.name, value):
             changes[field.name] = value
     return dataclasses.replace(of_run, **changes)
+
+
+def _decay_over_the_edit(config: TrainerConfig, default: TrainerConfig) -> None:
+    """Learning rates reach their final value when the edit ends, unless the command line says when."""
+    for name, group in config.optimizers.items():
+        scheduler, of_method = group["scheduler"], default.optimizers.get(name, {}).get("scheduler")
+        if hasattr(scheduler, "max_steps") and scheduler == of_method:
+            group["scheduler"] = dataclasses.replace(scheduler, max_steps=config.max_num_iterations)
 
 
 def _datamanager(config: TrainerConfig, default: TrainerConfig, run: SourceRun) -> Any:

@@ -73,7 +73,7 @@ class SceneTrainer(Trainer):
         """One step of nerfstudio's, shown in the bar."""
         result = super().train_iteration(step)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step + 1, note=f"loss {float(result[0]):.4g}")
+            self._bar.update(self._bar.task_ids[0], completed=step + 1, note=f"loss {float(result[0].detach()):.4g}")
         return result
 
     def save_checkpoint(self, step: int) -> None:
@@ -212,10 +212,13 @@ class EditTrainer(SceneTrainer):
                 yield f"{group}.{i}", parameter
 
     def _checksums(self) -> dict[str, torch.Tensor]:
-        return {
-            name: torch.stack([p.detach().double().sum(), p.detach().double().square().sum()])
-            for name, p in self._scene_parameters()
-        }
+        """Of every parameter: sum, sum of squares, and how many entries are not finite."""
+        sums = {}
+        for name, parameter in self._scene_parameters():
+            broken = ~parameter.detach().isfinite()
+            finite = parameter.detach().double().masked_fill(broken, 0)
+            sums[name] = torch.stack([finite.sum(), finite.square().sum(), broken.sum()])
+        return sums
 
     def _require_gradient(self) -> None:
         """After the first step: does the objective's gradient reach the scene at all?"""
@@ -228,7 +231,7 @@ class EditTrainer(SceneTrainer):
     def _require_movement(self) -> None:
         """After twenty: has it moved, and is it still finite?"""
         now, before = self._checksums(), self._before or {}
-        broken = [name for name, value in now.items() if not bool(value.isfinite().all())]
+        broken = [name for name, value in now.items() if name in before and value[2] > before[name][2]]
         if broken:
             raise UserError(f"The scene is no longer finite ({', '.join(broken)}): lower the learning rate.")
         if all(name in before and torch.equal(value, before[name]) for name, value in now.items()):

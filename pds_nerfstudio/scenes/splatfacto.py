@@ -26,6 +26,8 @@ from pds_nerfstudio.scenes.rasterize import rasterization
 
 RECONSTRUCTED = 30_000
 """The step that splatfacto takes a loaded scene to be at: all SH bands on, full resolution."""
+SATURATED = 1e-3
+"""How near to 0 and 1 a seed colour may be where colours are stored as logits: a logit of 1 would be infinite."""
 NEVER = 2**62
 """A step that no run reaches."""
 
@@ -54,7 +56,7 @@ class SplatfactoScene(SplatfactoModel):
         self.seed_points = points
         if points is not None and not self.config.random_init and len(points[1]):
             rgb = points[1] / 255
-            features = RGB2SH(rgb) if self.config.sh_degree > 0 else torch.logit(rgb, eps=1e-10)
+            features = RGB2SH(rgb) if self.config.sh_degree > 0 else torch.logit(rgb, eps=SATURATED)
             self.gauss_params["features_dc"] = Parameter(features.float())
 
     def load_state_dict(self, dict, **kwargs):
