@@ -12,14 +12,14 @@ demo: $(READY)
 	$(BIN)/pds demo $(ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup \
 		--jaxtyping-packages=pds_nerfstudio.objectives,pds_nerfstudio.scenes,pds_nerfstudio.images,pds_nerfstudio.toybox.geometry,pds_nerfstudio.toybox.render,beartype.beartype \
 		$(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
 prior: $(READY)

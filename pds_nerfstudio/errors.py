@@ -15,5 +15,5 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {error}", file=sys.__stderr__)  # also where standard error is redirected to a log
         raise SystemExit(1) from None

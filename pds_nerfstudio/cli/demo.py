@@ -12,9 +12,8 @@ import resource
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +40,8 @@ class Demo:
     """Folder for everything; an earlier demo there is replaced."""
     steps: int | None = None
     """Edit steps; by default what the family needs."""
+    reconstruction_steps: int | None = None
+    """Steps of the reconstruction before; by default what the family needs."""
     guidance_scale: float | None = None
     """Classifier-free guidance of the edit; by default what the family needs."""
     seed: int = 0
@@ -69,7 +70,11 @@ class Demo:
 
             trainer.progress_console = console
         settings = trial.SETTINGS[self.family]
-        given = {"edit_steps": self.steps, "guidance_scale": self.guidance_scale}
+        given = {
+            "edit_steps": self.steps,
+            "reconstruction_steps": self.reconstruction_steps,
+            "guidance_scale": self.guidance_scale,
+        }
         settings = dataclasses.replace(settings, **{name: value for name, value in given.items() if value is not None})
         with self._stage("reconstruct", f"Reconstructing it: ns-train source-{self.family}", console, seconds):
             source = trial.reconstruct(
@@ -109,11 +114,10 @@ class Demo:
 
     @contextmanager
     def _stage(self, name: str, title: str, console: Console, seconds: dict[str, float]) -> Iterator[None]:
-        """Announce and time a stage; what nerfstudio prints in it goes to `log.txt`."""
+        """Announce and time a stage; what the libraries print in it goes to `log.txt`."""
         console.print(f"[cyan]{title}")
         start = time.perf_counter()
-        with (self.out / "log.txt").open("a") as log, redirect_stdout(log), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with (self.out / "log.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
             yield
         seconds[name] = round(time.perf_counter() - start, 1)
 
