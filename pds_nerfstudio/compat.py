@@ -5,10 +5,8 @@ is called at the import of `pds_nerfstudio.methods`, which every `ns-*` command 
 nerfacto and splatfacto profit too. Nothing here is specific to editing.
 """
 
-import contextlib
-import ctypes
 import functools
-import importlib.util
+import importlib
 import math
 import shutil
 from collections.abc import Iterator
@@ -29,7 +27,6 @@ def apply() -> None:
     allow_numpy_scalars_in_checkpoints()
     build_models_without_lpips_weights()
     use_packaged_ffmpeg()
-    use_packaged_libusb()
 
 
 def allow_numpy_scalars_in_checkpoints() -> None:
@@ -108,22 +105,6 @@ def use_packaged_ffmpeg() -> None:
     install_checks.check_ffmpeg_installed = check_ffmpeg_installed
 
 
-def use_packaged_libusb() -> None:
-    """Let open3d be imported on a machine without libusb, which it links for depth cameras.
-
-    nerfstudio needs open3d to read a dataset's sparse points and for every `ns-export`. PyPI's libusb-package carries
-    the library under the name that the linker looks for, so loading it first is enough. Can go when open3d's wheel
-    brings its own (isl-org/Open3D, "libusb-1.0.so.0: cannot open shared object file").
-    """
-    try:
-        ctypes.CDLL("libusb-1.0.so.0")
-    except OSError:
-        spec = importlib.util.find_spec("libusb_package")
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            with contextlib.suppress(OSError):
-                ctypes.CDLL(f"{folder}/libusb-1.0.so", mode=ctypes.RTLD_GLOBAL)
-
-
 def lpips_weights_on_disk() -> bool:
     """Whether torchvision's AlexNet, which torchmetrics' LPIPS is built on, lies in torch's download folder."""
     from pathlib import Path
@@ -134,7 +115,6 @@ def lpips_weights_on_disk() -> bool:
 @contextmanager
 def deferred_lpips() -> Iterator[None]:
     """Within this block, a torchmetrics LPIPS that a nerfstudio model builds is a `DeferredLpips`."""
-    import importlib
 
     module = importlib.import_module(LPIPS_MODULE)
     original = getattr(module, LPIPS_CLASS)
@@ -168,7 +148,6 @@ class DeferredLpips(nn.Module):
         return self._loaded[0].to(prediction.device)(prediction, target)
 
     def _load(self) -> None:
-        import importlib
         import socket
 
         from nerfstudio.utils.rich_utils import CONSOLE

@@ -1,4 +1,4 @@
-"""Real runs, as small as they can be: a toybox scene reconstructed as splats and as a NeRF, and `ns-*` commands."""
+"""Real runs, as small as they can be, a real capture, and `ns-*` commands."""
 
 import os
 import subprocess
@@ -55,3 +55,13 @@ def run_command() -> Callable[..., subprocess.CompletedProcess]:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def fox() -> Path:
+    """A real capture of fifty photographs with lens distortion, from `PDS_FOX` or beside the repository."""
+    beside = Path(__file__).parents[2] / "shared/data/fox"
+    folder = Path(os.environ.get("PDS_FOX", beside))
+    if not (folder / "transforms.json").is_file():
+        pytest.skip(f"no fox dataset: set PDS_FOX to a folder with its transforms.json (looked in {folder})")
+    return folder

@@ -1,7 +1,6 @@
 """Tiny scenes of the real classes, and a tiny dataset in nerfstudio's format."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -104,13 +103,3 @@ def splats():
         )
 
     return build
-
-
-@pytest.fixture(scope="session")
-def fox() -> Path:
-    """A real capture of fifty photographs with lens distortion, from `PDS_FOX` or beside the repository."""
-    beside = Path(__file__).parents[2].parent / "shared/data/fox"
-    folder = Path(os.environ.get("PDS_FOX", beside))
-    if not (folder / "transforms.json").is_file():
-        pytest.skip(f"no fox dataset: set PDS_FOX to a folder with its transforms.json (looked in {folder})")
-    return folder

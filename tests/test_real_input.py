@@ -1,0 +1,312 @@
+"""A real capture through the commands that users type: reconstruct it, edit it, and then view, render, evaluate and
+export the edited runs where the prior and the diffusion libraries are gone."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pds_nerfstudio.priors.check import TOYBOX
+from pds_nerfstudio.scenes.source import fingerprint
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fox")]
+
+GAUSSIANS = 3000
+HEADLESS = (
+    "--vis",
+    "tensorboard",
+    "--viewer.quit-on-train-completion",
+    "True",
+    "--logging.local-writer.enable",
+    "False",
+)
+PROMPTS = ("--pipeline.src-prompt", "a photo of a fox head", "--pipeline.tgt-prompt", "a photo of a red panda head")
+HELD_OUT = ("--eval-mode", "interval", "--eval-interval", 25)
+"""Two of the fifty photographs."""
+SMALL_NERF = (
+    *("--pipeline.model.num-levels", 8, "--pipeline.model.max-res", 512, "--pipeline.model.log2-hashmap-size", 14),
+    *("--pipeline.model.num-proposal-samples-per-ray", 32, 24, "--pipeline.model.num-nerf-samples-per-ray", 16),
+    *("--pipeline.datamanager.train-num-rays-per-batch", 512),
+)
+HASH_GRID = "_model.field.mlp_base.model.0.hash_table"
+START_S = 300
+"""Longest wait for the viewer, in seconds: nerfstudio needs 15 to start on an idle core."""
+
+UNINSTALLED = '''
+"""Python as it is where diffusers and transformers are not installed."""
+from importlib.machinery import PathFinder
+from importlib.metadata import DistributionFinder
+
+GONE = ("diffusers", "transformers")
+find_spec, find_distributions = PathFinder.find_spec, PathFinder.find_distributions
+
+
+def spec_of_what_is_left(name, path=None, target=None):
+    return None if name.partition(".")[0] in GONE else find_spec(name, path, target)
+
+
+def distributions_that_are_left(context=DistributionFinder.Context()):
+    return iter(()) if context.name in GONE else find_distributions(context)
+
+
+PathFinder.find_spec = staticmethod(spec_of_what_is_left)
+PathFinder.find_distributions = staticmethod(distributions_that_are_left)
+'''
+
+
+@dataclass(frozen=True)
+class Runs:
+    """`config.yml` of finished runs, by family."""
+
+    splats: Path
+    nerf: Path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("fox")
+
+
+@pytest.fixture(scope="module")
+def capture(fox, folder) -> Path:
+    """A copy of the capture, with photographs of a quarter of the size beside it, as ns-process-data writes them."""
+    copy = folder / "capture"
+    (copy / "images_4").mkdir(parents=True)
+    shutil.copyfile(fox / "transforms.json", copy / "transforms.json")
+    shutil.copytree(fox / "images", copy / "images", copy_function=shutil.copyfile)
+    for path in (fox / "images").iterdir():
+        with Image.open(path) as photograph:
+            photograph.resize((photograph.width // 4, photograph.height // 4)).save(copy / "images_4" / path.name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def train(run_command, folder) -> Callable[..., Path]:
+    """`train(method, steps, …)`: run `ns-train` and return the run's `config.yml`."""
+
+    def run(method: str, steps: int, *args: object, experiment: str = "fox") -> Path:
+        names = ("--output-dir", folder / "runs", "--experiment-name", experiment, "--timestamp", "once")
+        run_command("ns-train", method, *names, *HEADLESS, "--max-num-iterations", steps, *args)
+        config = folder / "runs" / experiment / method / "once" / "config.yml"
+        assert weights(config)
+        return config
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def sources(train, capture) -> Runs:
+    """The capture as splats from random points and, at a quarter of the size, as a NeRF."""
+    data = ("nerfstudio-data", "--data", capture, *HELD_OUT)
+    return Runs(
+        splats=train("source-splatfacto", 60, "--pipeline.model.num-random", GAUSSIANS, *data),
+        nerf=train("source-nerfacto", 60, *SMALL_NERF, *data, "--downscale-factor", 4),
+    )
+
+
+@pytest.fixture(scope="module")
+def fingerprints(sources, capture) -> dict[str, str]:
+    """Of all files of the sources and the capture, before any edit."""
+    return fingerprint(capture, sources.splats.parent, sources.nerf.parent)
+
+
+@pytest.fixture(scope="module")
+def edited(train, sources, fingerprints, folder) -> Runs:
+    """Both sources after a few steps of PDS; the prior of these edits does not exist any more."""
+    prior = Path(shutil.copytree(TOYBOX, folder / "prior"))
+    edit = (*PROMPTS, "--pipeline.prior", prior, "--pipeline.resolution", 48)
+    runs = Runs(
+        splats=train("pds-edit-splat", 24, "--load-dir", sources.splats.parent / "nerfstudio_models", *edit),
+        nerf=train("pds-edit", 4, "--load-dir", sources.nerf.parent / "nerfstudio_models", *edit),
+    )
+    shutil.rmtree(prior)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def run_without_prior(run_command, edited, folder) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """`run_command` where the edits' prior is deleted and neither diffusers nor transformers is installed."""
+    (folder / "uninstalled").mkdir()
+    (folder / "uninstalled" / "sitecustomize.py").write_text(UNINSTALLED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder / "uninstalled"))
+        for library in ("diffusers", "transformers"):
+            assert f"No module named '{library}'" in run_command("python", "-c", f"import {library}", fails=True).stderr
+        yield run_command
+
+
+@pytest.fixture
+def export(run_without_prior, tmp_path, monkeypatch) -> Callable[..., Path]:
+    """`export(kind, config, …)`: run `ns-export` and return its folder."""
+    # ns-export imports open3d, which links libusb, before any plugin could help it to find one.
+    package = find_spec("libusb_package")
+    if package is not None and package.submodule_search_locations:
+        (tmp_path / "lib").mkdir()
+        library = Path(package.submodule_search_locations[0]) / "libusb-1.0.so"
+        (tmp_path / "lib" / "libusb-1.0.so.0").symlink_to(library)
+        search = filter(None, (os.environ.get("LD_LIBRARY_PATH"), str(tmp_path / "lib")))
+        monkeypatch.setenv("LD_LIBRARY_PATH", ":".join(search))
+
+    def run(kind: str, config: Path, *args: object) -> Path:
+        run_without_prior("ns-export", kind, "--load-config", config, "--output-dir", tmp_path / "export", *args)
+        return tmp_path / "export"
+
+    return run
+
+
+def weights(config: Path) -> dict[str, torch.Tensor]:
+    """The pipeline's state in the last checkpoint of a run."""
+    checkpoints = sorted((config.parent / "nerfstudio_models").glob("step-*.ckpt"))
+    return torch.load(checkpoints[-1], map_location="cpu", weights_only=True)["pipeline"]
+
+
+def gaussians(config: Path) -> dict[str, torch.Tensor]:
+    prefix = "_model.gauss_params."
+    return {name.removeprefix(prefix): value for name, value in weights(config).items() if name.startswith(prefix)}
+
+
+def test_an_edit_moves_the_gaussians_and_keeps_their_number(sources, edited):
+    before, after = gaussians(sources.splats), gaussians(edited.splats)
+    assert {len(value) for value in (*before.values(), *after.values())} == {GAUSSIANS}
+    for name in ("means", "features_dc", "opacities"):
+        assert after[name].isfinite().all()
+        moved = (after[name] - before[name]).flatten(1).any(dim=1)
+        assert moved.float().mean() > 0.2, f"{name} of {int(moved.sum())} Gaussians moved"
+
+
+def test_an_edit_moves_the_field_of_a_nerf(sources, edited):
+    before, after = weights(sources.nerf), weights(edited.nerf)
+    assert all(value.isfinite().all() for value in after.values())
+    assert not torch.equal(before[HASH_GRID], after[HASH_GRID])
+
+
+def test_gaussians_are_exported_as_they_are_in_the_checkpoint(export, edited):
+    from plyfile import PlyData
+
+    vertices = PlyData.read(export("gaussian-splat", edited.splats) / "splat.ply")["vertex"]
+    assert all(np.isfinite(vertices[field.name]).all() for field in vertices.properties)
+    parameters = gaussians(edited.splats)
+    visible = parameters["opacities"][:, 0] >= -5.5373  # ns-export leaves out what is below 1/255
+    assert visible.sum() > GAUSSIANS / 2
+    exported = np.stack([vertices[axis] for axis in "xyz"], axis=1)
+    np.testing.assert_array_equal(exported, parameters["means"][visible].numpy())
+
+
+def test_a_mesh_of_an_edited_nerf_is_exported(export, edited):
+    from plyfile import PlyData
+
+    small = ("--downscale-factor", 3, "--resolution", 32, "--texture-method", "tsdf")
+    mesh = PlyData.read(export("tsdf", edited.nerf, *small) / "tsdf_mesh.ply")
+    assert len(mesh["face"]) > 0
+    assert all(np.isfinite(mesh["vertex"][axis]).all() for axis in "xyz")
+
+
+def test_held_out_views_of_edited_splats_are_rendered(run_without_prior, edited, tmp_path):
+    names = ("--rendered-output-names", "rgb", "gt-rgb")
+    run_without_prior("ns-render", "dataset", "--load-config", edited.splats, "--output-path", tmp_path, *names)
+    for name in names[1:]:
+        pictures = sorted((tmp_path / "test" / name).iterdir())
+        assert len(pictures) == 2
+        with Image.open(pictures[0]) as picture:
+            assert picture.size == pytest.approx((270, 480), abs=12)  # undistorted ones lose their border
+            assert np.asarray(picture).std() > 1
+
+
+def test_a_video_of_an_edited_nerf_is_rendered(run_without_prior, edited, tmp_path):
+    import imageio_ffmpeg
+    import mediapy
+
+    path = tmp_path / "between.mp4"
+    frames = ("--interpolation-steps", 3, "--downscale-factor", 2)
+    run_without_prior("ns-render", "interpolate", "--load-config", edited.nerf, "--output-path", path, *frames)
+    mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
+    video = mediapy.read_video(path)
+    assert len(video) >= 3
+    assert video.std() > 1
+
+
+@pytest.mark.parametrize("family", ["splats", "nerf"])
+def test_edited_runs_are_evaluated(run_without_prior, edited, family, tmp_path):
+    path = tmp_path / "numbers.json"
+    run_without_prior("ns-eval", "--load-config", getattr(edited, family), "--output-path", path)
+    results = json.loads(path.read_text())["results"]
+    assert 3 < results["psnr"] < 40
+    assert 0 < results["ssim"] <= 1
+
+
+@pytest.mark.parametrize("family", ["splats", "nerf"])
+def test_the_viewer_opens_edited_runs(run_without_prior, edited, family, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        Path(sys.executable).with_name("ns-viewer"),
+        "--load-config",
+        getattr(edited, family),
+        "--viewer.websocket-port",
+        str(port),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log.txt").open("wb") as log:
+        viewer = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        try:
+            page = wait_for_page(f"http://127.0.0.1:{port}", viewer)
+            with pytest.raises(subprocess.TimeoutExpired):  # the scene is drawn after the server is there
+                viewer.wait(timeout=5)
+        finally:
+            if viewer.poll() is None:
+                os.killpg(viewer.pid, signal.SIGTERM)
+            viewer.wait(timeout=30)
+    text = (tmp_path / "log.txt").read_text()
+    assert "<html" in page.lower()
+    assert "Traceback" not in text, text[-4000:]
+
+
+def wait_for_page(url: str, server: subprocess.Popen) -> str:
+    """What the server answers, once it answers; an empty page if it ends or takes longer than START_S."""
+    deadline = time.monotonic() + START_S
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                return answer.read().decode()
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.5)
+    return ""
+
+
+def test_a_built_in_nerfacto_is_edited_and_its_poses_and_appearance_stay(train, capture, folder):
+    """nerfstudio's own method, with its pose optimisation, appearance embedding and worker processes."""
+    on_cpu = ("--machine.device-type", "cpu", "--pipeline.model.implementation", "torch")
+    data = ("nerfstudio-data", "--data", capture, *HELD_OUT, "--downscale-factor", 4)
+    source = train("nerfacto", 30, *on_cpu, *SMALL_NERF, *data, experiment="built-in")
+    before = fingerprint(source.parent)
+    edit = ("--load-dir", source.parent / "nerfstudio_models", *PROMPTS, "--pipeline.prior", "toybox")
+    target = train("pds-edit", 3, *edit, "--pipeline.resolution", 32, experiment="built-in")
+
+    assert fingerprint(source.parent) == before
+    old, new = weights(source), weights(target)
+    assert old["_model.camera_optimizer.pose_adjustment"].any()
+    for name in ("_model.camera_optimizer.pose_adjustment", "_model.field.embedding_appearance.embedding.weight"):
+        assert torch.equal(old[name], new[name])
+    assert not torch.equal(old[HASH_GRID], new[HASH_GRID])
+
+
+def test_all_this_leaves_the_sources_and_the_photographs_as_they_were(edited, sources, capture, fingerprints):
+    assert fingerprint(capture, sources.splats.parent, sources.nerf.parent) == fingerprints
