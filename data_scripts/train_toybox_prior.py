@@ -54,9 +54,9 @@ class Settings:
     """Checkpoints, sheets and the finished folders."""
     stages: tuple[Stage, ...] = ("clip", "unet")
     """What to train once the geometry is traced and the VAE trained."""
-    vae_steps: int = 2500
-    clip_steps: int = 1200
-    unet_steps: int = 4500
+    vae_steps: int = 2400
+    clip_steps: int = 900
+    unet_steps: int = 2750
     batch_size: int = 64
     unet_channels: tuple[int, ...] = (64, 96, 128)
     text_width: int = 96
@@ -469,7 +469,14 @@ def write_prior(settings, tokenizer, vae, unet, text_encoder) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(settings.out / "prior", safe_serialization=True)
+    copy_vocabulary(settings.out / "prior" / "tokenizer", settings)
     halve(settings.out / "prior")
+
+
+def copy_vocabulary(folder: Path, settings: Settings) -> None:
+    """The two files that transformers before version 5 reads; newer ones write tokenizer.json alone."""
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(settings.out / "tokenizer" / name, folder / name)
 
 
 def halve(folder: Path) -> None:
@@ -504,6 +511,7 @@ def export_clip(settings: Settings, clip: CLIPModel, tokenizer: CLIPTokenizer) -
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     ).save_pretrained(folder)
+    copy_vocabulary(folder, settings)
     halve(folder)
 
 

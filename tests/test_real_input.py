@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -151,16 +150,8 @@ def run_without_prior(run_command, edited, folder) -> Iterator[Callable[..., sub
 
 
 @pytest.fixture
-def export(run_without_prior, tmp_path, monkeypatch) -> Callable[..., Path]:
+def export(run_without_prior, tmp_path) -> Callable[..., Path]:
     """`export(kind, config, …)`: run `ns-export` and return its folder."""
-    # ns-export imports open3d, which links libusb, before any plugin could help it to find one.
-    package = find_spec("libusb_package")
-    if package is not None and package.submodule_search_locations:
-        (tmp_path / "lib").mkdir()
-        library = Path(package.submodule_search_locations[0]) / "libusb-1.0.so"
-        (tmp_path / "lib" / "libusb-1.0.so.0").symlink_to(library)
-        search = filter(None, (os.environ.get("LD_LIBRARY_PATH"), str(tmp_path / "lib")))
-        monkeypatch.setenv("LD_LIBRARY_PATH", ":".join(search))
 
     def run(kind: str, config: Path, *args: object) -> Path:
         run_without_prior("ns-export", kind, "--load-config", config, "--output-dir", tmp_path / "export", *args)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 from rich.console import Console
@@ -67,7 +68,10 @@ class SceneTrainer(Trainer):
         )
         with one_sentence(), Progress(*columns, console=progress_console, refresh_per_second=2) as self._bar:
             self._bar.add_task(str(self.config.method_name), total=total, completed=self._start_step, note="")
-            super().train()
+            try:
+                super().train()
+            finally:
+                _close_event_writers()
 
     def train_iteration(self, step: int):
         """One step of nerfstudio's, shown in the bar."""
@@ -251,6 +255,15 @@ def _additional_steps(config: TrainerConfig, start: int) -> Iterator[None]:
         yield
     finally:
         config.max_num_iterations = total
+
+
+def _close_event_writers() -> None:
+    """nerfstudio keeps its event writers: a second training in this process would log into the first one's files."""
+    for event_writer in writer.EVENT_WRITERS:
+        if isinstance(event_writer, writer.TensorboardWriter):
+            event_writer.tb_writer.close()
+    writer.EVENT_WRITERS.clear()
+    writer.EVENT_STORAGE.clear()
 
 
 def _unreadable(config: TrainerConfig, error: OSError) -> str:

@@ -137,9 +137,13 @@ def test_an_edit_that_would_do_nothing_is_an_error(ns_train, toy_splats, capfd):
     assert "No gradient reached the scene" in capfd.readouterr().err
 
 
-def test_learning_rates_of_zero_are_noticed_after_twenty_steps(ns_train, toy_splats, capfd):
+def test_learning_rates_too_small_to_move_anything_are_noticed_after_twenty_steps(ns_train, toy_splats, capfd):
     groups = ("means", "scales", "quats", "opacities", "features-dc", "features-rest")
-    rates = [part for group in groups for part in (f"--optimizers.{group}.optimizer.lr", "0.0")]
+    rates = [
+        part
+        for group in groups
+        for part in (f"--optimizers.{group}.optimizer.lr", 1e-30, f"--optimizers.{group}.scheduler.lr-final", 1e-30)
+    ]
     with pytest.raises(SystemExit):
         ns_train(
             "pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 30, *rates
