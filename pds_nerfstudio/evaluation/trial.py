@@ -46,7 +46,7 @@ class TrialSettings:
 
 SETTINGS: dict[Family, TrialSettings] = {
     "splatfacto": TrialSettings(reconstruction_steps=600, edit_steps=800, guidance_scale=15.0),
-    "nerfacto": TrialSettings(reconstruction_steps=1200, edit_steps=400, guidance_scale=15.0),
+    "nerfacto": TrialSettings(reconstruction_steps=1000, edit_steps=500, guidance_scale=15.0),
 }
 
 

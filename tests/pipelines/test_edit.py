@@ -123,7 +123,7 @@ def test_a_killed_edit_continues_from_its_last_checkpoint_and_ends_where_the_str
     assert find_run(resumed.get_base_dir()).step == 59
     ended = scene_of(resumed)
     for name, value in straight.items():
-        if "gauss_params" in name:
+        if "gauss_params" in name and value.numel():
             assert (ended[name] - value).abs().max() < 0.05 * value.std() + 1e-3, name
     assert fingerprint(toy_splats.parent) == before
 
