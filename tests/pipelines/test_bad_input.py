@@ -112,10 +112,8 @@ def test_an_unreadable_image_is_named(refused, toy_splats, toy_scene, tmp_path):
     assert "train_003.png" in sentence
 
 
-def test_a_dataset_with_another_number_of_photographs_is_refused_where_it_matters(
-    ns_train, toy_nerf, toy_scene, tmp_path
-):
-    """Splats and our NeRFs do not depend on it: an edit with fewer photographs runs."""
+def test_an_edit_runs_with_fewer_photographs_than_its_base_run(ns_train, toy_nerf, toy_scene, tmp_path):
+    """Splats and `source-nerfacto` keep nothing per photograph."""
     data = tmp_path / "data"
     shutil.copytree(toy_scene / "source", data)
     transforms = json.loads((data / "transforms.json").read_text())
