@@ -124,9 +124,9 @@ def man(arm: tuple[float, float]) -> Solid:
     shoulder = (0.24, 0.0, 1.06)
     hand = (shoulder[0] + sideways * 0.5, 0.0, shoulder[2] + upward * 0.5)
     return (
-        Part(capsule((0, 0, 0.72), (0, 0, 1.0), 0.21)),
-        Part(sphere((0, 0, 1.4), 0.19), Material.SKIN),
-        Part(mirrored(capsule((0.12, 0, 0.62), (0.17, 0, 0.1), 0.1))),
+        Part(capsule((0.0, 0.0, 0.72), (0.0, 0.0, 1.0), 0.21)),
+        Part(sphere((0.0, 0.0, 1.4), 0.19), Material.SKIN),
+        Part(mirrored(capsule((0.12, 0.0, 0.62), (0.17, 0.0, 0.1), 0.1))),
         Part(mirrored(capsule(shoulder, hand, 0.09))),
         Part(mirrored(sphere(hand, 0.11)), Material.SKIN),
     )
@@ -141,16 +141,16 @@ def hat(top: float) -> Solid:
 
 
 _SHAPES: dict[Shape, tuple[Solid, float]] = {
-    "ball": ((Part(sphere((0, 0, 0.55), 0.55)),), 1.06),
-    "cube": ((Part(box((0, 0, 0.45), (0.45, 0.45, 0.45))),), 0.9),
+    "ball": ((Part(sphere((0.0, 0.0, 0.55), 0.55)),), 1.06),
+    "cube": ((Part(box((0.0, 0.0, 0.45), (0.45, 0.45, 0.45))),), 0.9),
     "cone": ((Part(cone(1.25, 0.6)),), 1.02),
-    "can": ((Part(cylinder(0, 1.0, 0.42)),), 1.0),
-    "flat can": ((Part(cylinder(0, 0.4, 0.55)),), 0.4),
-    "tall can": ((Part(cylinder(0, 1.5, 0.33)),), 1.5),
-    "ring": ((Part(torus((0, 0, 0.6), 0.42, 0.18)),), 1.17),
-    "man": (man((0.35, -1)), 1.54),
-    "man stretching out his arms": (man((1, 0)), 1.54),
-    "man raising his arms": (man((0.45, 1)), 1.54),
+    "can": ((Part(cylinder(0.0, 1.0, 0.42)),), 1.0),
+    "flat can": ((Part(cylinder(0.0, 0.4, 0.55)),), 0.4),
+    "tall can": ((Part(cylinder(0.0, 1.5, 0.33)),), 1.5),
+    "ring": ((Part(torus((0.0, 0.0, 0.6), 0.42, 0.18)),), 1.17),
+    "man": (man((0.35, -1.0)), 1.54),
+    "man stretching out his arms": (man((1.0, 0.0)), 1.54),
+    "man raising his arms": (man((0.45, 1.0)), 1.54),
 }
 
 
