@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/pds demo $(ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
 		--jaxtyping-packages=pds_nerfstudio.objectives,pds_nerfstudio.scenes,pds_nerfstudio.images,pds_nerfstudio.toybox.geometry,pds_nerfstudio.toybox.render,beartype.beartype \
 		$(ARGS)
 
