@@ -23,7 +23,7 @@ from PIL import Image
 from pds_nerfstudio.priors.check import TOYBOX
 from pds_nerfstudio.scenes.source import find_run, fingerprint
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fox")]
+pytestmark = pytest.mark.slow
 
 GAUSSIANS = 3000
 HEADLESS = (

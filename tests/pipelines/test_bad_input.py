@@ -10,7 +10,7 @@ from pds_nerfstudio.scenes.source import fingerprint
 
 from .conftest import PROMPTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("toybox")]
+pytestmark = pytest.mark.slow
 
 TOYBOX = ("--pipeline.prior", "toybox")
 

@@ -15,7 +15,7 @@ from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_stat
 
 from .conftest import HEADLESS, PROMPTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("toybox")]
+pytestmark = pytest.mark.slow
 
 TOYBOX = ("--pipeline.prior", "toybox", "--pipeline.resolution", "32", "--pipeline.objective.guidance-scale", "7.5")
 
