@@ -21,6 +21,7 @@ from pds_nerfstudio.objectives.dds import DDS
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines.edit import EditPipelineConfig
+from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.trainer import EditTrainerConfig, SceneTrainerConfig
 from pds_nerfstudio.scenes.nerfacto import NerfactoSceneConfig, available_implementation
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
@@ -117,64 +118,73 @@ source_splatfacto = MethodSpecification(
 )
 
 
-def _edit_of_nerfacto(name: str, objective: ScoreDistillation, description: str) -> MethodSpecification:
+def _edit_of_nerfacto(name: str, pipeline: EditPipelineConfig, description: str) -> MethodSpecification:
     """A method that edits nerfacto scenes."""
-    config = EditTrainerConfig(
-        method_name=name,
-        steps_per_eval_batch=0,
-        steps_per_save=1000,
-        max_num_iterations=30_000,
-        mixed_precision=True,
-        machine=_machine(),
-        pipeline=EditPipelineConfig(
-            datamanager=VanillaDataManagerConfig(dataparser=NerfstudioDataParserConfig()),
-            model=NerfactoSceneConfig(implementation=available_implementation()),
-            objective=objective,
-        ),
-        optimizers={"proposal_networks": _adam(1e-2, 1e-3), "fields": _adam(1e-2, 1e-3)},
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
-        vis="viewer",
-    )
-    return MethodSpecification(config, description)
+    pipeline.datamanager = VanillaDataManagerConfig(dataparser=NerfstudioDataParserConfig())
+    pipeline.model = NerfactoSceneConfig(implementation=available_implementation())
+    optimizers = {"proposal_networks": _adam(1e-2, 1e-3), "fields": _adam(1e-2, 1e-3)}
+    return _edit(name, pipeline, optimizers, description)
 
 
-def _edit_of_splatfacto(name: str, objective: ScoreDistillation, description: str) -> MethodSpecification:
+def _edit_of_splatfacto(name: str, pipeline: EditPipelineConfig, description: str) -> MethodSpecification:
     """The same on splats."""
+    pipeline.datamanager = FullImageDatamanagerConfig(
+        dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
+    )
+    pipeline.model = SplatfactoSceneConfig()
+    optimizers = {
+        # Higher than splatfacto's own, which have 30,000 photometric steps; a tenth of it at the end of the edit.
+        "means": _adam(1e-3, 1e-4),
+        "features_dc": _adam(0.01, 0.001),
+        "features_rest": _adam(0.01 / 20, 0.001 / 20),
+        "opacities": _adam(0.05, 0.005),
+        "scales": _adam(0.01, 0.001),
+        "quats": _adam(0.002, 0.0002),
+    }
+    return _edit(name, pipeline, optimizers, description)
+
+
+def _edit(name: str, pipeline: EditPipelineConfig, optimizers: dict, description: str) -> MethodSpecification:
+    steps = pipeline.edit_steps + pipeline.refine_steps if isinstance(pipeline, ReviseConfig) else 30_000
     config = EditTrainerConfig(
         method_name=name,
         steps_per_eval_batch=0,
         steps_per_save=1000,
-        max_num_iterations=30_000,
-        mixed_precision=False,
+        max_num_iterations=steps,
+        mixed_precision=isinstance(pipeline.model, NerfactoSceneConfig),
         machine=_machine(),
-        pipeline=EditPipelineConfig(
-            datamanager=FullImageDatamanagerConfig(
-                dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
-            ),
-            model=SplatfactoSceneConfig(),
-            objective=objective,
-        ),
-        optimizers={
-            # Higher than splatfacto's own, which have 30,000 photometric steps; a tenth of it at the end of the edit.
-            "means": _adam(1e-3, 1e-4),
-            "features_dc": _adam(0.01, 0.001),
-            "features_rest": _adam(0.01 / 20, 0.001 / 20),
-            "opacities": _adam(0.05, 0.005),
-            "scales": _adam(0.01, 0.001),
-            "quats": _adam(0.002, 0.0002),
-        },
+        pipeline=pipeline,
+        optimizers=optimizers,
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer",
     )
     return MethodSpecification(config, description)
 
 
-sds_edit = _edit_of_nerfacto("sds-edit", SDS(), "Edit a nerfacto scene by SDS (Poole et al. 2022): a baseline.")
-dds_edit = _edit_of_nerfacto("dds-edit", DDS(), "Edit a nerfacto scene by DDS (Hertz et al. 2023): a baseline.")
-pds_edit = _edit_of_nerfacto("pds-edit", PDS(), "Edit a nerfacto scene by PDS (Koo et al. 2024).")
-sds_edit_splat = _edit_of_splatfacto("sds-edit-splat", SDS(), "Edit splats by SDS (Poole et al. 2022): a baseline.")
-dds_edit_splat = _edit_of_splatfacto("dds-edit-splat", DDS(), "Edit splats by DDS (Hertz et al. 2023): a baseline.")
-pds_edit_splat = _edit_of_splatfacto("pds-edit-splat", PDS(), "Edit splats by PDS (Koo et al. 2024).")
+def _objective(objective: ScoreDistillation) -> EditPipelineConfig:
+    return EditPipelineConfig(objective=objective)
+
+
+sds_edit = _edit_of_nerfacto(
+    "sds-edit", _objective(SDS()), "Edit a nerfacto scene by SDS (Poole et al. 2022): a baseline."
+)
+dds_edit = _edit_of_nerfacto(
+    "dds-edit", _objective(DDS()), "Edit a nerfacto scene by DDS (Hertz et al. 2023): a baseline."
+)
+pds_edit = _edit_of_nerfacto("pds-edit", _objective(PDS()), "Edit a nerfacto scene by PDS (Koo et al. 2024).")
+pnr_edit = _edit_of_nerfacto(
+    "pnr-edit", ReviseConfig(), "Edit a nerfacto scene by Perturb-and-Revise (Hong et al. 2024): for changes of shape."
+)
+sds_edit_splat = _edit_of_splatfacto(
+    "sds-edit-splat", _objective(SDS()), "Edit splats by SDS (Poole et al. 2022): a baseline."
+)
+dds_edit_splat = _edit_of_splatfacto(
+    "dds-edit-splat", _objective(DDS()), "Edit splats by DDS (Hertz et al. 2023): a baseline."
+)
+pds_edit_splat = _edit_of_splatfacto("pds-edit-splat", _objective(PDS()), "Edit splats by PDS (Koo et al. 2024).")
+pnr_edit_splat = _edit_of_splatfacto(
+    "pnr-edit-splat", ReviseConfig(), "Edit splats by Perturb-and-Revise (Hong et al. 2024): for changes of shape."
+)
 
 METHODS: dict[str, MethodSpecification] = {
     str(method.config.method_name): method
@@ -184,9 +194,11 @@ METHODS: dict[str, MethodSpecification] = {
         sds_edit,
         dds_edit,
         pds_edit,
+        pnr_edit,
         sds_edit_splat,
         dds_edit_splat,
         pds_edit_splat,
+        pnr_edit_splat,
     )
 }
 """Every method of this package by the name that users type."""

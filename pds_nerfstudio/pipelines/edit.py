@@ -8,6 +8,7 @@ The prior is a plain attribute, loaded on the first training step: an edited run
 evaluated without it, and its checkpoints are ordinary nerfstudio checkpoints.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,7 +24,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import working_size
 from pds_nerfstudio.objectives.base import Edit, ScoreDistillation, surrogate_loss
 from pds_nerfstudio.objectives.pds import PDS
-from pds_nerfstudio.scenes.rendering import render
+from pds_nerfstudio.scenes.rendering import Rendering, render
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 from pds_nerfstudio.scenes.splatfacto import NEVER, SplatfactoScene
 from pds_nerfstudio.scenes.views import Views, train_views
@@ -90,6 +91,7 @@ class EditPipeline(VanillaPipeline):
         self._prior: StableDiffusionPrior | None = None
         self._views: Views | None = None
         self._source_model: list[Model] = []  # in a list: not part of this module's state
+        self._source_images: dict[int, Tensor] = {}
         self._source_latents: dict[int, Tensor] = {}
         self._generator = torch.Generator()
         for name in FROZEN:
@@ -120,16 +122,17 @@ class EditPipeline(VanillaPipeline):
         height, width = self._working_size(prior, views, index)
 
         rendering = render(self.model, views.camera(index, height, width), regularise=self.config.proposal_losses)
-        objective = self.config.objective
+        objective = self.objective_at(step)
         t, s = objective.sample_timesteps(prior.schedule, 1, self._generator)
         if rendering.image.requires_grad:
             rendering.image.register_hook(lambda grad: _require_finite(grad, "image", objective, t))
         x0_tgt = prior.encode(rendering.image)
+        source_image, x0_src = self._source_view(prior, views, index, height, width)
         gradient = objective.gradient(
             prior,
             Edit(
                 x0_tgt=x0_tgt.detach(),
-                x0_src=self._source_latent(prior, views, index, height, width),
+                x0_src=x0_src,
                 src_prompt=self.config.src_prompt,
                 tgt_prompt=self.config.tgt_prompt,
                 t=t.to(self.device),
@@ -139,9 +142,45 @@ class EditPipeline(VanillaPipeline):
             ),
         )
         _require_finite(gradient, "latent", objective, t)
-        losses = {"edit_loss": self.config.loss_weight * surrogate_loss(x0_tgt, gradient), **rendering.regulariser}
+        losses = {
+            "edit_loss": self.config.loss_weight * surrogate_loss(x0_tgt, gradient),
+            **rendering.regulariser,
+            **self.further_losses(step, rendering, source_image),
+        }
         metrics = {"gradient_norm": gradient.norm(), "timestep": t.float().mean()}
         return {}, losses, metrics
+
+    def begin(self, probe: Callable[[int], list[float]]) -> None:
+        """Called once, before the first step of a new edit, with the source scene loaded.
+
+        Args:
+            probe: runs that many edit steps, puts the scene back as it was, and returns the values of `edit_loss`.
+        """
+
+    def stage_at(self, step: int) -> str:
+        """What the progress bar calls edit step `step`."""
+        return "edit"
+
+    def objective_at(self, step: int) -> ScoreDistillation:
+        """The objective of edit step `step`."""
+        return self.config.objective
+
+    def further_losses(self, step: int, rendering: Rendering, source: Tensor) -> dict[str, Tensor]:
+        """Losses beside the objective's at edit step `step`; `source` is the source image of the same view."""
+        return {}
+
+    def build_model(self) -> Model:
+        """Another scene of the same settings and data, as its initialisation leaves it."""
+        dataset = self.datamanager.train_dataset
+        assert dataset is not None
+        return self.config.model.setup(
+            scene_box=dataset.scene_box,
+            num_train_data=len(dataset),
+            metadata=dataset.metadata,
+            device=self.device,
+            grad_scaler=None,
+            seed_points=None,
+        ).to(self.device)
 
     def _ready(self) -> "tuple[StableDiffusionPrior, Views]":
         if self._prior is None:
@@ -168,35 +207,27 @@ class EditPipeline(VanillaPipeline):
         return torch.randn(latents.shape, generator=self._generator).to(latents)
 
     @torch.no_grad()
-    def _source_latent(
+    def _source_view(
         self, prior: "StableDiffusionPrior", views: Views, index: int, height: int, width: int
-    ) -> Tensor:
-        """x⁰_src of a view, encoded once."""
+    ) -> tuple[Tensor, Tensor]:
+        """The source image of a view, RGB in [0, 1], and its latent x⁰_src; made once."""
         if index not in self._source_latents:
             if self.config.source_images == "photograph":
-                image = views.image(index, height, width).to(self.device)
+                image = views.image(index, height, width)
             else:
                 image = render(self._source(), views.camera(index, height, width)).image
-            self._source_latents[index] = prior.encode(image)
+            self._source_images[index] = image.half().cpu()  # half of it: a dataset of these is not small
+            self._source_latents[index] = prior.encode(image.to(self.device))
             if len(self._source_latents) == len(views):
                 self._source_model.clear()
-        return self._source_latents[index]
+        return self._source_images[index].to(self.device).float(), self._source_latents[index]
 
     def _source(self) -> Model:
         """The scene before the edit, kept until every view's source latent has been computed."""
         if not self._source_model:
             assert self.config.base is not None
             run = find_run(self.config.base, self.config.base_step)
-            dataset = self.datamanager.train_dataset
-            assert dataset is not None
-            model = self.config.model.setup(
-                scene_box=dataset.scene_box,
-                num_train_data=len(dataset),
-                metadata=dataset.metadata,
-                device=self.device,
-                grad_scaler=None,
-                seed_points=None,
-            ).to(self.device)
+            model = self.build_model()
             load_model_state(model, load_source_state(run))
             if isinstance(model, SplatfactoScene):
                 model.begin_edit()

@@ -18,10 +18,16 @@ from nerfstudio.engine.trainer import TrainerConfig
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines.edit import EditPipelineConfig
+from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.scenes.source import SourceRun, as_config, find_run, load_source_state, scene_config
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
 SPLAT_SUFFIX = "-splat"
+KEPT_ON_RESUMING = (
+    *("prior", "objective", "loss_weight", "resolution", "source_images", "seed"),
+    *("eta", "anneal", "edit_steps", "refine_steps", "identity_l1", "identity_perceptual"),
+)
+"""What a resumed edit takes from its run where the command line does not say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,8 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         assert isinstance(previous, EditPipelineConfig)
         for name in ("src_prompt", "tgt_prompt", "base", "base_step"):
             setattr(pipeline, name, getattr(previous, name))
-        for name in ("prior", "objective", "loss_weight", "resolution", "source_images", "seed"):
-            if getattr(pipeline, name) == getattr(default.pipeline, name):
+        for name in KEPT_ON_RESUMING:
+            if hasattr(previous, name) and getattr(pipeline, name) == getattr(default.pipeline, name):
                 setattr(pipeline, name, getattr(previous, name))
     else:
         pipeline.base, pipeline.base_step = run.config_path.resolve(), run.step
@@ -82,6 +88,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     if config.experiment_name is None:
         config.experiment_name = run.config.experiment_name
 
+    _share_between_stages(config, default)
     _decay_over_the_edit(config, default)
 
     first_step = run.step + 1 if resumes else 0
@@ -176,6 +183,21 @@ def _merged(of_run: Any, given: Any, default: Any) -> Any:
         if value != getattr(default, field.name, value):
             changes[field.name] = value
     return dataclasses.replace(of_run, **changes)
+
+
+def _share_between_stages(config: TrainerConfig, default: TrainerConfig) -> None:
+    """--max-num-iterations counts both stages of a perturbed edit; the refinement keeps its length."""
+    pipeline = config.pipeline
+    if not isinstance(pipeline, ReviseConfig):
+        return
+    if config.max_num_iterations != default.max_num_iterations:
+        pipeline.edit_steps = config.max_num_iterations - pipeline.refine_steps
+        if pipeline.edit_steps < 1:
+            raise UserError(
+                f"--max-num-iterations {config.max_num_iterations} leaves no step for the edit before the "
+                f"{pipeline.refine_steps} of --pipeline.refine-steps: give more of the one or fewer of the other."
+            )
+    config.max_num_iterations = pipeline.edit_steps + pipeline.refine_steps
 
 
 def _decay_over_the_edit(config: TrainerConfig, default: TrainerConfig) -> None:

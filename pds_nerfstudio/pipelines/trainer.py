@@ -2,6 +2,7 @@
 and the edit's trainer on top: new or resumed, its own step count, and two checks that the edit does something.
 """
 
+import copy
 import functools
 import inspect
 import os
@@ -18,7 +19,15 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from pds_nerfstudio.errors import UserError, one_sentence
 from pds_nerfstudio.pipelines.edit import EditPipeline, NonFiniteGradient
@@ -45,6 +54,7 @@ class SceneTrainer(Trainer):
     """A trainer whose checkpoints are complete or absent, whatever interrupts it."""
 
     _bar: Progress | None = None
+    _task = TaskID(0)
 
     def setup(self, test_mode="val") -> None:
         """Build everything; a dataset that cannot be read ends in one sentence."""
@@ -67,8 +77,9 @@ class SceneTrainer(Trainer):
             TextColumn("{task.fields[note]}"),
         )
         with one_sentence(), Progress(*columns, console=progress_console, refresh_per_second=2) as self._bar:
-            self._bar.add_task(str(self.config.method_name), total=total, completed=self._start_step, note="")
             try:
+                self._before_training()
+                self._task = self._bar.add_task(self._title(0), total=total, completed=self._start_step, note="")
                 super().train()
             finally:
                 _close_event_writers()
@@ -77,8 +88,16 @@ class SceneTrainer(Trainer):
         """One step of nerfstudio's, shown in the bar."""
         result = super().train_iteration(step)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step + 1, note=f"loss {float(result[0].detach()):.4g}")
+            note = f"loss {float(result[0].detach()):.4g}"
+            self._bar.update(self._task, completed=step + 1, note=note, description=self._title(step))
         return result
+
+    def _before_training(self) -> None:
+        """What happens once, under the bar, before the first step."""
+
+    def _title(self, step: int) -> str:
+        """What the bar says on its left."""
+        return str(self.config.method_name)
 
     def save_checkpoint(self, step: int) -> None:
         """Write beside the checkpoint folder, then move into it: a file there is always whole."""
@@ -196,6 +215,43 @@ class EditTrainer(SceneTrainer):
         if done == MOVED_AFTER:
             self._require_movement()
         return result
+
+    def _title(self, step: int) -> str:
+        return f"{self.config.method_name}: {self.pipeline.stage_at(step)}"
+
+    def _before_training(self) -> None:
+        """A new edit may measure and change the scene before its first step."""
+        if not self.plan.resumes:
+            self.pipeline.begin(self._probe)
+
+    def _probe(self, steps: int) -> list[float]:
+        """Run edit steps −steps … −1 on optimisers of their own, and put the scene back bit for bit.
+
+        Raises:
+            UserError: a step has no finite gradient.
+        """
+        assert self._bar is not None
+        kept = [(parameter, parameter.detach().clone()) for parameter in self.pipeline.parameters()]
+        optimizers, scaler = self.optimizers, self.grad_scaler
+        self.optimizers, self.grad_scaler = Trainer.setup_optimizers(self), copy.deepcopy(scaler)
+        task = self._bar.add_task(f"{self.config.method_name}: probe", total=steps, note="")
+        losses = []
+        try:
+            for step in range(-steps, 0):
+                _, terms, _ = Trainer.train_iteration(self, step)
+                losses.append(float(terms["edit_loss"].detach()))
+                self._bar.update(task, advance=1, note=f"loss {losses[-1]:.4g}")
+        except NonFiniteGradient as error:
+            raise UserError(
+                f"The probe met no finite gradient ({error}): give eta a number, or use --pipeline.precision fp32."
+            ) from error
+        finally:
+            self.optimizers.zero_grad_all()
+            self.optimizers, self.grad_scaler = optimizers, scaler
+            with torch.no_grad():
+                for parameter, value in kept:
+                    parameter.copy_(value)
+        return losses
 
     def _skip(self, step: int, reason: str):
         self.skipped += 1

@@ -155,6 +155,16 @@ class StableDiffusionPrior:
             latents = posterior.mean if generator is None else posterior.sample(generator)
         return (latents.float() - self._shift) * self.vae.config.scaling_factor
 
+    def features(self, images: Images) -> list[Float[Tensor, "batch width feature_height feature_width"]]:
+        """What the VAE's encoder makes of images, RGB in [0, 1], at each resolution; with the graph back to them."""
+        with self._own_precision():
+            hidden = self.vae.encoder.conv_in((2 * images - 1).to(self.vae.device, self.vae.dtype))
+            features = []
+            for block in self.vae.encoder.down_blocks:
+                hidden = block(hidden)
+                features.append(hidden)
+        return features
+
     @torch.no_grad()
     def decode(self, latents: Latents) -> Images:
         """Latents to RGB, clipped to [0, 1], float32, without a graph."""

@@ -1,0 +1,164 @@
+"""Perturb-and-Revise (Hong et al. 2024): perturb the scene, edit it with any objective, then restore its identity.
+
+    step     0 ─────────────────── edit_steps ──────────────────────────────── edit_steps + refine_steps
+    scene    (1−η) θ_src + η θ₀
+    losses   the objective         the objective + identity to the source image of the view, weight → 0 at half
+    t        annealed              annealed once more
+
+What a step does depends on its number alone, so that a resumed edit goes on in the stage it was in. η "auto" probes
+the objective on the unperturbed scene first; the probed parameters are discarded.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from nerfstudio.models.nerfacto import NerfactoModel
+from nerfstudio.models.splatfacto import SplatfactoModel
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from pds_nerfstudio.compat import lpips_weights_on_disk
+from pds_nerfstudio.objectives.base import ScoreDistillation
+from pds_nerfstudio.objectives.perturb import (
+    PAPERS_MINIMUM_DECREASE,
+    annealed_range,
+    choose_eta,
+    falling_weight,
+    feature_distance,
+    identity_loss,
+    loss_increase,
+    with_range,
+)
+from pds_nerfstudio.pipelines.edit import EditPipeline, EditPipelineConfig
+from pds_nerfstudio.scenes.perturb import perturb_nerf, perturb_splats, redraw_tcnn
+from pds_nerfstudio.scenes.rendering import Rendering
+
+
+@dataclass
+class ReviseConfig(EditPipelineConfig):
+    """What a perturbed edit is, beyond the edit itself."""
+
+    _target: type = field(default_factory=lambda: RevisePipeline)
+    eta: float | Literal["auto"] = 0.6
+    """How far towards a fresh draw the scene is moved before the edit, in [0, 1]. 0.6 is for real scenes (Hong et al.
+    2024, sec. E); "auto" measures it (Alg. 2)."""
+    eta_opacity: float = 0.0
+    """Splats only: eta of the opacities. The paper perturbs mean and variance alone."""
+    eta_colour: float = 0.0
+    """Splats only: eta of the colours."""
+    probe_steps: int = 50
+    """eta "auto" only: steps of the probe."""
+    eta_max: float = 0.6
+    """eta "auto" only: the largest eta it may choose."""
+    minimum_decrease: float = PAPERS_MINIMUM_DECREASE
+    """eta "auto" only: Δ_min, the fall of the loss over the probe from which on no perturbation is needed. 1000 is for
+    MVDream's loss; `pds calibrate-eta` proposes one for another prior, objective or scene."""
+    anneal: bool = True
+    """Anneal the timesteps of each stage from 0.75 to [0.02, 0.40], in place of the objective's own range."""
+    edit_steps: int = 15_000
+    """Steps of the edit. --max-num-iterations, where given, counts both stages."""
+    refine_steps: int = 1_000
+    """Steps of the refinement that follows; 0 leaves it out."""
+    identity_l1: float = 30_000.0
+    """Refinement: weight of the mean absolute difference to the source image, at its begin (table 2)."""
+    identity_perceptual: float = 300.0
+    """Refinement: weight of the perceptual distance to the source image, at its begin (table 2)."""
+
+    def __post_init__(self) -> None:
+        for name in ("eta", "eta_opacity", "eta_colour", "eta_max"):
+            value = getattr(self, name)
+            if value != "auto" and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}: it must lie in [0, 1], the source scene and a fresh draw.")
+        if self.minimum_decrease <= 0:
+            raise ValueError(f"minimum_decrease is {self.minimum_decrease}: it must be greater than 0.")
+
+
+class RevisePipeline(EditPipeline):
+    """An edit of a perturbed scene, in two stages."""
+
+    config: ReviseConfig
+
+    def begin(self, probe: Callable[[int], list[float]]) -> None:
+        """Choose η and perturb the scene."""
+        eta = self.config.eta
+        if eta == "auto":
+            increase = loss_increase(probe(self.config.probe_steps))
+            eta = choose_eta(increase, self.config.minimum_decrease, self.config.eta_max)
+            CONSOLE.log(
+                f"Probe of {self.config.probe_steps} steps: the edit's loss "
+                f"{'rose' if increase > 0 else 'fell'} by {abs(increase):.4g} (Δ_min {self.config.minimum_decrease:g}, "
+                f"η_max {self.config.eta_max:g}), hence η = {eta:.3f}."
+            )
+        else:
+            CONSOLE.log(f"Perturbing the scene with η = {eta:g}.")
+        self.perturb(eta)
+
+    def perturb(self, eta: float) -> None:
+        """Move the scene towards a fresh draw, the same on every rank and machine for the same seed."""
+        if eta == 0 and not (self.config.eta_opacity or self.config.eta_colour):
+            return
+        seed = self.config.seed
+        if isinstance(self.model, SplatfactoModel):
+            colours, opacities = self.config.eta_colour, self.config.eta_opacity
+            etas = {"means": eta, "scales": eta, "opacities": opacities, "features_dc": colours}
+            perturb_splats(self.model, etas, torch.Generator().manual_seed(seed))
+        elif isinstance(self.model, NerfactoModel):
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                fresh = self.build_model()
+            redraw_tcnn(fresh, seed)
+            perturb_nerf(self.model, fresh, eta)
+
+    def stage_at(self, step: int) -> str:
+        """ "edit" or "refinement"."""
+        return "edit" if step < self.config.edit_steps else "refinement"
+
+    def objective_at(self, step: int) -> ScoreDistillation:
+        """The revising objective, its timesteps annealed within the stage."""
+        if not self.config.anneal:
+            return self.config.objective
+        return with_range(self.config.objective, annealed_range(self._progress(step)))
+
+    def further_losses(self, step: int, rendering: Rendering, source: Tensor) -> dict[str, Tensor]:
+        """In the first half of the refinement, what pulls the rendering back to the source."""
+        if step < self.config.edit_steps or not (weight := falling_weight(self._progress(step))):
+            return {}
+        loss = identity_loss(
+            rendering.image, source, self._perceptual, self.config.identity_l1, self.config.identity_perceptual
+        )
+        return {"identity_loss": self.config.loss_weight * weight * loss}
+
+    def _progress(self, step: int) -> float:
+        """How much of its stage is done before this step, in [0, 1); a probe's steps count as the first."""
+        first, steps = 0, self.config.edit_steps
+        if step >= self.config.edit_steps:
+            first, steps = self.config.edit_steps, self.config.refine_steps
+        return max(step - first, 0) / max(steps, 1)
+
+    def _perceptual(self, image: Tensor, source: Tensor) -> Tensor:
+        """LPIPS where AlexNet's weights are on this machine, else a distance of the prior's own VAE features."""
+        if self._lpips is not None:
+            return self._lpips[0](image.clamp(0, 1), source)
+        prior = self._prior
+        assert prior is not None
+        with torch.no_grad():
+            reference = prior.features(source)
+        return feature_distance(prior.features(image), reference)
+
+    @functools.cached_property
+    def _lpips(self) -> tuple[Any] | None:
+        """In a tuple: no submodule, hence in no checkpoint."""
+        if not lpips_weights_on_disk():
+            CONSOLE.log(
+                "The refinement's perceptual loss compares features of the prior's VAE encoder: the weights of LPIPS "
+                "(AlexNet) are not on this machine."
+            )
+            return None
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        CONSOLE.log("The refinement's perceptual loss is LPIPS (AlexNet).")
+        lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", reduction="sum", normalize=True)
+        return (lpips.to(self.device).requires_grad_(False).eval(),)

@@ -1,0 +1,119 @@
+"""Perturb-and-Revise through `ns-train`: the perturbation, the probe, the two stages, and resuming in either."""
+
+import re
+
+import pytest
+import torch
+
+from pds_nerfstudio.objectives import DDS
+from pds_nerfstudio.objectives.perturb import loss_increase
+from pds_nerfstudio.pipelines.revise import ReviseConfig, RevisePipeline
+from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
+
+from .conftest import PROMPTS
+from .test_edit import TOYBOX, scene_of
+
+pytestmark = pytest.mark.slow
+
+SHORT = ("--pipeline.refine-steps", 2, "--max-num-iterations", 4)
+
+
+def test_splats_are_perturbed_once_and_the_source_run_never(ns_train, toy_splats):
+    before = fingerprint(toy_splats.parent)
+    still = ("--pipeline.refine-steps", 0, "--max-num-iterations", 1)
+    moved = {}
+    for eta in (0.0, 0.5):
+        config = ns_train(
+            "pnr-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, *still, "--pipeline.eta", eta
+        )
+        source, edited = load_source_state(find_run(toy_splats)), scene_of(config)
+        moved[eta] = (edited["_model.gauss_params.means"] - source["_model.gauss_params.means"]).abs().median()
+    assert moved[0.0] < 0.01  # one step of Adam
+    assert moved[0.5] > 0.05
+    assert fingerprint(toy_splats.parent) == before
+
+
+@pytest.mark.parametrize("method", ["pnr-edit", "pnr-edit-splat"])
+def test_both_stages_run_and_the_log_says_what_was_done(ns_train, toy_nerf, toy_splats, method, capsys):
+    run = toy_splats if method.endswith("-splat") else toy_nerf
+    config = ns_train(method, "--load-dir", run.parent, *PROMPTS, *TOYBOX, *SHORT, "--pipeline.eta", 0.3)
+    output = " ".join(capsys.readouterr().out.split())
+    assert "η = 0.3" in output
+    assert "perceptual loss" in output
+    assert (config.pipeline.edit_steps, config.pipeline.refine_steps) == (2, 2)
+    assert find_run(config.get_base_dir()).step == 3
+    assert all(value.isfinite().all() for value in scene_of(config).values())
+
+
+def test_an_edit_killed_in_either_stage_goes_on_in_it(ns_train, toy_splats):
+    """A perturbation at the second start would leave the two far apart."""
+    edit = (*PROMPTS, *TOYBOX, "--pipeline.eta", 0.4, "--pipeline.refine-steps", 6, "--max-num-iterations", 12)
+    straight = ns_train("pnr-edit-splat", "--load-dir", toy_splats.parent, *edit, "--steps-per-save", 3)
+    folder = straight.get_base_dir() / straight.relative_model_dir
+    straight_scene = scene_of(straight)
+    again = ns_train(
+        "pnr-edit-splat", "--load-dir", toy_splats.parent, *edit, "--steps-per-save", 3,
+        "--save-only-latest-checkpoint", "False",
+    )  # fmt: skip
+    folder = again.get_base_dir() / again.relative_model_dir
+    for step in (3, 9):
+        resumed = ns_train("pnr-edit-splat", "--load-dir", folder, "--load-step", step, *edit)
+        assert find_run(resumed.get_base_dir()).step == 11
+        for name, value in scene_of(resumed).items():
+            if "gauss_params" in name and value.numel():
+                assert (value - straight_scene[name]).abs().max() < 0.05 * value.std() + 1e-3, (step, name)
+
+
+def test_auto_probes_says_what_it_measured_and_forgets_what_it_probed(ns_train, toy_splats, capsys, monkeypatch):
+    begun, seen = RevisePipeline.begin, {}
+
+    def watched(self, probe):
+        def recorded(steps):
+            before = {name: value.clone() for name, value in self.model.state_dict().items()}
+            seen["losses"] = probe(steps)
+            seen["same"] = all(torch.equal(value, before[name]) for name, value in self.model.state_dict().items())
+            return seen["losses"]
+
+        begun(self, recorded)
+
+    monkeypatch.setattr(RevisePipeline, "begin", watched)
+    ns_train(
+        *("pnr-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX),
+        *("--pipeline.eta", "auto", "--pipeline.probe-steps", 20, "--pipeline.minimum-decrease", 5.0),
+        *("--pipeline.refine-steps", 0, "--max-num-iterations", 1),
+    )
+    output = " ".join(capsys.readouterr().out.split())
+    assert seen["same"]
+    assert len(set(seen["losses"])) == 20
+    assert re.search(r"Probe of 20 steps.*Δ_min 5.*η = 0\.\d+", output)
+    assert f"{abs(loss_increase(seen['losses'])):.4g}" in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--pipeline.refine-steps", 50, "--max-num-iterations", 40), "leaves no step for the edit"),
+        (("--pipeline.eta", 1.5), "eta is 1.5"),
+        (("--pipeline.minimum-decrease", 0.0), "minimum_decrease is 0.0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_one_sentence(ns_train, toy_splats, flags, message, capfd):
+    with pytest.raises(SystemExit) as ended:
+        ns_train("pnr-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, *flags)
+    assert ended.value.code != 0
+    assert message in " ".join(capfd.readouterr().err.replace("│", " ").split())
+
+
+def test_any_objective_revises():
+    config = ReviseConfig(objective=DDS(guidance_scale=7.5), edit_steps=10, refine_steps=10)
+    pipeline = RevisePipeline.__new__(RevisePipeline)
+    torch.nn.Module.__init__(pipeline)
+    pipeline.config = config
+    first, last, again = (pipeline.objective_at(step) for step in (0, 9, 10))
+    assert isinstance(first, DDS)
+    assert first.guidance_scale == 7.5
+    assert (first.min_step_percent, first.max_step_percent) == (0.75, 0.75)
+    assert (last.min_step_percent, last.max_step_percent) == pytest.approx((0.02, 0.40))
+    assert again == first
+    assert [pipeline.stage_at(step) for step in (9, 10)] == ["edit", "refinement"]
+    assert pipeline.objective_at(-50) == first
