@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from jaxtyping import Float
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
@@ -24,6 +25,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import working_size
 from pds_nerfstudio.objectives.base import Edit, ScoreDistillation, surrogate_loss
 from pds_nerfstudio.objectives.pds import PDS
+from pds_nerfstudio.objectives.schedule import Latents
 from pds_nerfstudio.scenes.rendering import Rendering, render
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 from pds_nerfstudio.scenes.splatfacto import NEVER, SplatfactoScene
@@ -35,6 +37,17 @@ if TYPE_CHECKING:
 FROZEN = ("camera_optimizer", "embedding_appearance", "bil_grids")
 """Parts of a scene that describe the photographs rather than the scene: an edit leaves them as they are."""
 FROZEN_GROUPS = ("camera_opt", "bilateral_grid")
+
+
+@dataclass(frozen=True, eq=False)
+class SourceView:
+    """What a training view shows before the edit."""
+
+    index: int
+    image: Float[Tensor, "1 3 height width"]
+    """RGB in [0, 1]."""
+    latent: Latents
+    """x⁰_src."""
 
 
 class NonFiniteGradient(ArithmeticError):
@@ -127,12 +140,12 @@ class EditPipeline(VanillaPipeline):
         if rendering.image.requires_grad:
             rendering.image.register_hook(lambda grad: _require_finite(grad, "image", objective, t))
         x0_tgt = prior.encode(rendering.image)
-        source_image, x0_src = self._source_view(prior, views, index, height, width)
+        source = self._source_view(prior, views, index, height, width)
         gradient = objective.gradient(
             prior,
             Edit(
                 x0_tgt=x0_tgt.detach(),
-                x0_src=x0_src,
+                x0_src=source.latent,
                 src_prompt=self.config.src_prompt,
                 tgt_prompt=self.config.tgt_prompt,
                 t=t.to(self.device),
@@ -145,7 +158,7 @@ class EditPipeline(VanillaPipeline):
         losses = {
             "edit_loss": self.config.loss_weight * surrogate_loss(x0_tgt, gradient),
             **rendering.regulariser,
-            **self.further_losses(step, rendering, source_image),
+            **self.further_losses(step, rendering, source),
         }
         metrics = {"gradient_norm": gradient.norm(), "timestep": t.float().mean()}
         return {}, losses, metrics
@@ -165,8 +178,8 @@ class EditPipeline(VanillaPipeline):
         """The objective of edit step `step`."""
         return self.config.objective
 
-    def further_losses(self, step: int, rendering: Rendering, source: Tensor) -> dict[str, Tensor]:
-        """Losses beside the objective's at edit step `step`; `source` is the source image of the same view."""
+    def further_losses(self, step: int, rendering: Rendering, source: SourceView) -> dict[str, Tensor]:
+        """Losses beside the objective's at edit step `step`."""
         return {}
 
     def build_model(self) -> Model:
@@ -209,8 +222,8 @@ class EditPipeline(VanillaPipeline):
     @torch.no_grad()
     def _source_view(
         self, prior: "StableDiffusionPrior", views: Views, index: int, height: int, width: int
-    ) -> tuple[Tensor, Tensor]:
-        """The source image of a view, RGB in [0, 1], and its latent x⁰_src; made once."""
+    ) -> SourceView:
+        """The source image of a view and its latent, made once."""
         if index not in self._source_latents:
             if self.config.source_images == "photograph":
                 image = views.image(index, height, width)
@@ -220,7 +233,7 @@ class EditPipeline(VanillaPipeline):
             self._source_latents[index] = prior.encode(image.to(self.device))
             if len(self._source_latents) == len(views):
                 self._source_model.clear()
-        return self._source_images[index].to(self.device).float(), self._source_latents[index]
+        return SourceView(index, self._source_images[index].to(self.device).float(), self._source_latents[index])
 
     def _source(self) -> Model:
         """The scene before the edit, kept until every view's source latent has been computed."""

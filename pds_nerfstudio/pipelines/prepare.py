@@ -25,7 +25,7 @@ from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 SPLAT_SUFFIX = "-splat"
 KEPT_ON_RESUMING = (
     *("prior", "objective", "loss_weight", "resolution", "source_images", "seed"),
-    *("eta", "anneal", "edit_steps", "refine_steps", "identity_l1", "identity_perceptual"),
+    *("eta", "anneal", "edit_steps", "refine_steps", "spare_relevant", "identity_l1", "identity_perceptual"),
 )
 """What a resumed edit takes from its run where the command line does not say otherwise."""
 

@@ -10,14 +10,17 @@ the objective on the unperturbed scene first; the probed parameters are discarde
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
 from torch import Tensor
 
 from pds_nerfstudio.compat import lpips_weights_on_disk
@@ -32,9 +35,19 @@ from pds_nerfstudio.objectives.perturb import (
     loss_increase,
     with_range,
 )
-from pds_nerfstudio.pipelines.edit import EditPipeline, EditPipelineConfig
+from pds_nerfstudio.objectives.relevance import MIDDLE, prediction_difference, relevance
+from pds_nerfstudio.pipelines.edit import EditPipeline, EditPipelineConfig, SourceView
+from pds_nerfstudio.scenes.hull import INSIDE, Hull
 from pds_nerfstudio.scenes.perturb import perturb_nerf, perturb_splats, redraw_tcnn
-from pds_nerfstudio.scenes.rendering import Rendering
+from pds_nerfstudio.scenes.rendering import Rendering, render
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+
+HULL_VIEWS = 48
+"""At most so many views are asked where to perturb, evenly chosen."""
+RELEVANCE_DRAWS = 6
+"""Draws of timestep and noise per view."""
 
 
 @dataclass
@@ -49,6 +62,9 @@ class ReviseConfig(EditPipelineConfig):
     """Splats only: eta of the opacities. The paper perturbs mean and variance alone."""
     eta_colour: float = 0.0
     """Splats only: eta of the colours."""
+    perturb: Literal["everywhere", "relevant"] = "relevant"
+    """What is perturbed: the whole scene, as in the paper, or the part of it where the prior, asked about the source's
+    views, would change something for the target prompt."""
     probe_steps: int = 50
     """eta "auto" only: steps of the probe."""
     eta_max: float = 0.6
@@ -62,6 +78,9 @@ class ReviseConfig(EditPipelineConfig):
     """Steps of the edit. --max-num-iterations, where given, counts both stages."""
     refine_steps: int = 1_000
     """Steps of the refinement that follows; 0 leaves it out."""
+    spare_relevant: bool = True
+    """Refinement: pull back only what the prior, asked about the source's views, would leave alone. Off, it pulls
+    everywhere, as in the paper."""
     identity_l1: float = 30_000.0
     """Refinement: weight of the mean absolute difference to the source image, at its begin (table 2)."""
     identity_perceptual: float = 300.0
@@ -81,6 +100,10 @@ class RevisePipeline(EditPipeline):
 
     config: ReviseConfig
 
+    def __init__(self, config: ReviseConfig, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        self._maps: dict[int, Tensor] = {}
+
     def begin(self, probe: Callable[[int], list[float]]) -> None:
         """Choose η and perturb the scene."""
         eta = self.config.eta
@@ -94,23 +117,50 @@ class RevisePipeline(EditPipeline):
             )
         else:
             CONSOLE.log(f"Perturbing the scene with η = {eta:g}.")
-        self.perturb(eta)
+        self.perturb_scene(eta)
 
-    def perturb(self, eta: float) -> None:
-        """Move the scene towards a fresh draw, the same on every rank and machine for the same seed."""
+    def perturb_scene(self, eta: float) -> None:
+        """Move the scene, which is still the source, towards a fresh draw: the same one on every rank and machine."""
         if eta == 0 and not (self.config.eta_opacity or self.config.eta_colour):
             return
         seed = self.config.seed
+        hull = self._hull() if self.config.perturb == "relevant" else None
         if isinstance(self.model, SplatfactoModel):
             colours, opacities = self.config.eta_colour, self.config.eta_opacity
             etas = {"means": eta, "scales": eta, "opacities": opacities, "features_dc": colours}
-            perturb_splats(self.model, etas, torch.Generator().manual_seed(seed))
+            count = perturb_splats(self.model, etas, torch.Generator().manual_seed(seed), hull)
+            CONSOLE.log(f"{count} of {len(self.model.means)} Gaussians perturbed.")
         elif isinstance(self.model, NerfactoModel):
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 fresh = self.build_model()
             redraw_tcnn(fresh, seed)
-            perturb_nerf(self.model, fresh, eta)
+            perturb_nerf(self.model, fresh, eta, hull)
+
+    @torch.no_grad()
+    def _hull(self) -> Hull:
+        """Where in space the prior asks for change, by the source's training views."""
+        prior, views = self._ready()
+        stride = max(1, math.ceil(len(views) / HULL_VIEWS))
+        cameras, masks, renderings = [], [], []
+        for index in track(range(0, len(views), stride), "where to perturb", console=CONSOLE, transient=True):
+            height, width = self._working_size(prior, views, index)
+            cameras.append(views.camera(index, height, width))
+            renderings.append(render(self.model, cameras[-1]))
+            masks.append(self._relevance(prior, self._source_view(prior, views, index, height, width)))
+        return Hull.from_renderings(cameras, masks, renderings)
+
+    def _relevance(self, prior: "StableDiffusionPrior", source: SourceView) -> Tensor:
+        """How much of each place of a view the prior would change, in [0, 1], at the latent's size; measured once."""
+        if source.index not in self._maps:
+            generator = torch.Generator().manual_seed(self.config.seed)
+            low, high = (round(share * prior.schedule.num_steps) for share in MIDDLE)
+            t = torch.randint(low, high, (RELEVANCE_DRAWS,), generator=generator).to(self.device)
+            eps = torch.randn(RELEVANCE_DRAWS, *source.latent.shape[1:], generator=generator).to(source.latent)
+            x0 = source.latent.expand(RELEVANCE_DRAWS, -1, -1, -1)
+            prompts = self.config.src_prompt, self.config.tgt_prompt
+            self._maps[source.index] = relevance(prediction_difference(prior, x0, *prompts, t, eps).mean(0))
+        return self._maps[source.index]
 
     def stage_at(self, step: int) -> str:
         """ "edit" or "refinement"."""
@@ -122,13 +172,18 @@ class RevisePipeline(EditPipeline):
             return self.config.objective
         return with_range(self.config.objective, annealed_range(self._progress(step)))
 
-    def further_losses(self, step: int, rendering: Rendering, source: Tensor) -> dict[str, Tensor]:
+    def further_losses(self, step: int, rendering: Rendering, source: SourceView) -> dict[str, Tensor]:
         """In the first half of the refinement, what pulls the rendering back to the source."""
         if step < self.config.edit_steps or not (weight := falling_weight(self._progress(step))):
             return {}
-        loss = identity_loss(
-            rendering.image, source, self._perceptual, self.config.identity_l1, self.config.identity_perceptual
-        )
+        image = rendering.image
+        if self.config.spare_relevant:
+            prior, _ = self._ready()
+            spared = (self._relevance(prior, source) / INSIDE).clamp(max=1)[None, None]
+            spared = F.interpolate(spared, image.shape[-2:], mode="bilinear", align_corners=False)
+            image = torch.lerp(image, source.image, spared)  # no difference, hence no pull, where it is spared
+        weights = self.config.identity_l1, self.config.identity_perceptual
+        loss = identity_loss(image, source.image, self._perceptual, *weights)
         return {"identity_loss": self.config.loss_weight * weight * loss}
 
     def _progress(self, step: int) -> float:

@@ -13,18 +13,18 @@ The trap: tiny-cuda-nn initialises every module from one constant seed, so that 
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel
 from torch import Tensor
 
 from pds_nerfstudio.objectives.perturb import interpolate
+from pds_nerfstudio.scenes.hull import Hull, box_of
 
 OF_THE_PHOTOGRAPHS = ("camera_optimizer", "embedding_appearance")
 """Names of nerfacto's parameters that no perturbation touches."""
-REGION = (0.01, 0.99)
-"""The region of splats runs between these quantiles of their positions, so that a few strays do not decide it."""
 INITIAL_OPACITY = 0.1
 """Opacity of splatfacto's new Gaussians."""
 
@@ -49,18 +49,47 @@ def redraw_tcnn(model: torch.nn.Module, seed: int) -> None:
 
 
 @torch.no_grad()
-def perturb_nerf(model: NerfactoModel, fresh: Model, eta: float) -> None:
+def perturb_nerf(model: NerfactoModel, fresh: Model, eta: float, hull: Hull | None = None) -> None:
     """Interpolate `model` in place towards `fresh`, a scene newly built from the same settings.
 
-    Raises ValueError for η outside [0, 1].
+    With a hull, only the entries of hash tables that its points read are moved; the networks, which every point
+    reads, stay. Raises ValueError for η outside [0, 1].
     """
     other = dict(fresh.named_parameters())
+    masks = None if hull is None else entries_read(model, hull)
     for name, parameter in nerf_parameters(model).items():
-        parameter.copy_(interpolate(parameter, other[name].to(parameter), eta))
+        moved = interpolate(parameter, other[name].to(parameter), eta)
+        if masks is None:
+            parameter.copy_(moved)
+        elif name in masks:
+            parameter.copy_(torch.where(masks[name], moved, parameter))
 
 
-def fresh_splats(means: Float[Tensor, "gaussians 3"], sh_degree: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """splatfacto's random initialisation for as many Gaussians, over the region that `means` fill.
+def entries_read(model: NerfactoModel, hull: Hull, candidates: int = 200_000) -> dict[str, Bool[Tensor, "..."]]:
+    """By name, which entries of a nerfacto scene's hash tables some point of the hull reads.
+
+    Found by whether the density there depends on them, so that it holds for any implementation of the tables.
+    """
+    generator = torch.Generator().manual_seed(0)
+    low, high = model.scene_box.aabb.cpu()
+    points = (low + (high - low) * torch.rand(candidates, 3, generator=generator)).to(model.device)
+    points = points[hull.contains(points)]
+    tables = {name: p for name, p in nerf_parameters(model).items() if "hash_table" in name or "tcnn_encoding" in name}
+    if not len(points):
+        return {name: torch.zeros_like(table, dtype=torch.bool) for name, table in tables.items()}
+    with torch.enable_grad():
+        densities = [density(points[:, None]).sum() for density in (model.field.density_fn, *model.density_fns)]
+        gradients = torch.autograd.grad(torch.stack(densities).sum(), list(tables.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(table, dtype=torch.bool) if gradient is None else gradient != 0
+        for (name, table), gradient in zip(tables.items(), gradients, strict=True)
+    }
+
+
+def fresh_splats(
+    means: Float[Tensor, "gaussians 3"], sh_degree: int, generator: torch.Generator, hull: Hull | None = None
+) -> dict[str, Tensor]:
+    """splatfacto's random initialisation for as many Gaussians, over the region that `means` fill, or over the hull.
 
     Drawn on the CPU, hence the same on every rank and machine.
 
@@ -70,9 +99,11 @@ def fresh_splats(means: Float[Tensor, "gaussians 3"], sh_degree: int, generator:
     from sklearn.neighbors import NearestNeighbors
 
     count = len(means)
-    here = means.detach().cpu().double()
-    low, high = (torch.from_numpy(_quantile(here, q)) for q in REGION)
-    drawn = (low + (high - low) * torch.rand(count, 3, generator=generator, dtype=torch.float64)).float()
+    if hull is not None:
+        drawn = hull.draw(count, means, generator)
+    else:
+        low, high = box_of(means)
+        drawn = low + (high - low) * torch.rand(count, 3, generator=generator)
     neighbours = min(4, count)  # each is its own nearest
     distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(drawn.numpy()).kneighbors(drawn.numpy())
     spacing = torch.from_numpy(distances[:, 1:]).float().mean(1, keepdim=True).clamp(min=1e-7)
@@ -86,27 +117,31 @@ def fresh_splats(means: Float[Tensor, "gaussians 3"], sh_degree: int, generator:
 
 
 @torch.no_grad()
-def perturb_splats(model: SplatfactoModel, etas: Mapping[str, float], generator: torch.Generator) -> None:
-    """Interpolate the Gaussians of `model` in place towards a fresh draw, each group named in `etas` by its own η.
+def perturb_splats(
+    model: SplatfactoModel, etas: Mapping[str, float], generator: torch.Generator, hull: Hull | None = None
+) -> int:
+    """Interpolate Gaussians of `model` in place towards a fresh draw, each group named in `etas` by its own η.
 
     Quaternions are brought back to unit length. Nothing at all changes where every η is 0.
 
     Args:
         etas: η in [0, 1] by parameter: means, scales, opacities, features_dc.
+        hull: perturb only the Gaussians in it, towards positions in it.
+
+    Returns:
+        how many Gaussians were perturbed.
 
     Raises:
         ValueError: an η outside [0, 1].
     """
-    fresh = fresh_splats(model.means, model.config.sh_degree, generator)
+    chosen = torch.arange(len(model.means)) if hull is None else hull.contains(model.means).nonzero()[:, 0].cpu()
+    if len(chosen) < 2 or not any(etas.values()):
+        return 0
+    fresh = fresh_splats(model.means[chosen.to(model.means.device)], model.config.sh_degree, generator, hull)
     for name, eta in etas.items():
         parameter = model.gauss_params[name]
-        parameter.copy_(interpolate(parameter, fresh[name].to(parameter), eta))
-    if any(etas.values()):
-        quats = model.gauss_params["quats"]
-        quats.copy_(torch.nn.functional.normalize(quats, dim=-1))
-
-
-def _quantile(values: Tensor, q: float):
-    import numpy as np
-
-    return np.quantile(values.numpy(), q, axis=0)
+        index = chosen.to(parameter.device)
+        parameter[index] = interpolate(parameter[index], fresh[name].to(parameter), eta)
+    quats = model.gauss_params["quats"]
+    quats[chosen.to(quats.device)] = F.normalize(quats[chosen.to(quats.device)], dim=-1)
+    return len(chosen)

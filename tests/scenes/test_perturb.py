@@ -2,6 +2,7 @@
 
 import torch
 
+from pds_nerfstudio.scenes.hull import Hull
 from pds_nerfstudio.scenes.perturb import fresh_splats, nerf_parameters, perturb_nerf, perturb_splats, redraw_tcnn
 
 
@@ -145,3 +146,46 @@ def test_a_seed_gives_the_same_draw_and_another_seed_another(splats):
 def test_very_few_gaussians_can_be_perturbed():
     for count in (2, 3):
         assert fresh_splats(torch.rand(count, 3), 0, generator())["scales"].isfinite().all()
+
+
+class Half(Hull):
+    """Everything with x > 0."""
+
+    def __init__(self):
+        super().__init__([], [], [])
+
+    def contains(self, points):
+        return points[:, 0] > 0
+
+    def draw(self, count, around, generator):
+        return torch.rand(count, 3, generator=generator) + torch.tensor([5.0, 0.0, 0.0])
+
+
+def test_with_a_hull_only_its_gaussians_move_and_towards_it(splats):
+    model = splats()
+    before = tensors(model)
+    inside = model.means.detach()[:, 0] > 0
+    assert perturb_splats(model, {"means": 0.5, "scales": 0.5}, generator(), Half()) == int(inside.sum())
+    for name in ("means", "scales", "quats"):
+        value, old = model.gauss_params[name].data, before[f"gauss_params.{name}"]
+        assert torch.equal(value[~inside], old[~inside]), name
+    assert (model.means[inside, 0] > 2.4).all()
+
+
+def test_with_a_hull_only_the_hash_entries_that_it_reads_move(nerfacto):
+    model, source, fresh = nerfacto(), nerfacto(), another(nerfacto)
+    before = tensors(model)
+    perturb_nerf(model, fresh, 0.5, Half())
+    names = changed(before, model)
+    assert names
+    assert all("hash_table" in name for name in names)
+    left = torch.rand(500, 3, generator=generator()) * torch.tensor([-0.4, 0.8, 0.8]) - torch.tensor([0.5, 0.4, 0.4])
+    right = left * torch.tensor([-1.0, 1.0, 1.0])
+    with torch.no_grad():
+        moved = [
+            (model.field.density_fn(x[:, None]) - source.field.density_fn(x[:, None])).abs().mean()
+            for x in (left, right)
+        ]
+    assert moved[1] > 0
+    # Fine levels share entries between distant cells (that is what a hash table is), the more the smaller it is.
+    assert moved[0] < moved[1]

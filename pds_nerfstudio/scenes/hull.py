@@ -1,0 +1,107 @@
+"""Image masks carried into the scene: how relevant is a point, by the views that see it?
+
+    r(x) = mean of m_v(π_v(x)) over the views v in which x lies in the frame and not behind a surface
+
+A hull of soft masks: of what one view alone calls relevant, the part that most others contradict is carved away.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from pds_nerfstudio.scenes.rendering import Rendering
+
+BEHIND = 0.05
+"""A point is hidden where it lies deeper than the surface by more than this share of the surface's depth."""
+SEEN_BY = 0.3
+"""A point has to be seen by this share of the views, or nothing is known of it."""
+INSIDE = 0.5
+"""The hull are the points of at least this relevance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hull:
+    """Masks of several views. Lens distortion and pose corrections are left aside: masks are not that sharp."""
+
+    cameras: Sequence[Cameras]
+    """One camera each, batch size 1, at the mask's size."""
+    masks: Sequence[Float[Tensor, "_ _"]]
+    """Relevance in [0, 1], one map per view; views may differ in size."""
+    depths: Sequence[Float[Tensor, "_ _"]]
+    """Depth of the surfaces along the optical axis in scene units, of the same sizes; infinite where there is none."""
+
+    @classmethod
+    def from_renderings(
+        cls, cameras: Sequence[Cameras], masks: Sequence[Float[Tensor, "_ _"]], renderings: Sequence[Rendering]
+    ) -> "Hull":
+        """Masks of any size, brought to that of their view's rendering."""
+        resized = [
+            F.interpolate(mask[None, None], rendering.image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+            for mask, rendering in zip(masks, renderings, strict=True)
+        ]
+        depths = [torch.where(r.accumulation > 0.5, r.depth, torch.inf)[0, 0] for r in renderings]
+        return cls(cameras, resized, depths)
+
+    @torch.no_grad()
+    def relevance(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, " points"]:
+        """r(x) in [0, 1] of points in scene units; 0 where too few views see the point."""
+        total, seen = points.new_zeros(len(points)), points.new_zeros(len(points))
+        for camera, mask, depth in zip(self.cameras, self.masks, self.depths, strict=True):
+            place, distance = _project(camera.to(points.device), points)
+            height, width = mask.shape
+            column, row = (place[:, i].nan_to_num(-1).clamp(-1, max(height, width)).floor().long() for i in (0, 1))
+            inside = (distance > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            column, row = column.clamp(0, width - 1), row.clamp(0, height - 1)
+            surface = depth.to(points.device)[row, column]
+            visible = inside & (distance <= surface * (1 + BEHIND))
+            total += mask.to(points.device)[row, column] * visible
+            seen += visible
+        return torch.where(seen >= max(SEEN_BY * len(self.cameras), 1), total / seen.clamp(min=1), 0.0)
+
+    def contains(self, points: Float[Tensor, "points 3"]) -> Bool[Tensor, " points"]:
+        """Whether each point is in the hull."""
+        return self.relevance(points) >= INSIDE
+
+    def draw(
+        self, count: int, around: Float[Tensor, "_ 3"], generator: torch.Generator, candidates: int = 200_000
+    ) -> Float[Tensor, "count 3"]:
+        """`count` points of the hull, in and near the box of the points `around`, more where it is more relevant.
+
+        The box is grown on every side by its own largest extent. Where it holds no hull, the points are uniform over
+        the box of `around` itself.
+        """
+        low, high = box_of(around)
+        margin = (high - low).max()
+        pool = low - margin + (high - low + 2 * margin) * torch.rand(candidates, 3, generator=generator)
+        weights = self.relevance(pool)
+        inside = weights >= INSIDE
+        if not inside.any():
+            return low + (high - low) * torch.rand(count, 3, generator=generator)
+        chosen = torch.multinomial(weights[inside], count, replacement=True, generator=generator)
+        # Half a cell of the candidates' own spacing, so that no two of them coincide.
+        cell = ((high - low + 2 * margin).prod() / candidates) ** (1 / 3)
+        return pool[inside][chosen] + cell * (torch.rand(count, 3, generator=generator) - 0.5)
+
+
+def box_of(points: Float[Tensor, "_ 3"], share: float = 0.98) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+    """Lower and upper corner, on the CPU, of what holds this share of the points along each axis: a few strays do not
+    decide it."""
+    tail = (1 - share) / 2
+    low, high = np.quantile(points.detach().cpu().numpy(), (tail, 1 - tail), axis=0)  # torch's refuses 16 M values
+    return torch.from_numpy(low).float(), torch.from_numpy(high).float()
+
+
+def _project(camera: Cameras, points: Tensor) -> tuple[Float[Tensor, "points 2"], Float[Tensor, " points"]]:
+    """Column and row in pixels, and depth along the optical axis; nerfstudio's cameras look along −z, y up."""
+    pose = camera.camera_to_worlds[0]
+    x, y, z = ((points - pose[:, 3]) @ pose[:, :3]).unbind(-1)
+    depth = -z
+    column = camera.fx[0] * x / depth + camera.cx[0]
+    row = -camera.fy[0] * y / depth + camera.cy[0]
+    return torch.stack([column, row], dim=-1), depth
