@@ -1,4 +1,4 @@
-"""The `pds` command: `pds demo`, and what else grows here."""
+"""The `pds` command: `pds demo`, `pds calibrate-eta`."""
 
 import tyro
 
@@ -7,10 +7,13 @@ from pds_nerfstudio.errors import one_sentence
 
 def main() -> None:
     """Entry point of the console script."""
+    from pds_nerfstudio.cli.calibrate import CalibrateEta
     from pds_nerfstudio.cli.demo import Demo
 
     with one_sentence():
         command = tyro.extras.subcommand_cli_from_dict(
-            {"demo": Demo}, prog="pds", description="Text-driven editing of nerfstudio scenes."
+            {"demo": Demo, "calibrate-eta": CalibrateEta},
+            prog="pds",
+            description="Text-driven editing of nerfstudio scenes.",
         )
         command.run()

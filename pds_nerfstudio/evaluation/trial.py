@@ -70,6 +70,8 @@ def reconstruct(family: Family, data: Path, out: Path, steps: int, seed: int) ->
         config.optimizers["features_dc"]["optimizer"].lr = 0.02
     else:
         _shrink_nerfacto(config)
+        for group in ("fields", "proposal_networks"):  # as it stands, the rate would decay over 200,000 steps
+            config.optimizers[group]["scheduler"].max_steps = steps
     ns_train.main(config)
     return config.get_base_dir() / "config.yml"
 

@@ -86,6 +86,11 @@ class EditPipelineConfig(VanillaPipelineConfig):
     """Splats only: edit step after which Gaussians are cloned, split and pruned."""
     densify_until: int = 0
     """Splats only: edit step at which that ends; 0 keeps the number of Gaussians."""
+    densify_every: int = 100
+    """Splats only: steps between two such refinements."""
+    densify_share: float = 0.25
+    """Splats only: the share of Gaussians, those whose screen gradients are largest, that each of them clones or
+    splits. splatfacto's threshold is for the scale of a photometric loss."""
     seed: int = 0
     """Seed of views, timesteps and noise; a step draws the same ones in an interrupted and in a straight run."""
     base: Path | None = None
@@ -123,7 +128,10 @@ class EditPipeline(VanillaPipeline):
         if isinstance(self.model, SplatfactoScene):
             densify = self.config.densify_until > 0
             self.model.begin_edit(
-                refine_start=self.config.densify_from if densify else NEVER, refine_stop=self.config.densify_until
+                refine_start=self.config.densify_from if densify else NEVER,
+                refine_stop=self.config.densify_until,
+                refine_every=self.config.densify_every,
+                grow_share=self.config.densify_share,
             )
         return super().get_training_callbacks(training_callback_attributes)
 

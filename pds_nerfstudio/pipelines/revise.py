@@ -130,6 +130,11 @@ class RevisePipeline(EditPipeline):
             etas = {"means": eta, "scales": eta, "opacities": opacities, "features_dc": colours}
             count = perturb_splats(self.model, etas, torch.Generator().manual_seed(seed), hull)
             CONSOLE.log(f"{count} of {len(self.model.means)} Gaussians perturbed.")
+            if count == 0:
+                CONSOLE.log(
+                    "[yellow]The prior sees nothing to change in this scene for these prompts: try the prompts in two "
+                    "dimensions first, or --pipeline.perturb everywhere."
+                )
         elif isinstance(self.model, NerfactoModel):
             with torch.random.fork_rng():
                 torch.manual_seed(seed)

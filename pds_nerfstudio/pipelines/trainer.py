@@ -27,6 +27,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    track,
 )
 
 from pds_nerfstudio.errors import UserError, one_sentence
@@ -76,9 +77,10 @@ class SceneTrainer(Trainer):
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
+        with one_sentence():
+            self._before_training()
         with one_sentence(), Progress(*columns, console=progress_console, refresh_per_second=2) as self._bar:
             try:
-                self._before_training()
                 self._task = self._bar.add_task(self._title(0), total=total, completed=self._start_step, note="")
                 super().train()
             finally:
@@ -93,7 +95,7 @@ class SceneTrainer(Trainer):
         return result
 
     def _before_training(self) -> None:
-        """What happens once, under the bar, before the first step."""
+        """What happens once, before the first step."""
 
     def _title(self, step: int) -> str:
         """What the bar says on its left."""
@@ -222,25 +224,32 @@ class EditTrainer(SceneTrainer):
     def _before_training(self) -> None:
         """A new edit may measure and change the scene before its first step."""
         if not self.plan.resumes:
-            self.pipeline.begin(self._probe)
+            self.pipeline.begin(self.probe)
 
-    def _probe(self, steps: int) -> list[float]:
+    def probe(self, steps: int, still: bool = False) -> list[float]:
         """Run edit steps −steps … −1 on optimisers of their own, and put the scene back bit for bit.
+
+        Args:
+            still: take no optimiser step, so that every loss is that of the scene as it is.
+
+        Returns:
+            the value of `edit_loss` at each step.
 
         Raises:
             UserError: a step has no finite gradient.
         """
-        assert self._bar is not None
         kept = [(parameter, parameter.detach().clone()) for parameter in self.pipeline.parameters()]
         optimizers, scaler = self.optimizers, self.grad_scaler
         self.optimizers, self.grad_scaler = Trainer.setup_optimizers(self), copy.deepcopy(scaler)
-        task = self._bar.add_task(f"{self.config.method_name}: probe", total=steps, note="")
         losses = []
         try:
-            for step in range(-steps, 0):
-                _, terms, _ = Trainer.train_iteration(self, step)
+            for step in track(range(-steps, 0), "probe", console=progress_console, transient=True):
+                if still:
+                    with torch.no_grad():
+                        terms = self.pipeline.get_train_loss_dict(step)[1]
+                else:
+                    terms = Trainer.train_iteration(self, step)[1]
                 losses.append(float(terms["edit_loss"].detach()))
-                self._bar.update(task, advance=1, note=f"loss {losses[-1]:.4g}")
         except NonFiniteGradient as error:
             raise UserError(
                 f"The probe met no finite gradient ({error}): give eta a number, or use --pipeline.precision fp32."

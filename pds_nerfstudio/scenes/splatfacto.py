@@ -10,10 +10,12 @@ Four differences from `SplatfactoModel`, each by `super()`:
 
 import copy
 import dataclasses
+import math
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models import splatfacto as upstream
@@ -43,6 +45,8 @@ class SplatfactoScene(SplatfactoModel):
     """splatfacto on CPU or CUDA whose Gaussians stay trainable after loading."""
 
     config: SplatfactoSceneConfig
+    grow_share: float | None = None
+    """See `begin_edit`."""
     first_edit_step: int | None = None
     """The trainer's step at which the edit began; None while the scene is being reconstructed."""
 
@@ -86,6 +90,7 @@ class SplatfactoScene(SplatfactoModel):
         refine_stop: int = 0,
         refine_every: int | None = None,
         reset_opacity_every: int = NEVER,
+        grow_share: float | None = None,
     ) -> None:
         """From here on, count densification in edit steps, and show the scene as a finished one.
 
@@ -95,9 +100,12 @@ class SplatfactoScene(SplatfactoModel):
             refine_stop: edit step at which that ends; 0 keeps the number of Gaussians.
             refine_every: steps between two refinements; the reconstruction's own by default.
             reset_opacity_every: steps between two resets of opacity, each of which makes the scene nearly transparent.
+            grow_share: the share of Gaussians, those whose screen gradients are largest, that a refinement clones or
+                splits. By default the reconstruction's threshold decides, which belongs to the scale of its loss.
         """
         self.first_edit_step = first_step
         self.step = RECONSTRUCTED
+        self.grow_share = grow_share
         self.strategy = dataclasses.replace(
             self.strategy,
             refine_start_iter=refine_start,
@@ -119,10 +127,19 @@ class SplatfactoScene(SplatfactoModel):
             super().step_post_backward(step)
             return
         shown_at, self.step = self.step, step - self.first_edit_step + 1
+        if self.grow_share is not None and self.step % self.strategy.refine_every == 0:
+            self.strategy.grow_grad2d = self._gradient_of_share(self.grow_share)
         try:
             super().step_post_backward(self.step)
         finally:
             self.step = shown_at
+
+    def _gradient_of_share(self, share: float) -> float:
+        """The screen gradient that this share of the Gaussians exceeds, over the steps since the last refinement."""
+        sums, counts = self.strategy_state["grad2d"], self.strategy_state["count"]
+        if sums is None or counts is None:
+            return math.inf
+        return float(np.quantile((sums / counts.clamp(min=1)).cpu().numpy(), 1 - share))
 
     def get_outputs(self, camera):
         """splatfacto's outputs (see `SplatfactoModel.get_outputs`); `camera` is left as it was."""

@@ -18,18 +18,21 @@ pytestmark = pytest.mark.slow
 SHORT = ("--pipeline.refine-steps", 2, "--max-num-iterations", 4)
 
 
-def test_splats_are_perturbed_once_and_the_source_run_never(ns_train, toy_splats):
+def test_splats_are_perturbed_everywhere_or_where_relevant_and_the_source_run_never(ns_train, toy_splats):
     before = fingerprint(toy_splats.parent)
+    source = load_source_state(find_run(toy_splats))["_model.gauss_params.means"]
     still = ("--pipeline.refine-steps", 0, "--max-num-iterations", 1)
     moved = {}
-    for eta in (0.0, 0.5):
+    for eta, where in ((0.0, "everywhere"), (0.5, "everywhere"), (0.5, "relevant")):
         config = ns_train(
-            "pnr-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, *still, "--pipeline.eta", eta
+            *("pnr-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, *still),
+            *("--pipeline.eta", eta, "--pipeline.perturb", where, "--pipeline.resolution", 64),
         )
-        source, edited = load_source_state(find_run(toy_splats)), scene_of(config)
-        moved[eta] = (edited["_model.gauss_params.means"] - source["_model.gauss_params.means"]).abs().median()
-    assert moved[0.0] < 0.01  # one step of Adam
-    assert moved[0.5] > 0.05
+        distance = (scene_of(config)["_model.gauss_params.means"] - source).norm(dim=-1)
+        moved[eta, where] = float((distance > 0.01).float().mean())  # one step of Adam is shorter
+    assert moved[0.0, "everywhere"] == 0
+    assert moved[0.5, "everywhere"] > 0.9
+    assert 0.02 < moved[0.5, "relevant"] < 0.6
     assert fingerprint(toy_splats.parent) == before
 
 

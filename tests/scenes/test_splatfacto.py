@@ -154,3 +154,15 @@ def test_a_scene_on_cuda_is_the_scene_on_a_cpu(splats, camera):
         here = render(model, camera(0, 32, 32)).image
         there = render(model.to("cuda"), camera(0, 32, 32)).image
     torch.testing.assert_close(there.cpu(), here, atol=1e-3, rtol=0)
+
+
+def test_a_share_of_the_gaussians_grows_whatever_the_scale_of_the_loss(splats):
+    counts = []
+    for scale in (1.0, 1e6):
+        model = splats(number=200)
+        model.begin_edit(refine_start=0, refine_stop=10, refine_every=4, grow_share=0.25)
+        model.strategy_state["grad2d"] = scale * torch.arange(1.0, 201.0)
+        model.strategy_state["count"] = torch.ones(200)
+        gradient = model._gradient_of_share(0.25)
+        counts.append(int((model.strategy_state["grad2d"] > gradient).sum()))
+    assert counts == [50, 50]

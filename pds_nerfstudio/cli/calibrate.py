@@ -1,0 +1,102 @@
+"""`pds calibrate-eta`: what Δ_min should be for a scene, a prior and an objective (Hong et al. 2024, Alg. 2).
+
+Two probes from the same scene and the same draws: one that stands still, whose spread is chance, and one that edits.
+"""
+
+import copy
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from pds_nerfstudio.errors import UserError
+
+CLEARLY = 2.0
+"""A fall of the loss counts from this many standard errors on."""
+SHARE = 0.1
+"""And from this share of the loss itself on."""
+
+
+@dataclass
+class CalibrateEta:
+    """Measure an edit's loss on a scene and propose --pipeline.minimum-decrease for pnr-edit's eta "auto"."""
+
+    run_folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of the finished run, or the nerfstudio_models in it."""
+    src_prompt: str
+    """What the scene shows now."""
+    tgt_prompt: str
+    """What it should show."""
+    prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """A hub id, a local diffusers folder, or "toybox"."""
+    objective: Literal["pds", "dds", "sds"] = "pds"
+    """The revising objective."""
+    guidance_scale: float | None = None
+    """Its guidance; by default the method's own."""
+    steps: int = 50
+    """Steps of each of the two probes, at least 20."""
+    seed: int = 0
+    """Of views, timesteps and noise."""
+
+    def run(self) -> None:
+        """Probe twice and print what was measured and what follows."""
+        from pds_nerfstudio.objectives.perturb import choose_eta
+
+        if self.steps < 20:
+            raise UserError(f"--steps {self.steps} is too few to compare the first ten with the last ten: give 20.")
+        console = Console()
+        with tempfile.TemporaryDirectory() as scratch:
+            still, moving = self._probe(Path(scratch))
+        proposal = propose(still)
+        increase = statistics.fmean(moving[-10:]) - statistics.fmean(moving[:10])
+        table = Table("measured", "", title=f"{self.objective} on {self.run_folder}, {self.steps} steps")
+        for what, value in (
+            ("loss of the unchanged scene, mean", statistics.fmean(still)),
+            ("its spread from draw to draw (standard deviation)", statistics.stdev(still)),
+            ("chance in a difference of two means of ten", _chance(still)),
+            ("ΔL of the probe (last ten − first ten)", increase),
+        ):
+            table.add_row(what, f"{value:.4g}")
+        console.print(table)
+        console.print(
+            f"Proposed: [bold]--pipeline.minimum-decrease {proposal:.3g}[/] (the larger of {CLEARLY:g} times that "
+            f"chance and {SHARE:.0%} of the loss). With it, eta auto would choose "
+            f"[bold]{choose_eta(increase, proposal):.3f}[/] of at most 0.6 for this edit."
+        )
+
+    def _probe(self, scratch: Path) -> tuple[list[float], list[float]]:
+        """Losses of a scene that stands still, and of one that is edited."""
+        from pds_nerfstudio.methods import METHODS
+        from pds_nerfstudio.objectives import DDS, PDS, SDS
+        from pds_nerfstudio.pipelines.trainer import EditTrainer
+        from pds_nerfstudio.scenes.source import find_run
+
+        family = find_run(self.run_folder).family
+        config = copy.deepcopy(METHODS["pnr-edit-splat" if family == "splatfacto" else "pnr-edit"].config)
+        config.load_dir, config.output_dir, config.vis = self.run_folder, scratch, "tensorboard"
+        config.logging.local_writer.enable = False
+        pipeline = config.pipeline
+        pipeline.src_prompt, pipeline.tgt_prompt = self.src_prompt, self.tgt_prompt  # pyright: ignore[reportAttributeAccessIssue]
+        pipeline.prior, pipeline.seed = self.prior, self.seed  # pyright: ignore[reportAttributeAccessIssue]
+        settings = {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
+        pipeline.objective = {"pds": PDS, "dds": DDS, "sds": SDS}[self.objective](**settings)  # pyright: ignore[reportAttributeAccessIssue]
+        config.set_timestamp()
+        trainer = config.setup(local_rank=0, world_size=1)
+        trainer.setup()
+        assert isinstance(trainer, EditTrainer)
+        return trainer.probe(self.steps, still=True), trainer.probe(self.steps)
+
+
+def propose(still: list[float]) -> float:
+    """Δ_min from the losses of an unchanged scene: what is both more than chance and worth mentioning."""
+    return max(CLEARLY * _chance(still), SHARE * statistics.fmean(still))
+
+
+def _chance(losses: list[float]) -> float:
+    """Standard deviation of the difference between two means of ten draws."""
+    return statistics.stdev(losses) * (2 / 10) ** 0.5
