@@ -1,6 +1,6 @@
-"""`pds demo`: the whole job on a toybox scene, where the right answer is known.
+"""`pds demo`: the whole job on toybox scenes, where the right answer is known.
 
-    toybox scene ─► source-splatfacto ─► pds-edit-splat ─► held-out views against the ground truth ─► .ply
+    toybox scene ─► source-splatfacto ─► pnr-edit-splat ─► held-out views against the ground truth ─► .ply
 
 Both trainings run nerfstudio's own `ns-train` code.
 """
@@ -17,25 +17,33 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 
+if TYPE_CHECKING:
+    from pds_nerfstudio.evaluation.trial import Comparison
+    from pds_nerfstudio.toybox.spec import ToyEdit
+
 Family = Literal["splatfacto", "nerfacto"]
-METHOD: dict[Family, str] = {"splatfacto": "pds-edit-splat", "nerfacto": "pds-edit"}
+Objective = Literal["pds", "pnr"]
 PACKAGES = ("pds-nerfstudio", "nerfstudio", "gsplat", "torch", "diffusers", "transformers")
+BOTH: tuple[tuple[str, Objective], ...] = (("flat-to-tall", "pnr"), ("red-to-blue", "pds"))
+"""What the demo shows unless asked for something else: a change of shape, then one of colour."""
 
 
 @dataclass
 class Demo:
-    """Build a toybox scene, reconstruct it, edit it from text, and compare it with what it should have become."""
+    """Build toybox scenes, reconstruct and edit them, and compare them with what they should have become."""
 
-    edit: str = "can-to-cone"
-    """Which toybox edit; an unknown name lists the known ones."""
+    edit: str | None = None
+    """Which toybox edit; an unknown name lists the known ones. By default one of shape and one of colour."""
+    method: Objective | None = None
+    """By what: "pds", or "pnr" (perturb and revise). By default pnr for edits of shape and pds for others."""
     family: Family = "splatfacto"
-    """What the scene is reconstructed as."""
+    """What the scenes are reconstructed as."""
     out: Path = Path("outputs/demo")
     """Folder for everything; an earlier demo there is replaced."""
     steps: int | None = None
@@ -48,61 +56,90 @@ class Demo:
     """Seed of the cameras, the reconstruction and the edit."""
 
     def run(self) -> None:
-        """Run every stage and say where the results are."""
-        from pds_nerfstudio.toybox.dataset import write_edit
+        """Run every stage of every edit and say where the results are."""
         from pds_nerfstudio.toybox.spec import find_edit
 
-        try:
-            edit = find_edit(self.edit)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        jobs: list[tuple[ToyEdit, Objective]]
+        if self.edit is None:
+            jobs = [(find_edit(name), self.method or method) for name, method in BOTH]
+        else:
+            try:
+                edit = find_edit(self.edit)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            jobs = [(edit, self.method or ("pnr" if edit.kind == "shape" else "pds"))]
         self._clear()
         console = Console(file=sys.stdout)
-        seconds: dict[str, float] = {}
-        scene, method = self.out / "scene", METHOD[self.family]
-
-        console.print(f"[bold]“{edit.source_prompt}” → “{edit.target_prompt}”")
-        with self._stage("scene", "Rendering the scene and its ground truth", console, seconds):
-            write_edit(edit, scene, seed=self.seed)
-        with self._stage("import", "Loading nerfstudio", console, seconds):
+        started: dict[str, float] = {}
+        with self._stage("import", "Loading nerfstudio", console, started):
             from pds_nerfstudio.evaluation import trial
+            from pds_nerfstudio.evaluation.report import contact_sheet
             from pds_nerfstudio.pipelines import trainer
 
             trainer.progress_console = console
-        settings = trial.SETTINGS[self.family]
-        given = {
-            "edit_steps": self.steps,
-            "reconstruction_steps": self.reconstruction_steps,
-            "guidance_scale": self.guidance_scale,
-        }
-        settings = dataclasses.replace(settings, **{name: value for name, value in given.items() if value is not None})
-        with self._stage("reconstruct", f"Reconstructing it: ns-train source-{self.family}", console, seconds):
-            source = trial.reconstruct(
-                self.family, scene / "source", self.out, settings.reconstruction_steps, self.seed
-            )
-        with self._stage("edit", f"Editing it: ns-train {method}", console, seconds):
-            edited = trial.run_edit(method, source, edit, self.out, settings, self.seed)
-        with self._stage(
-            "evaluate", "Comparing held-out views with the ground truth, filming an orbit", console, seconds
-        ):
-            numbers = trial.compare(edit, scene, source, edited, self.out)
-        with self._stage("export", "Exporting the edited scene", console, seconds):
-            exported = trial.export(edited, self.out)
+        outcomes = [self._edit(edit, method, console) for edit, method in jobs]
+        rows = {}
+        for outcome in outcomes:
+            comparison: trial.Comparison = outcome.comparison
+            rows |= {
+                comparison.edit.source_prompt.removeprefix("a photo of "): comparison.source,
+                outcome.report["method"]: comparison.edited,
+                f"truth: {comparison.edit.target_prompt.removeprefix('a photo of ')}": comparison.truth,
+            }
+        contact_sheet(rows, self.out / "contact_sheet.png", "held-out views: before, edited, ground truth")
 
-        report = {
-            "edit": edit.name,
-            "source_prompt": edit.source_prompt,
-            "target_prompt": edit.target_prompt,
-            "method": method,
-            "settings": dataclasses.asdict(settings),
-            **numbers,
-            "seconds": {**seconds, "total": sum(seconds.values())},
+        reports = [outcome.report for outcome in outcomes]
+        seconds = {name: sum(r["seconds"].get(name, 0.0) for r in reports) for name in reports[0]["seconds"]} | started
+        report = reports[0] | {
+            "edits": {r["edit"]: r for r in reports},
+            "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             "seed": self.seed,
         }
         (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        self._summary(report, edited, exported, console)
+        self._summary(outcomes, report["seconds"]["total"], console)
+
+    def _edit(self, edit: "ToyEdit", method: Objective, console: Console) -> "Outcome":
+        """One edit, from its scene to its export."""
+        from pds_nerfstudio.evaluation import trial
+        from pds_nerfstudio.toybox.dataset import write_edit
+
+        given = {
+            "edit_steps": self.steps,
+            "reconstruction_steps": self.reconstruction_steps,
+            "guidance_scale": self.guidance_scale,
+        }
+        settings = trial.SETTINGS[self.family]
+        settings = dataclasses.replace(settings, **{name: value for name, value in given.items() if value is not None})
+        name = f"{method}-edit" + "-splat" * (self.family == "splatfacto")
+        out, seconds = self.out / edit.name, {}
+        scene = out / "scene"
+        console.print(f"\n[bold]“{edit.source_prompt}” → “{edit.target_prompt}”")
+        with self._stage("scene", "Rendering the scene and its ground truth", console, seconds):
+            write_edit(edit, scene, seed=self.seed)
+        with self._stage("reconstruct", f"Reconstructing it: ns-train source-{self.family}", console, seconds):
+            source = trial.reconstruct(self.family, scene / "source", out, settings.reconstruction_steps, self.seed)
+        with self._stage("edit", f"Editing it: ns-train {name}", console, seconds):
+            edited = trial.run_edit(name, source, edit, out, settings, self.seed)
+        with self._stage(
+            "evaluate", "Comparing held-out views with the ground truth, filming an orbit", console, seconds
+        ):
+            comparison = trial.compare(edit, scene, source, edited)
+            comparison.sheet(out / "contact_sheet.png")
+            trial.film(edit, source, edited, out / "orbit.mp4")
+        with self._stage("export", "Exporting the edited scene", console, seconds):
+            exported = trial.export(edited, out)
+        report = {
+            "edit": edit.name,
+            "source_prompt": edit.source_prompt,
+            "target_prompt": edit.target_prompt,
+            "method": name,
+            "settings": dataclasses.asdict(settings),
+            **comparison.numbers,
+            "seconds": seconds,
+        }
+        return Outcome(report, comparison, edited, exported)
 
     def _clear(self) -> None:
         """Remove an earlier demo, and nothing else."""
@@ -121,19 +158,33 @@ class Demo:
             yield
         seconds[name] = round(time.perf_counter() - start, 1)
 
-    def _summary(self, report: dict[str, Any], edited: Path, exported: Path, console: Console) -> None:
-        console.print(
-            f"\nPSNR to the ground truth {report['psnr_to_target_before']:.1f} → "
-            f"[bold]{report['psnr_to_target_after']:.1f} dB[/], background kept to {report['background_psnr']:.1f} dB, "
-            f"target recognised with probability {report['target_probability_before']:.2f} → "
-            f"[bold]{report['target_probability_after']:.2f}[/], {report['seconds']['total']:.0f} s."
-        )
-        rows = (
-            ("contact_sheet.png", "look here first: source, edited, ground truth, differences"),
-            ("orbit.mp4", "before and after, side by side"),
-            (exported.relative_to(self.out), "the edited scene for any viewer of that format"),
-            ("report.json", "all numbers"),
-        )
-        for file, what in rows:
-            console.print(f"  {self.out / file}  [dim]{what}")
-        console.print(f"  ns-viewer --load-config {edited}  [dim]walk around it")
+    def _summary(self, outcomes: "list[Outcome]", seconds: float, console: Console) -> None:
+        console.print()
+        for outcome in outcomes:
+            report = outcome.report
+            console.print(
+                f"{report['edit']} by {report['method']}: PSNR to the ground truth "
+                f"{report['psnr_to_target_before']:.1f} → [bold]{report['psnr_to_target_after']:.1f} dB[/], background "
+                f"kept to {report['background_psnr']:.1f} dB, target recognised with probability "
+                f"{report['target_probability_before']:.2f} → [bold]{report['target_probability_after']:.2f}[/]."
+            )
+        console.print(f"{seconds:.0f} s in all. Look here first:")
+        console.print(f"  {self.out / 'contact_sheet.png'}  [dim]before, edited, ground truth")
+        for outcome in outcomes:
+            folder = self.out / outcome.report["edit"]
+            console.print(f"  {folder / 'orbit.mp4'}  [dim]before and after, side by side")
+            console.print(f"  {outcome.exported}  [dim]the edited scene for any viewer of that format")
+            console.print(f"  ns-viewer --load-config {outcome.edited}  [dim]walk around it")
+        console.print(f"  {self.out / 'report.json'}  [dim]all numbers")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one edit."""
+
+    report: dict[str, Any]
+    comparison: "Comparison"
+    edited: Path
+    """The edited run's `config.yml`."""
+    exported: Path
+    """The edited scene as a file of its own."""

@@ -5,6 +5,7 @@ The settings here are for 64-pixel scenes on two CPU cores; on a real scene the 
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from torch import Tensor
 from pds_nerfstudio.evaluation.metrics import ClipScorer, psnr, target_probability
 from pds_nerfstudio.evaluation.report import contact_sheet, heat, read_images, side_by_side_video
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.scenes.rendering import render
 from pds_nerfstudio.scenes.views import eval_views
 from pds_nerfstudio.toybox.dataset import change_mask
@@ -38,6 +40,7 @@ class TrialSettings:
 
     reconstruction_steps: int
     edit_steps: int
+    """All of them; where a method refines as well, the last quarter."""
     guidance_scale: float
     # Noisier than the paper's [0.02, 0.98], which holds on to the shape more.
     min_step_percent: float = 0.1
@@ -76,8 +79,22 @@ def reconstruct(family: Family, data: Path, out: Path, steps: int, seed: int) ->
     return config.get_base_dir() / "config.yml"
 
 
-def run_edit(method: str, source: Path, edit: ToyEdit, out: Path, settings: TrialSettings, seed: int) -> Path:
-    """Train an edit method on a reconstructed toybox scene; returns the edited run's `config.yml`."""
+def run_edit(
+    method: str,
+    source: Path,
+    edit: ToyEdit,
+    out: Path,
+    settings: TrialSettings,
+    seed: int,
+    changes: Mapping[str, Any] | None = None,
+    steps_per_save: int | None = None,
+) -> Path:
+    """Train an edit method on a reconstructed toybox scene; returns the edited run's `config.yml`.
+
+    Args:
+        changes: fields of the method's pipeline to set, by name.
+        steps_per_save: keep a checkpoint every so many steps; only the last by default.
+    """
     config = _config(method, out, settings.edit_steps, seed)
     config.experiment_name = "edited"
     config.load_dir = source.parent / config.relative_model_dir
@@ -93,20 +110,56 @@ def run_edit(method: str, source: Path, edit: ToyEdit, out: Path, settings: Tria
     for group, epsilon in SPLAT_EPSILON.items():
         if group in config.optimizers:
             config.optimizers[group]["optimizer"].eps = epsilon
+    if isinstance(pipeline, ReviseConfig):
+        pipeline.refine_steps = settings.edit_steps // 4
+        if method.endswith("-splat"):
+            pipeline.densify_from, pipeline.densify_every, pipeline.densify_growth = 100, 50, 4.0
+            pipeline.densify_until = settings.edit_steps // 2 + 20
+    for name, value in (changes or {}).items():
+        if not hasattr(pipeline, name):
+            raise ValueError(f"{method} has no setting {name!r}.")
+        setattr(pipeline, name, value)
+    if steps_per_save is not None:
+        config.steps_per_save, config.save_only_latest_checkpoint = steps_per_save, False
     ns_train.main(config)
     return config.get_base_dir() / "config.yml"
 
 
-def compare(edit: ToyEdit, scene: Path, source: Path, edited: Path, out: Path) -> dict[str, float]:
-    """Numbers of an edit on the held-out views, and `contact_sheet.png` and `orbit.mp4` in `out`.
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """An edit beside what it should have become, on the held-out views."""
+
+    edit: ToyEdit
+    source: Images
+    """Renderings before."""
+    edited: Images
+    """Renderings after."""
+    truth: Images
+    """The ground truth of the edited scene, from the same cameras."""
+    numbers: dict[str, float]
+
+    def sheet(self, path: Path) -> None:
+        """Contact sheet: source, edited, ground truth, and where they differ."""
+        rows = {
+            "source": self.source,
+            "edited": self.edited,
+            "ground truth": self.truth,
+            "change": heat(self.edited, self.source),
+            "error": heat(self.edited, self.truth),
+        }
+        contact_sheet(rows, path, f"{self.edit.source_prompt}   to   {self.edit.target_prompt}   (held-out views)")
+
+
+def compare(edit: ToyEdit, scene: Path, source: Path, edited: Path, step: int | None = None) -> Comparison:
+    """An edit against its ground truth.
 
     Args:
         edit: what was asked for.
         scene: the folder that `toybox.dataset.write_edit` wrote.
         source, edited: the two runs' `config.yml`.
-        out: where the pictures go.
+        step: which checkpoint of the edited run; the latest by default.
     """
-    before, after = (load_run(path) for path in (source, edited))
+    before, after = load_run(source), load_run(edited, step)
     names = eval_views(before.datamanager).names
     source_truth, target_truth = (
         read_images([scene / side / "images" / Path(name).name for name in names]) for side in ("source", "target")
@@ -115,26 +168,8 @@ def compare(edit: ToyEdit, scene: Path, source: Path, edited: Path, out: Path) -
     changed = change_mask(source_truth.movedim(1, -1), target_truth.movedim(1, -1))
     scorer = ClipScorer.load()
     prompts = [spec.prompt(floor=False) for spec in edit.alternatives()]
-
-    contact_sheet(
-        {
-            "source": source_render,
-            "edited": edited_render,
-            "ground truth": target_truth,
-            "change": heat(edited_render, source_render),
-            "error": heat(edited_render, target_truth),
-        },
-        out / "contact_sheet.png",
-        f"{edit.source_prompt}   to   {edit.target_prompt}   (held-out views)",
-    )
-    frames, size = (60, 128) if isinstance(before.model, SplatfactoModel) else (24, 64)
-    side_by_side_video(
-        render_orbit(before, frames, size),
-        render_orbit(after, frames, size),
-        out / "orbit.mp4",
-        (edit.source_prompt, edit.target_prompt),
-    )
-    return {
+    shown = scorer.probabilities(edited_render, prompts)[:, prompts.index(edit.target_prompt)]
+    numbers = {
         "psnr_source_reconstruction": float(psnr(source_render, source_truth).mean()),
         "psnr_to_target_before": float(psnr(source_render, target_truth).mean()),
         "psnr_to_target_after": float(psnr(edited_render, target_truth).mean()),
@@ -142,8 +177,18 @@ def compare(edit: ToyEdit, scene: Path, source: Path, edited: Path, out: Path) -
         "psnr_to_target_in_change_mask_after": float(psnr(edited_render, target_truth, changed).mean()),
         "background_psnr": float(psnr(edited_render, source_render, 1 - changed).mean()),
         "target_probability_before": target_probability(scorer, source_render, edit.target_prompt, prompts),
-        "target_probability_after": target_probability(scorer, edited_render, edit.target_prompt, prompts),
+        "target_probability_after": float(shown.mean()),
+        "target_recognised": float((shown > 0.5).float().mean()),
     }
+    return Comparison(edit, source_render, edited_render, target_truth, numbers)
+
+
+def film(edit: ToyEdit, source: Path, edited: Path, path: Path) -> None:
+    """One turn around the scene, before and after side by side."""
+    before, after = load_run(source), load_run(edited)
+    frames, size = (60, 128) if isinstance(before.model, SplatfactoModel) else (24, 64)
+    left, right = (render_orbit(pipeline, frames, size) for pipeline in (before, after))
+    side_by_side_video(left, right, path, (edit.source_prompt, edit.target_prompt))
 
 
 def export(edited: Path, out: Path) -> Path:
@@ -158,9 +203,14 @@ def export(edited: Path, out: Path) -> Path:
     return folder / "tsdf_mesh.ply"
 
 
-def load_run(config_path: Path) -> VanillaPipeline:
-    """A finished run as the `ns-*` commands load it, in evaluation mode."""
-    _, pipeline, _, _ = eval_setup(config_path, test_mode="test")
+def load_run(config_path: Path, step: int | None = None) -> VanillaPipeline:
+    """A finished run (or its checkpoint of that step) as the `ns-*` commands load it, in evaluation mode."""
+
+    def at_step(config: TrainerConfig) -> TrainerConfig:
+        config.load_step = step
+        return config
+
+    _, pipeline, _, _ = eval_setup(config_path, test_mode="test", update_config_callback=at_step)
     pipeline.eval()
     return pipeline  # pyright: ignore[reportReturnType]
 
@@ -205,11 +255,10 @@ def _shrink_nerfacto(config: TrainerConfig) -> None:
     model: Any = config.pipeline.model
     model.num_levels, model.max_res, model.log2_hashmap_size = 8, 256, 15
     model.hidden_dim = model.hidden_dim_color = 32
-    model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = (64, 32), 24
+    model.near_plane, model.far_plane = 0.7, 1.65  # every object lies between, seen from every camera
+    model.num_proposal_iterations, model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = 1, (48,), 24
     model.proposal_net_args_list = [
-        {"hidden_dim": 16, "log2_hashmap_size": 14, "num_levels": 4, "max_res": res, "use_linear": False}
-        for res in (64, 128)
+        {"hidden_dim": 16, "log2_hashmap_size": 14, "num_levels": 4, "max_res": 64, "use_linear": False}
     ]
-    model.far_plane = 6.0
     datamanager: Any = config.pipeline.datamanager
     datamanager.train_num_rays_per_batch = 1024

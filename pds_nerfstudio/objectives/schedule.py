@@ -48,6 +48,10 @@ class NoiseSchedule:
                 "and stay within [0, 1); pass the running product of 1 − β."
             )
 
+    def __repr__(self) -> str:
+        first, last = float(self.alphas_cumprod[0]), float(self.alphas_cumprod[-1])
+        return f"NoiseSchedule({self.num_steps} steps, ᾱ from {first:.4g} to {last:.4g})"
+
     @classmethod
     def scaled_linear(
         cls, beta_start: float = 0.00085, beta_end: float = 0.012, num_steps: int = 1000

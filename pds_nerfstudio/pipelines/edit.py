@@ -88,9 +88,10 @@ class EditPipelineConfig(VanillaPipelineConfig):
     """Splats only: edit step at which that ends; 0 keeps the number of Gaussians."""
     densify_every: int = 100
     """Splats only: steps between two such refinements."""
-    densify_share: float = 0.25
-    """Splats only: the share of Gaussians, those whose screen gradients are largest, that each of them clones or
-    splits. splatfacto's threshold is for the scale of a photometric loss."""
+    densify_growth: float = 2.0
+    """Splats only: about how many times as many Gaussians there are in the end, pruning aside. Each refinement clones
+    or splits the share of them that this takes, those with the largest screen gradients; splatfacto's own threshold
+    is for the scale of a photometric loss."""
     seed: int = 0
     """Seed of views, timesteps and noise; a step draws the same ones in an interrupted and in a straight run."""
     base: Path | None = None
@@ -126,12 +127,13 @@ class EditPipeline(VanillaPipeline):
     ) -> list[TrainingCallback]:
         """nerfstudio's callbacks, with densification counted in edit steps."""
         if isinstance(self.model, SplatfactoScene):
-            densify = self.config.densify_until > 0
+            first, last, every = self.config.densify_from, self.config.densify_until, self.config.densify_every
+            refinements = max((last - first) // every, 1)
             self.model.begin_edit(
-                refine_start=self.config.densify_from if densify else NEVER,
-                refine_stop=self.config.densify_until,
-                refine_every=self.config.densify_every,
-                grow_share=self.config.densify_share,
+                refine_start=first if last else NEVER,
+                refine_stop=last,
+                refine_every=every,
+                grow_share=self.config.densify_growth ** (1 / refinements) - 1,
             )
         return super().get_training_callbacks(training_callback_attributes)
 

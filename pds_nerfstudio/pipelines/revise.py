@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 HULL_VIEWS = 48
 """At most so many views are asked where to perturb, evenly chosen."""
+PAPERS_LATENTS = 4 * 4 * 32 * 32
+"""Values over which the score loss was summed beside which the paper weighs identity: four views of 4×32×32. One view
+of Stable Diffusion at 512² has as many."""
 RELEVANCE_DRAWS = 6
 """Draws of timestep and noise per view."""
 
@@ -72,8 +75,10 @@ class ReviseConfig(EditPipelineConfig):
     minimum_decrease: float = PAPERS_MINIMUM_DECREASE
     """eta "auto" only: Δ_min, the fall of the loss over the probe from which on no perturbation is needed. 1000 is for
     MVDream's loss; `pds calibrate-eta` proposes one for another prior, objective or scene."""
-    anneal: bool = True
-    """Anneal the timesteps of each stage from 0.75 to [0.02, 0.40], in place of the objective's own range."""
+    anneal: bool = False
+    """Anneal the timesteps of each stage from 0.75 to [0.02, 0.40], in place of the objective's own range: the paper's
+    way with objects and SDS. With PDS, which the paper leaves as it is on real scenes, late small timesteps mostly
+    pull back to the source."""
     edit_steps: int = 15_000
     """Steps of the edit. --max-num-iterations, where given, counts both stages."""
     refine_steps: int = 1_000
@@ -82,9 +87,10 @@ class ReviseConfig(EditPipelineConfig):
     """Refinement: pull back only what the prior, asked about the source's views, would leave alone. Off, it pulls
     everywhere, as in the paper."""
     identity_l1: float = 30_000.0
-    """Refinement: weight of the mean absolute difference to the source image, at its begin (table 2)."""
+    """Refinement: weight of the mean absolute difference to the source image, at its begin (table 2), beside a score
+    loss summed over 16,384 latent values; scaled where the prior has fewer or more."""
     identity_perceptual: float = 300.0
-    """Refinement: weight of the perceptual distance to the source image, at its begin (table 2)."""
+    """Refinement: weight of the perceptual distance to the source image; likewise."""
 
     def __post_init__(self) -> None:
         for name in ("eta", "eta_opacity", "eta_colour", "eta_max"):
@@ -124,7 +130,7 @@ class RevisePipeline(EditPipeline):
         if eta == 0 and not (self.config.eta_opacity or self.config.eta_colour):
             return
         seed = self.config.seed
-        hull = self._hull() if self.config.perturb == "relevant" else None
+        hull = self.relevant_hull() if self.config.perturb == "relevant" else None
         if isinstance(self.model, SplatfactoModel):
             colours, opacities = self.config.eta_colour, self.config.eta_opacity
             etas = {"means": eta, "scales": eta, "opacities": opacities, "features_dc": colours}
@@ -143,7 +149,7 @@ class RevisePipeline(EditPipeline):
             perturb_nerf(self.model, fresh, eta, hull)
 
     @torch.no_grad()
-    def _hull(self) -> Hull:
+    def relevant_hull(self) -> Hull:
         """Where in space the prior asks for change, by the source's training views."""
         prior, views = self._ready()
         stride = max(1, math.ceil(len(views) / HULL_VIEWS))
@@ -189,7 +195,8 @@ class RevisePipeline(EditPipeline):
             image = torch.lerp(image, source.image, spared)  # no difference, hence no pull, where it is spared
         weights = self.config.identity_l1, self.config.identity_perceptual
         loss = identity_loss(image, source.image, self._perceptual, *weights)
-        return {"identity_loss": self.config.loss_weight * weight * loss}
+        beside_the_score = source.latent.numel() / PAPERS_LATENTS
+        return {"identity_loss": self.config.loss_weight * weight * beside_the_score * loss}
 
     def _progress(self, step: int) -> float:
         """How much of its stage is done before this step, in [0, 1); a probe's steps count as the first."""

@@ -139,7 +139,7 @@ class SplatfactoScene(SplatfactoModel):
         sums, counts = self.strategy_state["grad2d"], self.strategy_state["count"]
         if sums is None or counts is None:
             return math.inf
-        return float(np.quantile((sums / counts.clamp(min=1)).cpu().numpy(), 1 - share))
+        return float(np.quantile((sums / counts.clamp(min=1)).cpu().numpy(), max(1 - share, 0)))
 
     def get_outputs(self, camera):
         """splatfacto's outputs (see `SplatfactoModel.get_outputs`); `camera` is left as it was."""

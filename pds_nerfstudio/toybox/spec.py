@@ -124,6 +124,10 @@ EDITS: tuple[ToyEdit, ...] = (
     ToyEdit("cone-to-ball", "shape", SceneSpec("cone", "yellow"), SceneSpec("ball", "yellow")),
     ToyEdit("ball-to-cube", "shape", SceneSpec("ball", "red"), SceneSpec("cube", "red")),
     ToyEdit("flat-to-tall", "shape", SceneSpec("flat can", "green"), SceneSpec("tall can", "green")),
+    ToyEdit("tall-to-flat", "shape", SceneSpec("tall can", "cyan"), SceneSpec("flat can", "cyan")),
+    ToyEdit("flat-to-cone", "shape", SceneSpec("flat can", "yellow"), SceneSpec("cone", "yellow")),
+    ToyEdit("ring-to-tall", "shape", SceneSpec("ring", "purple"), SceneSpec("tall can", "purple")),
+    ToyEdit("lower-arms", "shape", SceneSpec("man raising his arms", "orange"), SceneSpec("man", "orange")),
     ToyEdit("raise-arms", "shape", SceneSpec("man", "blue"), SceneSpec("man raising his arms", "blue")),
     ToyEdit("arms-out", "shape", SceneSpec("man", "green"), SceneSpec("man stretching out his arms", "green")),
 )

@@ -7,16 +7,23 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def test_the_demo_edits_the_scene_and_leaves_the_rest(run_command, tmp_path):
-    done = run_command("pds", "demo", "--out", tmp_path / "demo", timeout=1500)
-    report = json.loads((tmp_path / "demo/report.json").read_text())
+def test_the_demo_edits_shape_and_colour_and_leaves_the_rest(run_command, tmp_path):
+    out = tmp_path / "demo"
+    done = run_command("pds", "demo", "--out", out, timeout=1800)
+    report = json.loads((out / "report.json").read_text())
     assert report["psnr_to_target_after"] >= report["psnr_to_target_before"] + 5
     assert report["background_psnr"] >= 28
     assert report["target_probability_after"] >= 0.8
     assert report["target_probability_before"] < 0.5
-    for file in ("contact_sheet.png", "orbit.mp4", "export/edited.ply"):
-        assert (tmp_path / "demo" / file).stat().st_size > 1000
+    assert {edit["method"] for edit in report["edits"].values()} == {"pnr-edit-splat", "pds-edit-splat"}
+    for name, edit in report["edits"].items():
+        assert edit["psnr_to_target_after"] > edit["psnr_to_target_before"] + 3, name
+        assert edit["target_probability_after"] >= 0.8, name
+        for file in ("contact_sheet.png", "orbit.mp4", "export/edited.ply"):
+            assert (out / name / file).stat().st_size > 1000
+    for file in ("contact_sheet.png", "orbit.mp4", "edited.ply", "report.json"):
         assert file in done.stdout.replace("\n", "")
+    assert (out / "contact_sheet.png").stat().st_size > 1000
     assert set(report["seconds"]) >= {"scene", "reconstruct", "edit", "evaluate", "export", "total"}
     assert report["peak_memory_mb"] > 0
     assert report["seed"] == 0
@@ -25,12 +32,11 @@ def test_the_demo_edits_the_scene_and_leaves_the_rest(run_command, tmp_path):
 def test_the_demo_runs_on_a_nerf(run_command, tmp_path):
     """A few steps only: that every stage works. What a full run reaches is in the documentation."""
     out = tmp_path / "demo"
-    run_command(
-        "pds", "demo", "--family", "nerfacto", "--steps", 3, "--reconstruction-steps", 30, "--out", out, timeout=900
-    )
+    short = ("--steps", 4, "--reconstruction-steps", 30)
+    run_command("pds", "demo", "--edit", "can-to-cone", "--family", "nerfacto", *short, "--out", out, timeout=900)
     report = json.loads((out / "report.json").read_text())
-    assert report["method"] == "pds-edit"
-    assert (out / "export/tsdf_mesh.ply").stat().st_size > 1000
+    assert report["method"] == "pnr-edit"
+    assert (out / "can-to-cone/export/tsdf_mesh.ply").stat().st_size > 1000
 
 
 def test_unknown_edits_and_foreign_folders_are_refused_in_one_sentence(run_command, tmp_path):
