@@ -34,13 +34,17 @@ LARGE = (
 SMALL = ("can-to-cone",)
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "pds": ("pds-edit", {}),
-    "pds, densified": ("pds-edit", {"densify_from": 100, "densify_every": 50, "densify_growth": 4.0}),
+    "pds, densified": ("pds-edit", {"densify_from": 100, "densify_every": 50, "densify_growth": 2.0}),
     "pnr": ("pnr-edit", {}),
+    "pnr, not densified": ("pnr-edit", {"densify_until": 0}),
     "pnr, no refinement": ("pnr-edit", {"refine_steps": 0}),
     "pnr, everywhere": ("pnr-edit", {"perturb": "everywhere"}),
     "pnr, annealed": ("pnr-edit", {"anneal": True}),
     "pnr, proposals frozen": ("pnr-edit", {"proposal_losses": False}),
-    **{f"eta {eta}": ("pnr-edit", {"eta": eta}) for eta in (0.0, 0.2, 0.4, 0.6, 0.8)},
+    **{
+        f"eta {eta}": ("pnr-edit", {"eta": eta, "eta_opacity": min(1.0, eta * 0.8 / 0.3)})
+        for eta in (0.0, 0.2, 0.4, 0.6, 0.8)
+    },
 }
 COLUMNS = {
     "psnr_to_target_in_change_mask_after": "in mask",

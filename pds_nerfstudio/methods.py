@@ -184,7 +184,7 @@ dds_edit_splat = _edit_of_splatfacto(
 pds_edit_splat = _edit_of_splatfacto("pds-edit-splat", _objective(PDS()), "Edit splats by PDS (Koo et al. 2024).")
 pnr_edit_splat = _edit_of_splatfacto(
     "pnr-edit-splat",
-    ReviseConfig(eta=0.4, densify_from=500, densify_until=10_000),
+    ReviseConfig(eta=0.3, eta_opacity=0.8, densify_from=500, densify_until=10_000),
     "Edit splats by Perturb-and-Revise (Hong et al. 2024): for changes of shape.",
 )
 

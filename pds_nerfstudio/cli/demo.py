@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 Family = Literal["splatfacto", "nerfacto"]
 Objective = Literal["pds", "pnr"]
 PACKAGES = ("pds-nerfstudio", "nerfstudio", "gsplat", "torch", "diffusers", "transformers")
-BOTH: tuple[tuple[str, Objective], ...] = (("flat-to-tall", "pnr"), ("red-to-blue", "pds"))
-"""What the demo shows unless asked for something else: a change of shape, then one of colour."""
+SHOWN: dict[Family, tuple[tuple[str, Objective], ...]] = {
+    "splatfacto": (("flat-to-tall", "pnr"), ("red-to-blue", "pds")),
+    "nerfacto": (("can-to-cone", "pds"),),
+}
+"""What the demo shows unless asked for something else: a change of shape, then one of colour; on NeRFs, which take
+many times as long, a small change of shape."""
 
 
 @dataclass
@@ -39,9 +43,9 @@ class Demo:
     """Build toybox scenes, reconstruct and edit them, and compare them with what they should have become."""
 
     edit: str | None = None
-    """Which toybox edit; an unknown name lists the known ones. By default one of shape and one of colour."""
+    """Which toybox edit; an unknown name lists the known ones. By default one of shape, and on splats one of colour."""
     method: Objective | None = None
-    """By what: "pds", or "pnr" (perturb and revise). By default pnr for edits of shape and pds for others."""
+    """By what: "pds", or "pnr" (perturb and revise). By default pnr for edits of a splat's shape, else pds."""
     family: Family = "splatfacto"
     """What the scenes are reconstructed as."""
     out: Path = Path("outputs/demo")
@@ -61,13 +65,13 @@ class Demo:
 
         jobs: list[tuple[ToyEdit, Objective]]
         if self.edit is None:
-            jobs = [(find_edit(name), self.method or method) for name, method in BOTH]
+            jobs = [(find_edit(name), self.method or method) for name, method in SHOWN[self.family]]
         else:
             try:
                 edit = find_edit(self.edit)
             except ValueError as error:
                 raise UserError(str(error)) from error
-            jobs = [(edit, self.method or ("pnr" if edit.kind == "shape" else "pds"))]
+            jobs = [(edit, self.method or ("pnr" if edit.kind == "shape" and self.family == "splatfacto" else "pds"))]
         self._clear()
         console = Console(file=sys.stdout)
         started: dict[str, float] = {}

@@ -73,8 +73,6 @@ def reconstruct(family: Family, data: Path, out: Path, steps: int, seed: int) ->
         config.optimizers["features_dc"]["optimizer"].lr = 0.02
     else:
         _shrink_nerfacto(config)
-        for group in ("fields", "proposal_networks"):  # as it stands, the rate would decay over 200,000 steps
-            config.optimizers[group]["scheduler"].max_steps = steps
     ns_train.main(config)
     return config.get_base_dir() / "config.yml"
 
@@ -113,7 +111,7 @@ def run_edit(
     if isinstance(pipeline, ReviseConfig):
         pipeline.refine_steps = settings.edit_steps // 4
         if method.endswith("-splat"):
-            pipeline.densify_from, pipeline.densify_every, pipeline.densify_growth = 100, 50, 4.0
+            pipeline.densify_from, pipeline.densify_every = 100, 50
             pipeline.densify_until = settings.edit_steps // 2 + 20
     for name, value in (changes or {}).items():
         if not hasattr(pipeline, name):
@@ -255,10 +253,11 @@ def _shrink_nerfacto(config: TrainerConfig) -> None:
     model: Any = config.pipeline.model
     model.num_levels, model.max_res, model.log2_hashmap_size = 8, 256, 15
     model.hidden_dim = model.hidden_dim_color = 32
-    model.near_plane, model.far_plane = 0.7, 1.65  # every object lies between, seen from every camera
-    model.num_proposal_iterations, model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = 1, (48,), 24
+    model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = (64, 32), 24
     model.proposal_net_args_list = [
-        {"hidden_dim": 16, "log2_hashmap_size": 14, "num_levels": 4, "max_res": 64, "use_linear": False}
+        {"hidden_dim": 16, "log2_hashmap_size": 14, "num_levels": 4, "max_res": res, "use_linear": False}
+        for res in (64, 128)
     ]
+    model.far_plane = 6.0
     datamanager: Any = config.pipeline.datamanager
     datamanager.train_num_rays_per_batch = 1024

@@ -33,9 +33,9 @@ def test_the_demo_runs_on_a_nerf(run_command, tmp_path):
     """A few steps only: that every stage works. What a full run reaches is in the documentation."""
     out = tmp_path / "demo"
     short = ("--steps", 4, "--reconstruction-steps", 30)
-    run_command("pds", "demo", "--edit", "can-to-cone", "--family", "nerfacto", *short, "--out", out, timeout=900)
+    run_command("pds", "demo", "--family", "nerfacto", *short, "--out", out, timeout=900)
     report = json.loads((out / "report.json").read_text())
-    assert report["method"] == "pnr-edit"
+    assert report["method"] == "pds-edit"
     assert (out / "can-to-cone/export/tsdf_mesh.ply").stat().st_size > 1000
 
 
