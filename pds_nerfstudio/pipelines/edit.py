@@ -91,7 +91,8 @@ class EditPipelineConfig(VanillaPipelineConfig):
     densify_growth: float = 2.0
     """Splats only: about how many times as many Gaussians there are in the end, pruning aside. Each refinement clones
     or splits the share of them that this takes, those with the largest screen gradients; splatfacto's own threshold
-    is for the scale of a photometric loss."""
+    is for the scale of a photometric loss. Its other rule holds besides: what covers more of the screen than
+    --pipeline.model.split-screen-size is split, which a perturbation of scales makes frequent."""
     seed: int = 0
     """Seed of views, timesteps and noise; a step draws the same ones in an interrupted and in a straight run."""
     base: Path | None = None

@@ -112,6 +112,8 @@ class SplatfactoScene(SplatfactoModel):
             refine_stop_iter=refine_stop,
             refine_every=refine_every or self.strategy.refine_every,
             reset_every=reset_opacity_every,
+            # splatfacto waits this long after each reset, and takes the beginning for one.
+            pause_refine_after_reset=0 if reset_opacity_every == NEVER else self.strategy.pause_refine_after_reset,
         )
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
 

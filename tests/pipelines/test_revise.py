@@ -1,10 +1,12 @@
 """Perturb-and-Revise through `ns-train`: the perturbation, the probe, the two stages, and resuming in either."""
 
+import copy
 import re
 
 import pytest
 import torch
 
+from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import DDS
 from pds_nerfstudio.objectives.perturb import loss_increase
 from pds_nerfstudio.pipelines.revise import ReviseConfig, RevisePipeline
@@ -120,3 +122,38 @@ def test_any_objective_revises():
     assert again == first
     assert [pipeline.stage_at(step) for step in (9, 10)] == ["edit", "refinement"]
     assert pipeline.objective_at(-50) == first
+
+
+@pytest.mark.parametrize("method", ["pnr-edit", "pnr-edit-splat"])
+def test_every_rank_perturbs_alike_whatever_its_own_seed(toy_nerf, toy_splats, tmp_path, method):
+    """nerfstudio seeds each rank differently; the perturbation follows --pipeline.seed alone."""
+    scenes = []
+    for rank in (0, 1):
+        config = copy.deepcopy(METHODS[method].config)
+        config.load_dir = (toy_splats if method.endswith("-splat") else toy_nerf).parent
+        config.output_dir, config.vis = tmp_path, "tensorboard"
+        config.pipeline.src_prompt, config.pipeline.tgt_prompt = PROMPTS[1], PROMPTS[3]
+        config.pipeline.prior, config.pipeline.resolution = "toybox", 64
+        config.set_timestamp()
+        trainer = config.setup(local_rank=0, world_size=1)
+        trainer.setup()
+        torch.manual_seed(rank)
+        before = [parameter.detach().clone() for parameter in trainer.pipeline.model.parameters()]
+        trainer.pipeline.perturb_scene(0.4)
+        scenes.append([parameter.detach().clone() for parameter in trainer.pipeline.model.parameters()])
+    assert any(not torch.equal(a, b) for a, b in zip(before, scenes[0], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*scenes, strict=True))
+
+
+def test_densification_works_after_a_perturbation_and_across_a_resume(ns_train, toy_splats):
+    source = load_source_state(find_run(toy_splats))["_model.gauss_params.means"]
+    grow = ("--pipeline.densify-from", 1, "--pipeline.densify-until", 60, "--pipeline.densify-every", 5)
+    grow = (*grow, "--pipeline.model.split-screen-size", 10.0)  # at 32 pixels everything is large
+    edit = (*PROMPTS, *TOYBOX, *grow, "--pipeline.refine-steps", 10)
+    first = ns_train("pnr-edit-splat", "--load-dir", toy_splats.parent, *edit, "--max-num-iterations", 30)
+    grown = scene_of(first)["_model.gauss_params.means"]
+    assert 1.05 * len(source) < len(grown) < 2 * len(source)
+    resumed = ns_train("pnr-edit-splat", "--load-dir", first.get_base_dir(), *edit, "--max-num-iterations", 60)
+    grown_further = scene_of(resumed)["_model.gauss_params.means"]
+    assert len(grown_further) > len(grown)
+    assert grown_further.isfinite().all()
