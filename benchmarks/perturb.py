@@ -116,7 +116,7 @@ def run(
         curve = {}
         for step in range(checkpoints, settings.edit_steps, checkpoints) if checkpoints else ():
             curve[step] = trial.compare(edit, folder / "scene", source, edited, step).numbers
-    return {**comparison.numbers, "seconds": round(seconds, 1), "curve": curve}
+    return {**comparison.numbers, "seconds": round(seconds, 1), "last_step": settings.edit_steps, "curve": curve}
 
 
 def _reconstruction(family: Any, folder: Path, steps: int, seed: int) -> Path:

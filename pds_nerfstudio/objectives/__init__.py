@@ -13,12 +13,16 @@ Notation, used in every file of this project:
     x_t = √ᾱ_t x⁰ + √(1−ᾱ_t) ε_t      forward process                                         add_noise
     y_src, y_tgt                      source and target prompt                                src_prompt, tgt_prompt
     ε̂ = ε_∅ + ω(ε_y − ε_∅)            noise prediction under guidance ω                       predict_noise, guided
+    ε_ψ, ε_φ                          predictions of adapters: ψ has learned the source,
+                                      φ the edited renderings                                 Query.adapter
     ε̂_tgt, ε̂_src                      ε̂(x_t^tgt, t, y_tgt), ε̂(x_t^src, t, y_src), one ε_t     predict_pair
 
 All gradients with respect to x⁰_tgt, in this notation:
 
     SDS   w(t) (ε̂_tgt − ε_t)                                                       w = 1 − ᾱ_t
     DDS   w(t) (ε̂_tgt − ε̂_src)                                                     w = 1 − ᾱ_t
+    VSD   w(t) (ε̂_tgt − ε_φ(x_t, y_tgt))                                           w = 1 − ᾱ_t
+    Piva  w(t) [ε̂_tgt − ε̂_src + λ (ε_ψ(x_t, y_src) − ε_φ(x_t, y_tgt))]             w = 1 − ᾱ_t
     PDS   z̃_tgt − z̃_src = (k/σ)(x⁰_tgt − x⁰_src) + (γ√(1/ᾱ_t − 1)/σ)(ε̂_tgt − ε̂_src)
           γ = √ᾱ_s β_t/(1−ᾱ_t)   δ = √α_t (1−ᾱ_s)/(1−ᾱ_t)   σ² = β_t (1−ᾱ_s)/(1−ᾱ_t)   k = √ᾱ_s − γ − δ√ᾱ_t
 
@@ -40,20 +44,24 @@ from pds_nerfstudio.objectives.base import (
 )
 from pds_nerfstudio.objectives.dds import DDS
 from pds_nerfstudio.objectives.pds import PDS, pds_coefficients, stochastic_latent
+from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule, Timesteps
 from pds_nerfstudio.objectives.sds import SDS
+from pds_nerfstudio.objectives.vsd import VSD
 
-OBJECTIVES = (SDS, DDS, PDS)
+OBJECTIVES = (SDS, DDS, PDS, VSD, Piva)
 
 __all__ = [
     "DDS",
     "OBJECTIVES",
     "PDS",
     "SDS",
+    "VSD",
     "Edit",
     "Latents",
     "NoiseSchedule",
     "Objective",
+    "Piva",
     "Prior",
     "Query",
     "ScoreDistillation",

@@ -14,6 +14,9 @@ from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule, PerSample
 
 Weighting = Literal["variance", "unit"]
 
+SOURCE, EDITED = "source", "edited"
+"""Adapters of the prior: ψ learns the source's renderings, φ the edited ones."""
+
 
 @dataclass(frozen=True, eq=False)
 class Query:
@@ -138,6 +141,11 @@ class ScoreDistillation(ABC):
     ) -> tuple[Timesteps, Timesteps]:
         """t uniform over the range and s = t − 1, which these objectives do not read."""
         return sample_strided(schedule, batch, generator, self.min_step_percent, self.max_step_percent, stride=1)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Which adapters of the prior its queries name, of SOURCE and EDITED."""
+        return ()
 
     @abstractmethod
     def gradient(self, prior: Prior, edit: Edit) -> Latents:

@@ -25,7 +25,7 @@ class FakePrior:
     @staticmethod
     def _one(query: Query) -> Tensor:
         x = query.noisy_latents
-        phase = sum(map(ord, query.prompt)) % 7 + 0.01 * query.t.to(x)[:, None, None, None]
+        phase = sum(map(ord, query.prompt + (query.adapter or ""))) % 7 + 0.01 * query.t.to(x)[:, None, None, None]
         return torch.sin(1.7 * x + phase) + 0.1 * query.guidance_scale * torch.cos(x - phase)
 
 

@@ -36,7 +36,9 @@ def test_asks_its_prior_exactly_once(objective):
     prior = FakePrior()
     objective.gradient(prior, random_edit())
     assert len(prior.calls) == 1
-    assert {query.guidance_scale for query in prior.calls[0]} == {objective.guidance_scale}
+    assert {query.guidance_scale for query in prior.calls[0] if query.adapter is None} == {objective.guidance_scale}
+    assert {query.guidance_scale for query in prior.calls[0] if query.adapter} <= {1.0}  # adapters are asked without
+    assert tuple(query.adapter for query in prior.calls[0] if query.adapter) == objective.adapters
 
 
 @every_objective

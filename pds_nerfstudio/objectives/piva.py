@@ -1,0 +1,77 @@
+"""Piva: preserving identity with variational score distillation (Le et al. 2024, eq. 8).
+
+    g = w(t) [ ε̂(x_t, y_tgt) − ε̂(x̂_t, y_src) + λ (ε_ψ(x_t, y_src) − ε_φ(x_t, y_tgt)) ]        w = 1 − ᾱ_t
+
+x_t is the noisy rendering; x̂_t the noisy source, or x_t once more ("shared": the authors' default, which needs no
+source rendering). ψ is a LoRA of the prior that learns the source's renderings, φ one that learns the edited ones;
+both are asked without guidance.
+
+Why it works: the first difference is DDS's. The second is the gradient of the divergence between the distribution of
+edited and of source renderings: it vanishes where the two adapters agree and pulls back where they do not. The trap:
+its sign is that of a score difference with the *source* first; the other way round it drives the scene away.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from pds_nerfstudio.objectives.base import (
+    EDITED,
+    SOURCE,
+    Edit,
+    Prior,
+    Query,
+    ScoreDistillation,
+    Weighting,
+    score_weight,
+)
+from pds_nerfstudio.objectives.schedule import Latents, broadcast
+
+
+@dataclass(frozen=True)
+class Piva(ScoreDistillation):
+    """DDS with a variational pull towards the source. Raises ValueError for a negative λ."""
+
+    guidance_scale: float = 7.5
+    """Classifier-free guidance of the prior (Le et al. 2024, section 4)."""
+    regularisation: float = 0.2
+    """λ. 0.2 for real scenes, 0.4 for objects and images (Le et al. 2024, section 4); less loses identity, more
+    weakens the edit."""
+    noisy_source: Literal["shared", "separate"] = "shared"
+    """Where the prior is asked about the source prompt: at the edited rendering's own noisy latent, or at the
+    source's."""
+    weighting: Weighting = "variance"
+    """w(t): "variance" is 1 − ᾱ_t, "unit" is 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.regularisation < 0:
+            raise ValueError(f"regularisation is {self.regularisation}: λ must not be negative.")
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """ψ and φ; none where λ is 0."""
+        return (SOURCE, EDITED) if self.regularisation else ()
+
+    @torch.no_grad()
+    def gradient(self, prior: Prior, edit: Edit) -> Latents:
+        """w(t) [ε̂_tgt − ε̂_src + λ (ε_ψ − ε_φ)]."""
+        x_t = prior.schedule.add_noise(edit.x0_tgt, edit.t, edit.eps)
+        x0_other = edit.x0_tgt if self.noisy_source == "shared" else edit.x0_src
+        x_t_source = prior.schedule.add_noise(x0_other, edit.t, edit.eps)
+        queries = [
+            Query(x_t, edit.t, edit.tgt_prompt, self.guidance_scale),
+            Query(x_t_source, edit.t, edit.src_prompt, self.guidance_scale),
+        ]
+        if self.regularisation:
+            queries += [
+                Query(x_t, edit.t, edit.src_prompt, adapter=SOURCE),
+                Query(x_t, edit.t, edit.tgt_prompt, adapter=EDITED),
+            ]
+        eps_tgt, eps_src, *learned = prior.predict_noise(queries)
+        difference = eps_tgt - eps_src
+        if learned:
+            eps_psi, eps_phi = learned
+            difference = difference + self.regularisation * (eps_psi - eps_phi)
+        return broadcast(score_weight(prior.schedule, edit.t, self.weighting), eps_tgt) * difference
