@@ -72,7 +72,7 @@ class CalibrateEta:
     def _probe(self, scratch: Path) -> tuple[list[float], list[float]]:
         """Losses of a scene that stands still, and of one that is edited."""
         from pds_nerfstudio.methods import METHODS
-        from pds_nerfstudio.objectives import DDS, PDS, SDS
+        from pds_nerfstudio.pipelines.revise import REVISING
         from pds_nerfstudio.pipelines.trainer import EditTrainer
         from pds_nerfstudio.scenes.source import find_run
 
@@ -84,7 +84,8 @@ class CalibrateEta:
         pipeline.src_prompt, pipeline.tgt_prompt = self.src_prompt, self.tgt_prompt  # pyright: ignore[reportAttributeAccessIssue]
         pipeline.prior, pipeline.seed = self.prior, self.seed  # pyright: ignore[reportAttributeAccessIssue]
         settings = {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
-        pipeline.objective = {"pds": PDS, "dds": DDS, "sds": SDS}[self.objective](**settings)  # pyright: ignore[reportAttributeAccessIssue]
+        pipeline.objective = REVISING[self.objective](**settings)  # pyright: ignore[reportAttributeAccessIssue]
+        pipeline.by = self.objective  # pyright: ignore[reportAttributeAccessIssue]
         config.set_timestamp()
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup()

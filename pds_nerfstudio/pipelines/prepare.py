@@ -18,14 +18,14 @@ from nerfstudio.engine.trainer import TrainerConfig
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines.edit import EditPipelineConfig
-from pds_nerfstudio.pipelines.revise import ReviseConfig
+from pds_nerfstudio.pipelines.revise import ReviseConfig, chosen_objective
 from pds_nerfstudio.scenes.source import SourceRun, as_config, find_run, load_source_state, scene_config
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
 SPLAT_SUFFIX = "-splat"
 KEPT_ON_RESUMING = (
     *("prior", "objective", "loss_weight", "resolution", "source_images", "seed"),
-    *("eta", "anneal", "edit_steps", "refine_steps", "spare_relevant", "identity_l1", "identity_perceptual"),
+    *("by", "eta", "anneal", "edit_steps", "refine_steps", "spare_relevant", "identity_l1", "identity_perceptual"),
 )
 """What a resumed edit takes from its run where the command line does not say otherwise."""
 
@@ -81,6 +81,8 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         pipeline.base, pipeline.base_step = run.config_path.resolve(), run.step
     _check_prompts(config)
     _check_prior(pipeline)
+    if isinstance(pipeline, ReviseConfig):
+        pipeline.objective = chosen_objective(pipeline)
 
     state = load_source_state(run)
     pipeline.model = _merged(scene_config(run, state), pipeline.model, default.pipeline.model)

@@ -25,6 +25,8 @@ from torch import Tensor
 
 from pds_nerfstudio.compat import lpips_weights_on_disk
 from pds_nerfstudio.objectives.base import ScoreDistillation
+from pds_nerfstudio.objectives.dds import DDS
+from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.perturb import (
     PAPERS_MINIMUM_DECREASE,
     annealed_range,
@@ -36,6 +38,7 @@ from pds_nerfstudio.objectives.perturb import (
     with_range,
 )
 from pds_nerfstudio.objectives.relevance import MIDDLE, prediction_difference, relevance
+from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines.edit import EditPipeline, EditPipelineConfig, SourceView
 from pds_nerfstudio.scenes.hull import INSIDE, Hull
 from pds_nerfstudio.scenes.perturb import perturb_nerf, perturb_splats, redraw_tcnn
@@ -58,6 +61,9 @@ class ReviseConfig(EditPipelineConfig):
     """What a perturbed edit is, beyond the edit itself."""
 
     _target: type = field(default_factory=lambda: RevisePipeline)
+    by: Literal["pds", "dds", "sds"] = "pds"
+    """The revising objective: PDS, as in the paper's real scenes, DDS or SDS. What --pipeline.objective… sets of
+    guidance and timesteps goes for any of them."""
     eta: float | Literal["auto"] = 0.6
     """How far towards a fresh draw the scene is moved before the edit, in [0, 1]. 0.6 is for real scenes (Hong et al.
     2024, sec. E); "auto" measures it (Alg. 2)."""
@@ -99,6 +105,20 @@ class ReviseConfig(EditPipelineConfig):
                 raise ValueError(f"{name} is {value}: it must lie in [0, 1], the source scene and a fresh draw.")
         if self.minimum_decrease <= 0:
             raise ValueError(f"minimum_decrease is {self.minimum_decrease}: it must be greater than 0.")
+
+
+REVISING: dict[str, type[ScoreDistillation]] = {"pds": PDS, "dds": DDS, "sds": SDS}
+
+
+def chosen_objective(config: ReviseConfig) -> ScoreDistillation:
+    """The objective that `config.by` names, with the guidance and the timesteps that were set."""
+    kind = REVISING[config.by]
+    if type(config.objective) is kind:
+        return config.objective
+    of_default = type(config.objective)()
+    names = ("guidance_scale", "min_step_percent", "max_step_percent")
+    given = {name: getattr(config.objective, name) for name in names}
+    return kind(**{name: value for name, value in given.items() if value != getattr(of_default, name)})
 
 
 class RevisePipeline(EditPipeline):

@@ -109,8 +109,20 @@ def test_settings_that_cannot_work_are_refused_in_one_sentence(ns_train, toy_spl
     assert message in " ".join(capfd.readouterr().err.replace("│", " ").split())
 
 
+def test_the_command_line_chooses_the_revising_objective(ns_train, toy_splats):
+    config = ns_train(
+        *("pnr-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, *SHORT, "--pipeline.by", "dds"),
+        *("--pipeline.eta", 0.0),
+    )
+    assert config.pipeline.objective == DDS(guidance_scale=7.5)
+    resumed = ns_train(
+        "pnr-edit-splat", "--load-dir", config.get_base_dir(), "--pipeline.refine-steps", 4, "--max-num-iterations", 6
+    )
+    assert resumed.pipeline.objective == DDS(guidance_scale=7.5)
+
+
 def test_any_objective_revises():
-    config = ReviseConfig(objective=DDS(guidance_scale=7.5), edit_steps=10, refine_steps=10)
+    config = ReviseConfig(objective=DDS(guidance_scale=7.5), anneal=True, edit_steps=10, refine_steps=10)
     pipeline = RevisePipeline.__new__(RevisePipeline)
     torch.nn.Module.__init__(pipeline)
     pipeline.config = config
