@@ -62,6 +62,7 @@ def main(
     out: Path = Path("outputs/perturb"),
     steps: int | None = None,
     checkpoints: int | None = None,
+    wall: Path | None = None,
     seed: int = 0,
 ) -> None:
     """Run what is missing and print the table.
@@ -69,6 +70,7 @@ def main(
     Args:
         steps: edit steps of every row, refinement included; by default the trials' own.
         checkpoints: also measure every so many steps, for the curves.
+        wall: also draw two held-out views of every edit, one row of pictures for each row, into this file.
     """
     console = Console()
     cells = [(edit, row) for edit in edits for row in rows]
@@ -83,6 +85,8 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(results, indent=1) + "\n")
         console.print(f"{edit}, {row}: " + ", ".join(f"{title} {cell[name]:.2f}" for name, title in COLUMNS.items()))
+    if wall is not None:
+        draw_wall([cell for cell in results if cell["family"] == family], edits, rows, out / family, wall)
     show([cell for cell in results if cell["family"] == family and cell["steps"] == steps], edits, rows, console)
 
 
@@ -116,7 +120,13 @@ def run(
         curve = {}
         for step in range(checkpoints, settings.edit_steps, checkpoints) if checkpoints else ():
             curve[step] = trial.compare(edit, folder / "scene", source, edited, step).numbers
-    return {**comparison.numbers, "seconds": round(seconds, 1), "last_step": settings.edit_steps, "curve": curve}
+    return {
+        **comparison.numbers,
+        "run": str(edited),
+        "seconds": round(seconds, 1),
+        "last_step": settings.edit_steps,
+        "curve": curve,
+    }
 
 
 def _reconstruction(family: Any, folder: Path, steps: int, seed: int) -> Path:
@@ -127,6 +137,29 @@ def _reconstruction(family: Any, folder: Path, steps: int, seed: int) -> Path:
     if found:
         return found[-1].parent.parent / "config.yml"
     return trial.reconstruct(family, folder / "scene" / "source", folder, steps, seed)
+
+
+def draw_wall(
+    results: list[dict[str, Any]], edits: tuple[str, ...], rows: tuple[str, ...], folder: Path, path: Path
+) -> None:
+    """Columns are edits, two held-out views of each; rows are the source, every method, and the truth."""
+    import torch
+
+    from pds_nerfstudio.evaluation import trial
+    from pds_nerfstudio.evaluation.report import contact_sheet
+    from pds_nerfstudio.toybox.spec import find_edit
+
+    pictures: dict[str, list[Any]] = {"source": [], **{row: [] for row in rows}, "ground truth": []}
+    for edit in edits:
+        for row in rows:
+            run = next(Path(cell["run"]) for cell in results if (cell["edit"], cell["row"]) == (edit, row))
+            with contextlib.redirect_stdout(io.StringIO()):
+                source = sorted((folder / edit).glob("runs/source/*/*/config.yml"))[-1]
+                comparison = trial.compare(find_edit(edit), folder / edit / "scene", source, run)
+            pictures[row].append(comparison.edited[[0, 2]])
+        pictures["source"].append(comparison.source[[0, 2]])
+        pictures["ground truth"].append(comparison.truth[[0, 2]])
+    contact_sheet({row: torch.cat(images) for row, images in pictures.items()}, path, ", ".join(edits), tile=96)
 
 
 def show(results: list[dict[str, Any]], edits: tuple[str, ...], rows: tuple[str, ...], console: Console) -> None:

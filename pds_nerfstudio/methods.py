@@ -19,7 +19,9 @@ from pds_nerfstudio import compat
 from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.objectives.dds import DDS
 from pds_nerfstudio.objectives.pds import PDS
+from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
+from pds_nerfstudio.objectives.vsd import VSD
 from pds_nerfstudio.pipelines.edit import EditPipelineConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.trainer import EditTrainerConfig, SceneTrainerConfig
@@ -145,6 +147,8 @@ def _edit_of_splatfacto(name: str, pipeline: EditPipelineConfig, description: st
 
 
 def _edit(name: str, pipeline: EditPipelineConfig, optimizers: dict, description: str) -> MethodSpecification:
+    if pipeline.objective.adapters:
+        optimizers = optimizers | {"adapters": _adam(1e-4)}
     steps = pipeline.edit_steps + pipeline.refine_steps if isinstance(pipeline, ReviseConfig) else 30_000
     config = EditTrainerConfig(
         method_name=name,
@@ -175,6 +179,10 @@ pds_edit = _edit_of_nerfacto("pds-edit", _objective(PDS()), "Edit a nerfacto sce
 pnr_edit = _edit_of_nerfacto(
     "pnr-edit", ReviseConfig(), "Edit a nerfacto scene by Perturb-and-Revise (Hong et al. 2024): for changes of shape."
 )
+vsd_edit = _edit_of_nerfacto(
+    "vsd-edit", _objective(VSD()), "Edit a nerfacto scene by VSD (Wang et al. 2023): a baseline."
+)
+piva_edit = _edit_of_nerfacto("piva-edit", _objective(Piva()), "Edit a nerfacto scene by Piva (Le et al. 2024).")
 sds_edit_splat = _edit_of_splatfacto(
     "sds-edit-splat", _objective(SDS()), "Edit splats by SDS (Poole et al. 2022): a baseline."
 )
@@ -182,6 +190,10 @@ dds_edit_splat = _edit_of_splatfacto(
     "dds-edit-splat", _objective(DDS()), "Edit splats by DDS (Hertz et al. 2023): a baseline."
 )
 pds_edit_splat = _edit_of_splatfacto("pds-edit-splat", _objective(PDS()), "Edit splats by PDS (Koo et al. 2024).")
+vsd_edit_splat = _edit_of_splatfacto(
+    "vsd-edit-splat", _objective(VSD()), "Edit splats by VSD (Wang et al. 2023): a baseline."
+)
+piva_edit_splat = _edit_of_splatfacto("piva-edit-splat", _objective(Piva()), "Edit splats by Piva (Le et al. 2024).")
 pnr_edit_splat = _edit_of_splatfacto(
     "pnr-edit-splat",
     ReviseConfig(eta=0.3, eta_opacity=0.8, densify_from=500, densify_until=10_000),
@@ -196,10 +208,14 @@ METHODS: dict[str, MethodSpecification] = {
         sds_edit,
         dds_edit,
         pds_edit,
+        vsd_edit,
+        piva_edit,
         pnr_edit,
         sds_edit_splat,
         dds_edit_splat,
         pds_edit_splat,
+        vsd_edit_splat,
+        piva_edit_splat,
         pnr_edit_splat,
     )
 }

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import working_size
-from pds_nerfstudio.objectives.base import Edit, ScoreDistillation, surrogate_loss
+from pds_nerfstudio.objectives.base import EDITED, SOURCE, Edit, Query, ScoreDistillation, surrogate_loss
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.schedule import Latents
 from pds_nerfstudio.scenes.rendering import Rendering, render
@@ -32,11 +32,14 @@ from pds_nerfstudio.scenes.splatfacto import NEVER, SplatfactoScene
 from pds_nerfstudio.scenes.views import Views, train_views
 
 if TYPE_CHECKING:
+    from pds_nerfstudio.priors.adapters import Adapters
     from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 
 FROZEN = ("camera_optimizer", "embedding_appearance", "bil_grids")
 """Parts of a scene that describe the photographs rather than the scene: an edit leaves them as they are."""
 FROZEN_GROUPS = ("camera_opt", "bilateral_grid")
+ADAPTERS = "adapters"
+"""Parameter group of the prior's adapters, and their prefix in a checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,8 @@ class EditPipelineConfig(VanillaPipelineConfig):
     or splits the share of them that this takes, those with the largest screen gradients; splatfacto's own threshold
     is for the scale of a photometric loss. Its other rule holds besides: what covers more of the screen than
     --pipeline.model.split-screen-size is split, which a perturbation of scales makes frequent."""
+    adapter_rank: int = 16
+    """VSD and Piva only: rank of the LoRA adapters that learn the source's and the edited renderings."""
     seed: int = 0
     """Seed of views, timesteps and noise; a step draws the same ones in an interrupted and in a straight run."""
     base: Path | None = None
@@ -120,8 +125,26 @@ class EditPipeline(VanillaPipeline):
                     getattr(part, name).requires_grad_(False)
 
     def get_param_groups(self):
-        """The scene's parameter groups, without camera poses and per-image colour corrections."""
-        return {name: group for name, group in super().get_param_groups().items() if name not in FROZEN_GROUPS}
+        """The scene's parameter groups, without camera poses and per-image colour corrections; and the adapters."""
+        groups = {name: group for name, group in super().get_param_groups().items() if name not in FROZEN_GROUPS}
+        if self.config.objective.adapters:
+            groups[ADAPTERS] = self._adapters().parameters()
+        return groups
+
+    def state_dict(self, *args, **kwargs):
+        """The scene's, and the adapters' beside it: whoever loads the scene alone leaves them out."""
+        state = super().state_dict(*args, **kwargs)
+        if self._prior is not None and self._prior.adapters is not None:
+            own = self._prior.adapters.state_dict()
+            state |= {f"_{ADAPTERS}.{name}": value for name, value in own.items()}
+        return state
+
+    def load_adapters(self, state: dict[str, Tensor]) -> None:
+        """Take the adapters, where this edit has any, from the pipeline state dict of an edit that goes on."""
+        if self.config.objective.adapters:
+            prefix = f"_{ADAPTERS}."
+            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            self._adapters().load_state_dict(own)
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -167,6 +190,7 @@ class EditPipeline(VanillaPipeline):
         )
         _require_finite(gradient, "latent", objective, t)
         losses = {
+            **self._adapter_losses(prior, objective, x0_tgt.detach(), source.latent, t.to(self.device)),
             "edit_loss": self.config.loss_weight * surrogate_loss(x0_tgt, gradient),
             **rendering.regulariser,
             **self.further_losses(step, rendering, source),
@@ -216,6 +240,26 @@ class EditPipeline(VanillaPipeline):
         if self._views is None:
             self._views = train_views(self.datamanager)
         return self._prior, self._views
+
+    def _adapters(self) -> "Adapters":
+        """The prior's adapters, made on first use: a trainer's optimisers need their parameters."""
+        prior, _ = self._ready()
+        if prior.adapters is None:
+            return prior.add_adapters((SOURCE, EDITED), self.config.adapter_rank, self.config.seed)
+        return prior.adapters
+
+    def _adapter_losses(
+        self, prior: "StableDiffusionPrior", objective: ScoreDistillation, x0_tgt: Tensor, x0_src: Tensor, t: Tensor
+    ) -> dict[str, Tensor]:
+        """Denoising losses of the adapters that the objective asks: ψ on the source's latent, φ on the edited one's,
+        each under its own prompt, with noise of their own at the step's t."""
+        losses = {}
+        for name in objective.adapters:
+            x0, prompt = (x0_src, self.config.src_prompt) if name == SOURCE else (x0_tgt, self.config.tgt_prompt)
+            eps = self._noise_like(x0)
+            query = Query(prior.schedule.add_noise(x0, t, eps), t, prompt, adapter=name)
+            losses[f"{name}_adapter_loss"] = prior.denoising_loss(query, eps)
+        return losses
 
     def _view_of_step(self, step: int, num_views: int) -> int:
         """Every view once, in a new order, before any comes again."""

@@ -24,7 +24,7 @@ from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
 SPLAT_SUFFIX = "-splat"
 KEPT_ON_RESUMING = (
-    *("prior", "objective", "loss_weight", "resolution", "source_images", "seed"),
+    *("prior", "objective", "loss_weight", "resolution", "source_images", "adapter_rank", "seed"),
     *("by", "eta", "anneal", "edit_steps", "refine_steps", "spare_relevant", "identity_l1", "identity_perceptual"),
 )
 """What a resumed edit takes from its run where the command line does not say otherwise."""

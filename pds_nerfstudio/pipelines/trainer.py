@@ -31,7 +31,7 @@ from rich.progress import (
 )
 
 from pds_nerfstudio.errors import UserError, one_sentence
-from pds_nerfstudio.pipelines.edit import EditPipeline, NonFiniteGradient
+from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipeline, NonFiniteGradient
 from pds_nerfstudio.pipelines.prepare import Plan, prepare
 from pds_nerfstudio.scenes.source import load_source_state
 
@@ -180,7 +180,10 @@ class EditTrainer(SceneTrainer):
         """Load the scene first: optimisers built earlier would hold the parameters of an empty one."""
         from pds_nerfstudio.pipelines.edit import load_model_state
 
-        load_model_state(self.pipeline.model, load_source_state(self.plan.run))
+        state = load_source_state(self.plan.run)
+        load_model_state(self.pipeline.model, state)
+        if self.plan.resumes:
+            self.pipeline.load_adapters(state)
         return super().setup_optimizers()
 
     def _load_checkpoint(self) -> None:
@@ -277,6 +280,8 @@ class EditTrainer(SceneTrainer):
 
     def _scene_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         for group, parameters in self.optimizers.parameters.items():
+            if group == ADAPTERS:
+                continue
             for i, parameter in enumerate(parameters):
                 yield f"{group}.{i}", parameter
 

@@ -16,6 +16,7 @@ The trap: a prior here is a plain object. As an nn.Module attribute of a pipelin
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
+from pds_nerfstudio.priors.adapters import Adapters
 from pds_nerfstudio.priors.check import prior_folder
 
 try:
@@ -103,6 +105,8 @@ class StableDiffusionPrior:
     """transformers' CLIPTokenizer."""
     scheduler: Any
     """diffusers' DDIMScheduler with the folder's noise schedule and prediction type."""
+    adapters: Adapters | None = field(default=None, init=False)
+    """What `add_adapters` made."""
     recompute_encoder: bool = False
     """Keep only block inputs of the VAE encoder and run each block again in the backward pass: less memory, the same
     gradients, one more encoder pass of time."""
@@ -239,23 +243,45 @@ class StableDiffusionPrior:
         with self._own_precision():
             return self.text_encoder(ids.input_ids.to(self.device)).last_hidden_state[0]
 
+    def add_adapters(self, names: Sequence[str], rank: int, seed: int = 0) -> Adapters:
+        """Give the U-Net fresh LoRA adapters, which queries may then name (see `Adapters`)."""
+        self.adapters = Adapters(self.unet, names, rank, seed)
+        return self.adapters
+
+    def denoising_loss(self, query: Query, eps: Latents) -> Float[Tensor, ""]:
+        """What trains an adapter: the mean of (ε̂(x_t, t, y) − ε)², with the graph of the adapter that `query` names.
+
+        Raises ValueError if it names none.
+        """
+        if query.adapter is None:
+            raise ValueError("The query names no adapter: the prior itself is frozen.")
+        (prediction,) = self._forward([query], query.adapter)
+        return (self._to_epsilon(query, prediction).float() - eps.float()).square().mean()
+
     @torch.no_grad()
     def _predict(self, queries: Sequence[Query]) -> list[Latents]:
-        """What the U-Net predicts, in its own dialect, guided."""
+        """What the U-Net predicts, in its own dialect, guided: one forward pass for each adapter that is named."""
         sizes = {tuple(query.noisy_latents.shape[1:]) for query in queries}
         if len(sizes) > 1:
             raise ValueError(f"Queries of one step have latents of sizes {sorted(sizes)}: give them one size.")
-        unknown = sorted({query.adapter for query in queries if query.adapter is not None})
-        if unknown:
-            raise ValueError(f"Queries name the adapters {unknown}: this prior has none, leave adapter at None.")
+        answers: dict[int, Latents] = {}
+        for adapter in dict.fromkeys(query.adapter for query in queries):
+            chosen = [i for i, query in enumerate(queries) if query.adapter == adapter]
+            answers |= dict(zip(chosen, self._forward([queries[i] for i in chosen], adapter), strict=True))
+        return [answers[i] for i in range(len(queries))]
 
+    def _forward(self, queries: Sequence[Query], adapter: str | None) -> list[Latents]:
+        """One U-Net batch of queries that share an adapter."""
+        if adapter is not None and self.adapters is None:
+            raise ValueError(f"A query names the adapter {adapter!r}: this prior has none, leave adapter at None.")
         latents, times, texts = [], [], []
         for query in queries:
             for prompt in (query.prompt,) if query.guidance_scale == 1 else ("", query.prompt):
                 latents.append(query.noisy_latents.to(self.device, self.unet.dtype))
                 times.append(query.t.to(self.device))
                 texts.append(self.embed(prompt).expand(len(query.noisy_latents), -1, -1))
-        with self._own_precision():
+        switched = nullcontext() if self.adapters is None else self.adapters.using(adapter)
+        with self._own_precision(), switched:
             output = self.unet(torch.cat(latents), torch.cat(times), torch.cat(texts).to(self.unet.dtype)).sample
         rows = iter(output.float().split([len(part) for part in latents]))
         return [

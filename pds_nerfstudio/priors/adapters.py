@@ -1,0 +1,110 @@
+"""LoRA adapters on one frozen U-Net, through peft: what lets a prior learn a scene (Wang et al. 2023; Le et al. 2024).
+
+The U-Net exists once. An adapter adds low-rank matrices to its attention projections, of which the second starts at
+zero: fresh adapters predict what the prior predicts. Adapters are switched, never merged, and all of them stay
+trainable whichever is switched on (peft would freeze the others, and with them the gradients of a step that used
+several).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from pds_nerfstudio.errors import UserError
+
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+"""The attention layers that LoRA adapts in diffusion models."""
+
+
+class Adapters:
+    """Named LoRA adapters of one U-Net. A plain object: it is in no pipeline's state dict by itself."""
+
+    def __init__(self, unet: Any, names: Sequence[str], rank: int, seed: int = 0):
+        """Put fresh adapters into `unet`, a diffusers UNet2DConditionModel, in float32 whatever its precision.
+
+        Raises:
+            UserError: the rank is not positive, or the U-Net has no attention that can be adapted.
+        """
+        from peft import LoraConfig
+
+        if rank < 1:
+            raise UserError(f"The adapter's rank is {rank}: it must be at least 1 (the usual ones are 4 to 64).")
+        self.unet, self.names = unet, tuple(names)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for name in self.names:
+                settings = LoraConfig(
+                    r=rank, lora_alpha=rank, target_modules=list(PROJECTIONS), init_lora_weights="gaussian"
+                )
+                try:
+                    unet.add_adapter(settings, adapter_name=name)
+                except ValueError as error:
+                    raise UserError(
+                        f"The prior's U-Net cannot be adapted ({str(error).splitlines()[0]}): it needs attention "
+                        f"layers named {', '.join(PROJECTIONS)}."
+                    ) from error
+        for parameter in self.parameters():
+            parameter.data = parameter.data.float()
+        self._all_trainable()
+        unet.disable_adapters()
+
+    def parameters(self, name: str | None = None) -> list[Parameter]:
+        """The matrices of one adapter, or of all."""
+        return list(self._named(name).values())
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        """Within this block the U-Net predicts with that adapter; with None, as the frozen prior.
+
+        Raises:
+            ValueError: there is no adapter of that name.
+        """
+        if name is None:
+            yield
+            return
+        if name not in self.names:
+            raise ValueError(f"The prior has no adapter {name!r}, only {', '.join(self.names)}.")
+        self.unet.enable_adapters()
+        self.unet.set_adapter(name)
+        self._all_trainable()
+        try:
+            yield
+        finally:
+            self.unet.disable_adapters()
+            self._all_trainable()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All matrices by name."""
+        return {name: parameter.detach().clone() for name, parameter in self._named().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over matrices that `state_dict` gave.
+
+        Raises:
+            UserError: they belong to adapters of another rank, name or prior.
+        """
+        own = self._named()
+        if own.keys() != state.keys() or any(own[name].shape != value.shape for name, value in state.items()):
+            raise UserError(
+                "The adapters of the edit's checkpoint do not fit this prior: resume with the same prior and "
+                "--pipeline.adapter-rank."
+            )
+        with torch.no_grad():
+            for name, value in state.items():
+                own[name].copy_(value)
+
+    def _named(self, adapter: str | None = None) -> dict[str, Parameter]:
+        names = self.names if adapter is None else (adapter,)
+        return {
+            name: parameter
+            for name, parameter in self.unet.named_parameters()
+            if any(f".lora_{side}.{adapter}." in name for adapter in names for side in "AB")
+        }
+
+    def _all_trainable(self) -> None:
+        for parameter in self.parameters():
+            parameter.requires_grad_(True)

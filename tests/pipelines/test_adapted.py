@@ -1,0 +1,54 @@
+"""Piva and VSD through `ns-train`: adapters learn with the edit, are saved and resumed with it, and leave the scene."""
+
+import pytest
+import torch
+
+from pds_nerfstudio.scenes.source import find_run, load_source_state
+
+from .conftest import PROMPTS
+from .test_edit import TOYBOX, scene_of
+
+pytestmark = pytest.mark.slow
+
+
+def adapters_of(config) -> dict[str, torch.Tensor]:
+    state = load_source_state(find_run(config.get_base_dir()))
+    return {name: value for name, value in state.items() if name.startswith("_adapters.")}
+
+
+@pytest.mark.parametrize("method", ["vsd-edit-splat", "piva-edit-splat", "vsd-edit", "piva-edit"])
+def test_adapters_learn_beside_the_scene(ns_train, toy_nerf, toy_splats, method):
+    run = toy_splats if method.endswith("-splat") else toy_nerf
+    config = ns_train(method, "--load-dir", run.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 3)
+    source, edited = load_source_state(find_run(run)), scene_of(config)
+    assert any(not torch.equal(value, source[name]) for name, value in edited.items())
+    learned = {name: value for name, value in adapters_of(config).items() if ".lora_B." in name}
+    moved = {which: any(v.any() for n, v in learned.items() if f".{which}." in n) for which in ("source", "edited")}
+    assert moved == {"source": method.startswith("piva"), "edited": True}  # B begins at zero
+
+
+def test_a_resumed_edit_goes_on_with_its_adapters(ns_train, toy_splats):
+    edit = (*PROMPTS, *TOYBOX, "--pipeline.adapter-rank", 4)
+    straight = ns_train("piva-edit-splat", "--load-dir", toy_splats.parent, *edit, "--max-num-iterations", 8)
+    first = ns_train(
+        *("piva-edit-splat", "--load-dir", toy_splats.parent, *edit, "--max-num-iterations", 8),
+        *("--steps-per-save", 4, "--save-only-latest-checkpoint", "False"),
+    )
+    resumed = ns_train(
+        *("piva-edit-splat", "--load-dir", first.get_base_dir(), "--load-step", 4, *edit),
+        *("--max-num-iterations", 8),
+    )
+    a, b = adapters_of(straight), adapters_of(resumed)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, atol=2e-5, rtol=0, msg=name)
+
+
+def test_a_rank_of_zero_is_refused_in_one_sentence(ns_train, toy_splats, capfd):
+    with pytest.raises(SystemExit) as ended:
+        ns_train(
+            *("piva-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX),
+            *("--max-num-iterations", 2, "--pipeline.adapter-rank", 0),
+        )
+    assert ended.value.code != 0
+    assert "rank is 0" in capfd.readouterr().err
