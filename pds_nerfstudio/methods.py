@@ -22,7 +22,8 @@ from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.vsd import VSD
-from pds_nerfstudio.pipelines.edit import EditPipelineConfig
+from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipelineConfig
+from pds_nerfstudio.pipelines.prepare import ADAPTER_RATE
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.trainer import EditTrainerConfig, SceneTrainerConfig
 from pds_nerfstudio.scenes.nerfacto import NerfactoSceneConfig, available_implementation
@@ -148,7 +149,7 @@ def _edit_of_splatfacto(name: str, pipeline: EditPipelineConfig, description: st
 
 def _edit(name: str, pipeline: EditPipelineConfig, optimizers: dict, description: str) -> MethodSpecification:
     if pipeline.objective.adapters:
-        optimizers = optimizers | {"adapters": _adam(1e-4)}
+        optimizers = optimizers | {ADAPTERS: _adam(ADAPTER_RATE)}
     steps = pipeline.edit_steps + pipeline.refine_steps if isinstance(pipeline, ReviseConfig) else 30_000
     config = EditTrainerConfig(
         method_name=name,

@@ -13,16 +13,19 @@ from typing import Any
 
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.datamanagers.parallel_datamanager import ParallelDataManagerConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.sds import SDS
-from pds_nerfstudio.pipelines.edit import EditPipelineConfig
+from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipelineConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig, chosen_objective
 from pds_nerfstudio.scenes.source import SourceRun, as_config, find_run, load_source_state, scene_config
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
 SPLAT_SUFFIX = "-splat"
+ADAPTER_RATE = 1e-4
+"""Learning rate of VSD's and Piva's adapters (Le et al. 2024, section 4)."""
 KEPT_ON_RESUMING = (
     *("prior", "objective", "loss_weight", "resolution", "source_images", "adapter_rank", "seed"),
     *("by", "eta", "anneal", "edit_steps", "refine_steps", "spare_relevant", "identity_l1", "identity_perceptual"),
@@ -83,6 +86,8 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     _check_prior(pipeline)
     if isinstance(pipeline, ReviseConfig):
         pipeline.objective = chosen_objective(pipeline)
+    if pipeline.objective.adapters and ADAPTERS not in config.optimizers:
+        config.optimizers[ADAPTERS] = {"optimizer": AdamOptimizerConfig(lr=ADAPTER_RATE), "scheduler": None}
 
     state = load_source_state(run)
     pipeline.model = _merged(scene_config(run, state), pipeline.model, default.pipeline.model)

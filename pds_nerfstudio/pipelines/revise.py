@@ -37,8 +37,10 @@ from pds_nerfstudio.objectives.perturb import (
     loss_increase,
     with_range,
 )
+from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.relevance import MIDDLE, prediction_difference, relevance
 from pds_nerfstudio.objectives.sds import SDS
+from pds_nerfstudio.objectives.vsd import VSD
 from pds_nerfstudio.pipelines.edit import EditPipeline, EditPipelineConfig, SourceView
 from pds_nerfstudio.scenes.hull import INSIDE, Hull
 from pds_nerfstudio.scenes.perturb import perturb_nerf, perturb_splats, redraw_tcnn
@@ -61,8 +63,8 @@ class ReviseConfig(EditPipelineConfig):
     """What a perturbed edit is, beyond the edit itself."""
 
     _target: type = field(default_factory=lambda: RevisePipeline)
-    by: Literal["pds", "dds", "sds"] = "pds"
-    """The revising objective: PDS, as in the paper's real scenes, DDS or SDS. What --pipeline.objective… sets of
+    by: Literal["pds", "dds", "sds", "vsd", "piva"] = "pds"
+    """The revising objective: PDS, as in the paper's real scenes, or another. What --pipeline.objective… sets of
     guidance and timesteps goes for any of them."""
     eta: float | Literal["auto"] = 0.6
     """How far towards a fresh draw the scene is moved before the edit, in [0, 1]. 0.6 is for real scenes (Hong et al.
@@ -107,7 +109,7 @@ class ReviseConfig(EditPipelineConfig):
             raise ValueError(f"minimum_decrease is {self.minimum_decrease}: it must be greater than 0.")
 
 
-REVISING: dict[str, type[ScoreDistillation]] = {"pds": PDS, "dds": DDS, "sds": SDS}
+REVISING: dict[str, type[ScoreDistillation]] = {"pds": PDS, "dds": DDS, "sds": SDS, "vsd": VSD, "piva": Piva}
 
 
 def chosen_objective(config: ReviseConfig) -> ScoreDistillation:

@@ -119,6 +119,10 @@ def test_the_command_line_chooses_the_revising_objective(ns_train, toy_splats):
         "pnr-edit-splat", "--load-dir", config.get_base_dir(), "--pipeline.refine-steps", 4, "--max-num-iterations", 6
     )
     assert resumed.pipeline.objective == DDS(guidance_scale=7.5)
+    adapted = ns_train(
+        *("pnr-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, *SHORT, "--pipeline.by", "piva"),
+    )
+    assert "adapters" in adapted.optimizers
 
 
 def test_any_objective_revises():
