@@ -36,7 +36,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "pds": ("pds-edit", {}),
     "pds, densified": ("pds-edit", {"densify_from": 100, "densify_every": 50, "densify_growth": 2.0}),
     "pnr": ("pnr-edit", {}),
-    "pnr, not densified": ("pnr-edit", {"densify_until": 0}),
+    "pnr, densified": ("pnr-edit", {"densify_from": 100, "densify_every": 50, "densify_growth": 2.0}),
     "pnr, no refinement": ("pnr-edit", {"refine_steps": 0}),
     "pnr, everywhere": ("pnr-edit", {"perturb": "everywhere"}),
     "pnr, annealed": ("pnr-edit", {"anneal": True}),

@@ -197,7 +197,7 @@ vsd_edit_splat = _edit_of_splatfacto(
 piva_edit_splat = _edit_of_splatfacto("piva-edit-splat", _objective(Piva()), "Edit splats by Piva (Le et al. 2024).")
 pnr_edit_splat = _edit_of_splatfacto(
     "pnr-edit-splat",
-    ReviseConfig(eta=0.3, eta_opacity=0.8, densify_from=500, densify_until=10_000),
+    ReviseConfig(eta=0.3, eta_opacity=0.8),
     "Edit splats by Perturb-and-Revise (Hong et al. 2024): for changes of shape.",
 )
 

@@ -110,9 +110,6 @@ def run_edit(
             config.optimizers[group]["optimizer"].eps = epsilon
     if isinstance(pipeline, ReviseConfig):
         pipeline.refine_steps = settings.edit_steps // 4
-        if method.endswith("-splat"):
-            pipeline.densify_from, pipeline.densify_every = 100, 50
-            pipeline.densify_until = settings.edit_steps // 2 + 20
     for name, value in (changes or {}).items():
         if not hasattr(pipeline, name):
             raise ValueError(f"{method} has no setting {name!r}.")
