@@ -70,9 +70,9 @@ class ReviseConfig(EditPipelineConfig):
     """How far towards a fresh draw the scene is moved before the edit, in [0, 1]. 0.6 is for real scenes (Hong et al.
     2024, sec. E); "auto" measures it (Alg. 2)."""
     eta_opacity: float = 0.0
-    """Splats only: eta of the opacities. The paper perturbs mean and variance alone."""
+    """Splats only: eta of the opacities, wherever eta itself is not 0. The paper perturbs mean and variance alone."""
     eta_colour: float = 0.0
-    """Splats only: eta of the colours."""
+    """Splats only: eta of the colours, likewise."""
     perturb: Literal["everywhere", "relevant"] = "relevant"
     """What is perturbed: the whole scene, as in the paper, or the part of it where the prior, asked about the source's
     views, would change something for the target prompt."""
@@ -148,8 +148,11 @@ class RevisePipeline(EditPipeline):
         self.perturb_scene(eta)
 
     def perturb_scene(self, eta: float) -> None:
-        """Move the scene, which is still the source, towards a fresh draw: the same one on every rank and machine."""
-        if eta == 0 and not (self.config.eta_opacity or self.config.eta_colour):
+        """Move the scene, which is still the source, towards a fresh draw: the same one on every rank and machine.
+
+        At η = 0 nothing moves at all.
+        """
+        if eta == 0:
             return
         seed = self.config.seed
         hull = self.relevant_hull() if self.config.perturb == "relevant" else None

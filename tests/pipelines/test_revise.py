@@ -155,6 +155,8 @@ def test_every_rank_perturbs_alike_whatever_its_own_seed(toy_nerf, toy_splats, t
         trainer.setup()
         torch.manual_seed(rank)
         before = [parameter.detach().clone() for parameter in trainer.pipeline.model.parameters()]
+        trainer.pipeline.perturb_scene(0.0)
+        assert all(map(torch.equal, trainer.pipeline.model.parameters(), before))
         trainer.pipeline.perturb_scene(0.4)
         scenes.append([parameter.detach().clone() for parameter in trainer.pipeline.model.parameters()])
     assert any(not torch.equal(a, b) for a, b in zip(before, scenes[0], strict=True))
