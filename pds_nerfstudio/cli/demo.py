@@ -31,7 +31,7 @@ Family = Literal["splatfacto", "nerfacto"]
 Objective = Literal["pds", "pnr"]
 PACKAGES = ("pds-nerfstudio", "nerfstudio", "gsplat", "torch", "diffusers", "transformers")
 SHOWN: dict[Family, tuple[tuple[str, Objective], ...]] = {
-    "splatfacto": (("flat-to-tall", "pnr"), ("red-to-blue", "pds")),
+    "splatfacto": (("can-to-cone", "pnr"), ("red-to-blue", "pds")),
     "nerfacto": (("can-to-cone", "pds"),),
 }
 """What the demo shows unless asked for something else: a change of shape, then one of colour; on NeRFs, which take

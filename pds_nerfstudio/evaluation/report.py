@@ -23,7 +23,7 @@ def heat(images: Images, reference: Images) -> Images:
 
 def contact_sheet(rows: Mapping[str, Images], path: Path, title: str, tile: int = 160) -> None:
     """A PNG with one labelled row per entry and one column per view; small images are enlarged without smoothing."""
-    label_width = 130
+    label_width = 170
     views = max(len(images) for images in rows.values())
     first = next(iter(rows.values()))
     height = round(tile * first.shape[-2] / first.shape[-1])
