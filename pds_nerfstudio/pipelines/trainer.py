@@ -5,6 +5,7 @@ and the edit's trainer on top: new or resumed, its own step count, and two check
 import copy
 import functools
 import inspect
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -230,7 +231,7 @@ class EditTrainer(SceneTrainer):
             self.pipeline.begin(self.probe)
 
     def probe(self, steps: int, still: bool = False) -> list[float]:
-        """Run edit steps −steps … −1 on optimisers of their own, and put the scene back bit for bit.
+        """Run edit steps −steps … −1 on optimisers of their own, and put scene and adapters back bit for bit.
 
         Args:
             still: take no optimiser step, so that every loss is that of the scene as it is.
@@ -241,7 +242,9 @@ class EditTrainer(SceneTrainer):
         Raises:
             UserError: a step has no finite gradient.
         """
-        kept = [(parameter, parameter.detach().clone()) for parameter in self.pipeline.parameters()]
+        # A prior's adapters are no part of the pipeline, but train with it.
+        trained = itertools.chain(self.pipeline.parameters(), self.optimizers.parameters.get(ADAPTERS, ()))
+        kept = [(parameter, parameter.detach().clone()) for parameter in trained]
         optimizers, scaler = self.optimizers, self.grad_scaler
         self.optimizers, self.grad_scaler = Trainer.setup_optimizers(self), copy.deepcopy(scaler)
         losses = []
