@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import working_size
-from pds_nerfstudio.objectives.base import EDITED, SOURCE, Edit, Query, ScoreDistillation, surrogate_loss
+from pds_nerfstudio.objectives.base import SOURCE, Edit, Query, ScoreDistillation, surrogate_loss
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.schedule import Latents
 from pds_nerfstudio.scenes.rendering import Rendering, render
@@ -245,7 +245,7 @@ class EditPipeline(VanillaPipeline):
         """The prior's adapters, made on first use: a trainer's optimisers need their parameters."""
         prior, _ = self._ready()
         if prior.adapters is None:
-            return prior.add_adapters((SOURCE, EDITED), self.config.adapter_rank, self.config.seed)
+            return prior.add_adapters(self.config.objective.adapters, self.config.adapter_rank, self.config.seed)
         return prior.adapters
 
     def _adapter_losses(
