@@ -48,7 +48,7 @@ class SourceView:
 
     index: int
     image: Float[Tensor, "1 3 height width"]
-    """RGB in [0, 1]."""
+    """RGB in [0, 1], in half precision on the CPU: a dataset of these is not small, and few steps look at one."""
     latent: Latents
     """x⁰_src."""
 
@@ -284,11 +284,11 @@ class EditPipeline(VanillaPipeline):
                 image = views.image(index, height, width)
             else:
                 image = render(self._source(), views.camera(index, height, width)).image
-            self._source_images[index] = image.half().cpu()  # half of it: a dataset of these is not small
+            self._source_images[index] = image.half().cpu()
             self._source_latents[index] = prior.encode(image.to(self.device))
             if len(self._source_latents) == len(views):
                 self._source_model.clear()
-        return SourceView(index, self._source_images[index].to(self.device).float(), self._source_latents[index])
+        return SourceView(index, self._source_images[index], self._source_latents[index])
 
     def _source(self) -> Model:
         """The scene before the edit, kept until every view's source latent has been computed."""

@@ -212,14 +212,14 @@ class RevisePipeline(EditPipeline):
         """In the first half of the refinement, what pulls the rendering back to the source."""
         if step < self.config.edit_steps or not (weight := falling_weight(self._progress(step))):
             return {}
-        image = rendering.image
+        image, original = rendering.image, source.image.to(rendering.image)
         if self.config.spare_relevant:
             prior, _ = self._ready()
             spared = (self._relevance(prior, source) / INSIDE).clamp(max=1)[None, None]
             spared = F.interpolate(spared, image.shape[-2:], mode="bilinear", align_corners=False)
-            image = torch.lerp(image, source.image, spared)  # no difference, hence no pull, where it is spared
+            image = torch.lerp(image, original, spared)  # no difference, hence no pull, where it is spared
         weights = self.config.identity_l1, self.config.identity_perceptual
-        loss = identity_loss(image, source.image, self._perceptual, *weights)
+        loss = identity_loss(image, original, self._perceptual, *weights)
         beside_the_score = source.latent.numel() / PAPERS_LATENTS
         return {"identity_loss": self.config.loss_weight * weight * beside_the_score * loss}
 
