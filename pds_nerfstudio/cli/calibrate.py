@@ -45,7 +45,7 @@ class CalibrateEta:
 
     def run(self) -> None:
         """Probe twice and print what was measured and what follows."""
-        from pds_nerfstudio.objectives.perturb import choose_eta
+        from pds_nerfstudio.objectives.perturb import choose_eta, loss_increase
 
         if self.steps < 20:
             raise UserError(f"--steps {self.steps} is too few to compare the first ten with the last ten: give 20.")
@@ -53,7 +53,7 @@ class CalibrateEta:
         with tempfile.TemporaryDirectory() as scratch:
             still, moving = self._probe(Path(scratch))
         proposal = propose(still)
-        increase = statistics.fmean(moving[-10:]) - statistics.fmean(moving[:10])
+        increase = loss_increase(moving)
         table = Table("measured", "", title=f"{self.objective} on {self.run_folder}, {self.steps} steps")
         for what, value in (
             ("loss of the unchanged scene, mean", statistics.fmean(still)),

@@ -13,6 +13,7 @@ section E prints λ_L1 = 300 and λ_p = 30000, which the paper's own table 2 and
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -115,6 +116,4 @@ def feature_distance(features: Sequence[Features], reference: Sequence[Features]
 
 def with_range(objective: ScoreDistillation, steps: tuple[float, float]) -> ScoreDistillation:
     """The same objective over another range of timesteps, (lo, hi) as fractions of T."""
-    from dataclasses import replace
-
     return replace(objective, min_step_percent=steps[0], max_step_percent=steps[1])
