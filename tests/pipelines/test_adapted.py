@@ -1,8 +1,11 @@
 """Piva and VSD through `ns-train`: adapters learn with the edit, are saved and resumed with it, and leave the scene."""
 
+import copy
+
 import pytest
 import torch
 
+from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 
 from .conftest import PROMPTS
@@ -29,13 +32,12 @@ def test_adapters_learn_beside_the_scene(ns_train, toy_nerf, toy_splats, method)
 
 def test_a_resumed_edit_goes_on_with_its_adapters(ns_train, toy_splats):
     edit = (*PROMPTS, *TOYBOX, "--pipeline.adapter-rank", 4)
-    straight = ns_train("piva-edit-splat", "--load-dir", toy_splats.parent, *edit, "--max-num-iterations", 8)
-    first = ns_train(
+    straight = ns_train(
         *("piva-edit-splat", "--load-dir", toy_splats.parent, *edit, "--max-num-iterations", 8),
         *("--steps-per-save", 4, "--save-only-latest-checkpoint", "False"),
     )
     resumed = ns_train(
-        *("piva-edit-splat", "--load-dir", first.get_base_dir(), "--load-step", 4, *edit),
+        *("piva-edit-splat", "--load-dir", straight.get_base_dir(), "--load-step", 4, *edit),
         *("--max-num-iterations", 8),
     )
     a, b = adapters_of(straight), adapters_of(resumed)
@@ -52,3 +54,18 @@ def test_a_rank_of_zero_is_refused_in_one_sentence(ns_train, toy_splats, capfd):
         )
     assert ended.value.code != 0
     assert "rank is 0" in capfd.readouterr().err
+
+
+def test_a_probe_leaves_adapters_as_they_were(toy_splats, tmp_path):
+    config = copy.deepcopy(METHODS["piva-edit-splat"].config)
+    config.load_dir, config.output_dir, config.vis = toy_splats.parent, tmp_path, "tensorboard"
+    config.pipeline.src_prompt, config.pipeline.tgt_prompt = PROMPTS[1], PROMPTS[3]
+    config.pipeline.prior, config.pipeline.resolution = "toybox", 32
+    config.set_timestamp()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    before = {name: value.clone() for name, value in trainer.pipeline.state_dict().items()}
+    assert len(set(trainer.probe(4))) == 4
+    after = trainer.pipeline.state_dict()
+    assert any(name.startswith("_adapters.") for name in after)
+    assert all(torch.equal(value, before[name]) for name, value in after.items())

@@ -50,17 +50,15 @@ def test_both_stages_run_and_the_log_says_what_was_done(ns_train, toy_nerf, toy_
     assert all(value.isfinite().all() for value in scene_of(config).values())
 
 
-def test_an_edit_killed_in_either_stage_goes_on_in_it(ns_train, toy_splats):
+def test_an_edit_resumed_in_either_stage_goes_on_in_it(ns_train, toy_splats):
     """A perturbation at the second start would leave the two far apart."""
     edit = (*PROMPTS, *TOYBOX, "--pipeline.eta", 0.4, "--pipeline.refine-steps", 6, "--max-num-iterations", 12)
-    straight = ns_train("pnr-edit-splat", "--load-dir", toy_splats.parent, *edit, "--steps-per-save", 3)
-    folder = straight.get_base_dir() / straight.relative_model_dir
+    straight = ns_train(
+        *("pnr-edit-splat", "--load-dir", toy_splats.parent, *edit),
+        *("--steps-per-save", 3, "--save-only-latest-checkpoint", "False"),
+    )
     straight_scene = scene_of(straight)
-    again = ns_train(
-        "pnr-edit-splat", "--load-dir", toy_splats.parent, *edit, "--steps-per-save", 3,
-        "--save-only-latest-checkpoint", "False",
-    )  # fmt: skip
-    folder = again.get_base_dir() / again.relative_model_dir
+    folder = straight.get_base_dir() / straight.relative_model_dir
     for step in (3, 9):
         resumed = ns_train("pnr-edit-splat", "--load-dir", folder, "--load-step", step, *edit)
         assert find_run(resumed.get_base_dir()).step == 11
