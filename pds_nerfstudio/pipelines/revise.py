@@ -134,6 +134,7 @@ class RevisePipeline(EditPipeline):
 
     def begin(self, probe: Callable[[int], list[float]]) -> None:
         """Choose η and perturb the scene."""
+        super().begin(probe)
         eta = self.config.eta
         if eta == "auto":
             increase = loss_increase(probe(self.config.probe_steps))

@@ -248,15 +248,16 @@ class StableDiffusionPrior:
         self.adapters = Adapters(self.unet, names, rank, seed)
         return self.adapters
 
-    def denoising_loss(self, query: Query, eps: Latents) -> Float[Tensor, ""]:
-        """What trains an adapter: the mean of (ε̂(x_t, t, y) − ε)², with the graph of the adapter that `query` names.
+    def predict_with_graph(self, queries: Sequence[Query]) -> list[Latents]:
+        """ε̂ of queries that all name the same adapter, with the graph of its parameters, in one U-Net batch.
 
-        Raises ValueError if it names none.
+        Raises ValueError if they name none, or several.
         """
-        if query.adapter is None:
-            raise ValueError("The query names no adapter: the prior itself is frozen.")
-        (prediction,) = self._forward([query], query.adapter)
-        return (self._to_epsilon(query, prediction).float() - eps.float()).square().mean()
+        names = {query.adapter for query in queries}
+        if len(names) != 1 or None in names:
+            raise ValueError(f"The queries name {sorted(map(str, names))}: they must all name the one that learns.")
+        predictions = self._forward(queries, queries[0].adapter)
+        return [self._to_epsilon(query, p) for query, p in zip(queries, predictions, strict=True)]
 
     @torch.no_grad()
     def _predict(self, queries: Sequence[Query]) -> list[Latents]:

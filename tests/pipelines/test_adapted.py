@@ -46,6 +46,15 @@ def test_a_resumed_edit_goes_on_with_its_adapters(ns_train, toy_splats):
         torch.testing.assert_close(b[name], value, atol=2e-5, rtol=0, msg=name)
 
 
+def test_the_sources_adapter_learns_before_the_edit_where_asked(ns_train, toy_splats):
+    edit = ("piva-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 1)
+    learned = adapters_of(ns_train(*edit, "--pipeline.adapter-warmup", 6))
+    plain = adapters_of(ns_train(*edit))
+    moved = {name for name, value in learned.items() if not torch.equal(value, plain[name])}
+    assert moved
+    assert all(".source." in name for name in moved)
+
+
 def test_a_rank_of_zero_is_refused_in_one_sentence(ns_train, toy_splats, capfd):
     with pytest.raises(SystemExit) as ended:
         ns_train(

@@ -7,6 +7,7 @@ from diffusers import UNet2DConditionModel
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.priors.adapters import Adapters
+from pds_nerfstudio.priors.learning import LearningPrior, Lesson
 from pds_nerfstudio.priors.stable_diffusion import load_prior
 
 
@@ -28,7 +29,7 @@ def train(prior, name: str, steps: int = 60) -> list[float]:
         t = torch.randint(300, 700, (1,), generator=generator)
         eps = torch.randn(x0.shape, generator=generator)
         noisy = Query(prior.schedule.add_noise(x0, t, eps), t, "a red ball", adapter=name)
-        loss = prior.denoising_loss(noisy, eps)
+        loss = LearningPrior(prior, [Lesson(noisy, eps)]).losses()[name]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -74,11 +75,35 @@ def test_queries_of_one_step_take_one_forward_pass_per_adapter_and_keep_their_or
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_lesson_rides_in_the_pass_of_its_adapters_query(folder, monkeypatch, same):
+    prior = load_prior(str(folder), "cpu")
+    prior.add_adapters(("edited",), rank=4)
+    train(prior, "edited", steps=3)
+    lesson = Lesson(query("edited", seed=0 if same else 5), torch.randn(2, 4, 6, 6))
+    queries = [query("edited"), query(guidance=7.5)]
+    expected = prior.predict_noise(queries)
+    alone = LearningPrior(prior, [lesson]).losses()["edited"]
+    calls, forward = [], prior.unet.forward
+    monkeypatch.setattr(prior.unet, "forward", lambda *args, **kw: calls.append(len(args[0])) or forward(*args, **kw))
+    learning = LearningPrior(prior, [lesson])
+    with torch.no_grad():
+        answers = learning.predict_noise(queries)
+    loss = learning.losses()["edited"]
+    assert calls == [4, 2 if same else 4]
+    for answer, other in zip(answers, expected, strict=True):
+        assert not answer.requires_grad
+        torch.testing.assert_close(answer, other, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loss, alone, atol=1e-6, rtol=1e-4)
+    loss.backward()
+    assert any(p.grad.abs().max() > 0 for p in prior.adapters.parameters("edited"))
+
+
 def test_losses_of_both_adapters_go_backward_together(folder):
     prior = load_prior(str(folder), "cpu")
     adapters = prior.add_adapters(("source", "edited"), rank=4)
-    loss = sum(prior.denoising_loss(query(name), torch.randn(2, 4, 6, 6)) for name in ("source", "edited"))
-    loss.backward()
+    learning = LearningPrior(prior, [Lesson(query(name), torch.randn(2, 4, 6, 6)) for name in ("source", "edited")])
+    sum(learning.losses().values()).backward()
     for name in ("source", "edited"):
         assert any(p.grad is not None and p.grad.abs().max() > 0 for p in adapters.parameters(name)), name
     assert all(p.grad is None for name, p in prior.unet.named_parameters() if "lora" not in name)
@@ -113,4 +138,8 @@ def test_what_cannot_be_adapted_is_refused_in_one_sentence(folder):
     with pytest.raises(ValueError, match="no adapter 'edited'"):
         prior.predict_noise([query("edited")])
     with pytest.raises(ValueError, match="frozen"):
-        prior.denoising_loss(query(), torch.randn(2, 4, 6, 6))
+        Lesson(query(), torch.randn(2, 4, 6, 6))
+    with pytest.raises(ValueError, match="without guidance"):
+        Lesson(query("source", guidance=7.5), torch.randn(2, 4, 6, 6))
+    with pytest.raises(ValueError, match="the one that learns"):
+        prior.predict_with_graph([query()])
