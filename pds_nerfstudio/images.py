@@ -18,6 +18,24 @@ def to_channels_last(images: Float[Tensor, "batch 3 height width"]) -> Float[Ten
     return images.movedim(1, -1)
 
 
+def depth_picture(
+    depth: Float[Tensor, "batch 1 height width"], accumulation: Float[Tensor, "batch 1 height width"]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Depth as depth-conditioned ControlNets were trained to see it: inverse depth in [0, 1], the nearest white.
+
+    Those of Stable Diffusion saw MiDaS's relative inverse depth, stretched over each picture from its farthest to its
+    nearest point (Zhang et al. 2023; Ranftl et al. 2020). What is transparent counts as infinitely far.
+
+    Args:
+        depth: along the optical axis, in any unit; ignored where nothing is.
+        accumulation: opacity in [0, 1].
+    """
+    inverse = accumulation / depth.clamp(min=1e-6)
+    inverse = inverse.where(accumulation > 0, 0)
+    low, high = inverse.amin(dim=(-2, -1), keepdim=True), inverse.amax(dim=(-2, -1), keepdim=True)
+    return ((inverse - low) / (high - low).clamp(min=1e-12)).expand(-1, 3, -1, -1)
+
+
 def working_size(height: int, width: int, short_side: int, multiple: int) -> tuple[int, int]:
     """The size at which a view is rendered for the prior.
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.images import to_channels_first, to_channels_last, working_size
+from pds_nerfstudio.images import depth_picture, to_channels_first, to_channels_last, working_size
 
 sides = st.integers(1, 5000)
 multiples = st.sampled_from([1, 4, 8, 16])
@@ -67,3 +67,15 @@ def test_resolution_below_the_latent_stride_is_refused_in_one_line():
 def test_empty_view_is_refused():
     with pytest.raises(UserError, match="empty"):
         working_size(0, 640, 512, 8)
+
+
+def test_the_depth_picture_is_white_where_near_and_black_where_nothing_is():
+    depth = torch.tensor([[1.0, 2.0, 4.0, 3.0]]).view(1, 1, 2, 2)
+    accumulation = torch.tensor([[1.0, 1.0, 1.0, 0.0]]).view(1, 1, 2, 2)
+    picture = depth_picture(depth, accumulation)
+    assert picture.shape == (1, 3, 2, 2)
+    torch.testing.assert_close(picture[0, 0].flatten(), torch.tensor([1.0, 0.5, 0.25, 0.0]))
+    torch.testing.assert_close(depth_picture(7 * depth, accumulation), picture)  # any unit
+    stretched = depth_picture(depth, torch.ones_like(depth))[0, 1].flatten()
+    torch.testing.assert_close(stretched, torch.tensor([1.0, 1 / 3, 0.0, 1 / 9]))
+    assert torch.isfinite(depth_picture(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))).all()

@@ -14,6 +14,9 @@ from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule, PerSample
 
 Weighting = Literal["variance", "unit"]
 
+ControlPicture = Float[Tensor, "batch 3 image_height image_width"]
+"""RGB in [0, 1] at the size of the rendering."""
+
 SOURCE, EDITED = "source", "edited"
 """Adapters of the prior: ψ learns the source's renderings, φ the edited ones."""
 
@@ -32,6 +35,8 @@ class Query:
     """ω of `guided`; 1 is the conditional prediction."""
     adapter: str | None = None
     """Name of the adapter (LoRA) that predicts; None is the frozen prior itself."""
+    control: ControlPicture | None = None
+    """What a ControlNet is shown beside x_t, one picture per sample; None asks without a ControlNet."""
 
 
 @runtime_checkable
@@ -72,6 +77,10 @@ class Edit:
     """ε_t, shared by source and target."""
     eps_s: Latents
     """ε_s, shared by source and target."""
+    control_tgt: ControlPicture | None = None
+    """The rendering's depth, as a ControlNet is shown it; None where there is no ControlNet."""
+    control_src: ControlPicture | None = None
+    """The source's depth of the same view, likewise."""
 
     def __post_init__(self) -> None:
         shape = list(self.x0_tgt.shape)

@@ -4,7 +4,8 @@
 
 x_t is the noisy rendering; x̂_t the noisy source, or x_t once more ("shared": the authors' default, which needs no
 source rendering). ψ is a LoRA of the prior that learns the source's renderings, φ one that learns the edited ones;
-both are asked without guidance.
+both are asked without guidance, and under a depth-conditioned ControlNet where there is one: ψ with the source's depth,
+φ with the rendering's.
 
 Why it works: the first difference is DDS's. The second is the gradient of the divergence between the distribution of
 edited and of source renderings: it vanishes where the two adapters agree and pulls back where they do not. The trap:
@@ -66,8 +67,8 @@ class Piva(ScoreDistillation):
         ]
         if self.regularisation:
             queries += [
-                Query(x_t, edit.t, edit.src_prompt, adapter=SOURCE),
-                Query(x_t, edit.t, edit.tgt_prompt, adapter=EDITED),
+                Query(x_t, edit.t, edit.src_prompt, adapter=SOURCE, control=edit.control_src),
+                Query(x_t, edit.t, edit.tgt_prompt, adapter=EDITED, control=edit.control_tgt),
             ]
         eps_tgt, eps_src, *learned = prior.predict_noise(queries)
         difference = eps_tgt - eps_src

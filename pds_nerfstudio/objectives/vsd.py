@@ -44,7 +44,7 @@ class VSD(ScoreDistillation):
         eps_tgt, eps_phi = prior.predict_noise(
             [
                 Query(x_t, edit.t, edit.tgt_prompt, self.guidance_scale),
-                Query(x_t, edit.t, edit.tgt_prompt, adapter=EDITED),
+                Query(x_t, edit.t, edit.tgt_prompt, adapter=EDITED, control=edit.control_tgt),
             ]
         )
         return broadcast(score_weight(prior.schedule, edit.t, self.weighting), eps_tgt) * (eps_tgt - eps_phi)

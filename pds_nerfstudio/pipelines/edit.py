@@ -23,10 +23,11 @@ from rich.progress import track
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.images import working_size
+from pds_nerfstudio.images import depth_picture, working_size
 from pds_nerfstudio.objectives.base import SOURCE, Edit, ScoreDistillation, surrogate_loss
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.schedule import Latents
+from pds_nerfstudio.priors.control import load_control
 from pds_nerfstudio.priors.learning import LearningPrior
 from pds_nerfstudio.scenes.rendering import Rendering, render
 from pds_nerfstudio.scenes.source import find_run, load_source_state
@@ -57,6 +58,8 @@ class SourceView:
     """RGB in [0, 1], in half precision on the CPU: a dataset of these is not small, and few steps look at one."""
     latent: Latents
     """x⁰_src."""
+    control: Float[Tensor, "1 3 height width"] | None = None
+    """Its depth as a ControlNet is shown it, where the edit has one; kept as the image is."""
 
 
 class NonFiniteGradient(ArithmeticError):
@@ -104,6 +107,9 @@ class EditPipelineConfig(VanillaPipelineConfig):
     --pipeline.model.split-screen-size is split, which a perturbation of scales makes frequent."""
     adapter_rank: int = 16
     """VSD and Piva only: rank of the LoRA adapters that learn the source's and the edited renderings."""
+    control: str | None = None
+    """VSD and Piva only: a depth-conditioned ControlNet for the adapters, hub id or folder, such as
+    lllyasviel/sd-controlnet-depth for Stable Diffusion 1.5. Without one, adapters learn views mixed up (Janus)."""
     adapter_warmup: int = 0
     """Piva only: steps in which the source's adapter learns the source's views before the edit begins. It otherwise
     learns along with the edit, which an edit of a few hundred steps is too short for."""
@@ -127,6 +133,7 @@ class EditPipeline(VanillaPipeline):
         self._source_model: list[Model] = []  # in a list: not part of this module's state
         self._source_images: dict[int, Tensor] = {}
         self._source_latents: dict[int, Tensor] = {}
+        self._source_controls: dict[int, Tensor] = {}
         self._generator = torch.Generator()
         for name in FROZEN:
             for part in (self.model, getattr(self.model, "field", None)):
@@ -193,6 +200,8 @@ class EditPipeline(VanillaPipeline):
             s=s.to(self.device),
             eps=self._noise_like(x0_tgt),
             eps_s=self._noise_like(x0_tgt),
+            control_tgt=None if source.control is None else _depth_picture(rendering),
+            control_src=None if source.control is None else source.control.to(x0_tgt),
         )
         learning = LearningPrior.of_step(prior, objective.adapters, edit)
         gradient = objective.gradient(learning, edit)
@@ -222,11 +231,13 @@ class EditPipeline(VanillaPipeline):
         for step in track(range(steps), "learning the source", console=CONSOLE, transient=True):
             self._generator.manual_seed(self.config.seed * 1_000_003 + step)
             index = self._view_of_step(step, len(views))
-            x0 = self._source_view(prior, views, index, *self._working_size(prior, views, index)).latent
-            x0 = x0.expand(WARMUP_DRAWS, -1, -1, -1)
+            source = self._source_view(prior, views, index, *self._working_size(prior, views, index))
+            x0 = source.latent.expand(WARMUP_DRAWS, -1, -1, -1)
+            control = None if source.control is None else source.control.to(x0).expand(WARMUP_DRAWS, -1, -1, -1)
             t, s = self.config.objective.sample_timesteps(prior.schedule, WARMUP_DRAWS, self._generator)
             eps = self._noise_like(x0)
-            edit = Edit(x0, x0, self.config.src_prompt, "", t.to(self.device), s.to(self.device), eps, eps)
+            t, s = t.to(self.device), s.to(self.device)
+            edit = Edit(x0, x0, self.config.src_prompt, "", t, s, eps, eps, control_src=control)
             loss = LearningPrior.of_step(prior, (SOURCE,), edit).losses()[SOURCE]
             optimizer.zero_grad()
             loss.backward()
@@ -264,6 +275,9 @@ class EditPipeline(VanillaPipeline):
             CONSOLE.log(f"Loading the prior {self.config.prior}")
             dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
             self._prior = load_prior(self.config.prior, self.device, dtypes.get(self.config.precision))
+            if self.config.control is not None and self.config.objective.adapters:
+                CONSOLE.log(f"Loading the ControlNet {self.config.control}")
+                self._prior.controlnet = load_control(self.config.control, self._prior)
         if self._views is None:
             self._views = train_views(self.datamanager)
         return self._prior, self._views
@@ -272,6 +286,11 @@ class EditPipeline(VanillaPipeline):
         """The prior's adapters, made on first use: a trainer's optimisers need their parameters."""
         prior, _ = self._ready()
         if prior.adapters is None:
+            if prior.controlnet is None:
+                CONSOLE.log(
+                    "The adapters learn without a depth-conditioned ControlNet (--pipeline.control): they may mix up a "
+                    "scene's views, so that one side shows all around."
+                )
             return prior.add_adapters(self.config.objective.adapters, self.config.adapter_rank, self.config.seed)
         return prior.adapters
 
@@ -294,15 +313,18 @@ class EditPipeline(VanillaPipeline):
     ) -> SourceView:
         """The source image of a view and its latent, made once."""
         if index not in self._source_latents:
-            if self.config.source_images == "photograph":
-                image = views.image(index, height, width)
-            else:
-                image = render(self._source(), views.camera(index, height, width)).image
+            photograph = self.config.source_images == "photograph"
+            if not photograph or prior.controlnet is not None:
+                rendering = render(self._source(), views.camera(index, height, width))
+                if prior.controlnet is not None:
+                    self._source_controls[index] = _depth_picture(rendering).half().cpu()
+            image = views.image(index, height, width) if photograph else rendering.image
             self._source_images[index] = image.half().cpu()
             self._source_latents[index] = prior.encode(image.to(self.device))
             if len(self._source_latents) == len(views):
                 self._source_model.clear()
-        return SourceView(index, self._source_images[index], self._source_latents[index])
+        control = self._source_controls.get(index)
+        return SourceView(index, self._source_images[index], self._source_latents[index], control)
 
     def _source(self) -> Model:
         """The scene before the edit, kept until every view's source latent has been computed."""
@@ -315,6 +337,10 @@ class EditPipeline(VanillaPipeline):
                 model.begin_edit()
             self._source_model.append(model.requires_grad_(False).eval())
         return self._source_model[0]
+
+
+def _depth_picture(rendering: Rendering) -> Tensor:
+    return depth_picture(rendering.depth.detach(), rendering.accumulation.detach())
 
 
 def load_model_state(model: torch.nn.Module, state: dict[str, Tensor]) -> None:

@@ -27,7 +27,7 @@ SPLAT_SUFFIX = "-splat"
 ADAPTER_RATE = 1e-4
 """Learning rate of VSD's and Piva's adapters (Le et al. 2024, section 4)."""
 KEPT_ON_RESUMING = (
-    *("prior", "objective", "loss_weight", "resolution", "source_images", "adapter_rank", "seed"),
+    *("prior", "objective", "loss_weight", "resolution", "source_images", "adapter_rank", "control", "seed"),
     *("by", "eta", "anneal", "edit_steps", "refine_steps", "spare_relevant", "identity_l1", "identity_perceptual"),
 )
 """What a resumed edit takes from its run where the command line does not say otherwise."""
@@ -166,8 +166,11 @@ def _check_prompts(config: TrainerConfig) -> None:
 
 def _check_prior(pipeline: EditPipelineConfig) -> None:
     from pds_nerfstudio.priors.check import check_prior, local_folder
+    from pds_nerfstudio.priors.control import check_control
 
     check_prior(pipeline.prior)
+    if pipeline.control is not None:
+        check_control(pipeline.control, pipeline.prior)
     folder = local_folder(pipeline.prior)
     if pipeline.resolution is None or folder is None:
         return

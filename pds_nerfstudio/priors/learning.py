@@ -42,6 +42,7 @@ class Lesson:
         own = self.query
         return (
             (query.adapter, query.prompt, query.guidance_scale) == (own.adapter, own.prompt, own.guidance_scale)
+            and query.control is own.control
             and torch.equal(query.t, own.t)
             and torch.equal(query.noisy_latents, own.noisy_latents)
         )
@@ -60,9 +61,13 @@ class LearningPrior:
         """What adapters learn at a step: ψ the noisy source, φ the noisy rendering, each under its own prompt."""
         lessons = []
         for name in adapters:
-            x0, prompt = (edit.x0_src, edit.src_prompt) if name == SOURCE else (edit.x0_tgt, edit.tgt_prompt)
+            x0, prompt, control = (
+                (edit.x0_src, edit.src_prompt, edit.control_src)
+                if name == SOURCE
+                else (edit.x0_tgt, edit.tgt_prompt, edit.control_tgt)
+            )
             x_t = prior.schedule.add_noise(x0, edit.t, edit.eps)
-            lessons.append(Lesson(Query(x_t, edit.t, prompt, adapter=name), edit.eps))
+            lessons.append(Lesson(Query(x_t, edit.t, prompt, adapter=name, control=control), edit.eps))
         return cls(prior, lessons)
 
     @property

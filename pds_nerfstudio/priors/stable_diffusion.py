@@ -107,6 +107,8 @@ class StableDiffusionPrior:
     """diffusers' DDIMScheduler with the folder's noise schedule and prediction type."""
     adapters: Adapters | None = field(default=None, init=False)
     """What `add_adapters` made."""
+    controlnet: Any | None = None
+    """diffusers' ControlNetModel, which queries with a control picture are asked under (see `priors.control`)."""
     recompute_encoder: bool = False
     """Keep only block inputs of the VAE encoder and run each block again in the backward pass: less memory, the same
     gradients, one more encoder pass of time."""
@@ -115,7 +117,8 @@ class StableDiffusionPrior:
     _texts: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        for network in (self.vae, self.unet, self.text_encoder):
+        networks = (self.vae, self.unet, self.text_encoder, self.controlnet)
+        for network in filter(None, networks):
             network.requires_grad_(False).eval()
         if self.recompute_encoder:
             self.vae.enable_gradient_checkpointing()
@@ -276,6 +279,7 @@ class StableDiffusionPrior:
         if adapter is not None and self.adapters is None:
             raise ValueError(f"A query names the adapter {adapter!r}: this prior has none, leave adapter at None.")
         latents, times, texts = [], [], []
+        pictures = [query.control for query in queries for _ in range(1 if query.guidance_scale == 1 else 2)]
         for query in queries:
             for prompt in (query.prompt,) if query.guidance_scale == 1 else ("", query.prompt):
                 latents.append(query.noisy_latents.to(self.device, self.unet.dtype))
@@ -283,12 +287,27 @@ class StableDiffusionPrior:
                 texts.append(self.embed(prompt).expand(len(query.noisy_latents), -1, -1))
         switched = nullcontext() if self.adapters is None else self.adapters.using(adapter)
         with self._own_precision(), switched:
-            output = self.unet(torch.cat(latents), torch.cat(times), torch.cat(texts).to(self.unet.dtype)).sample
+            inputs = torch.cat(latents), torch.cat(times), torch.cat(texts).to(self.unet.dtype)
+            output = self.unet(*inputs, **self._controlled(inputs, pictures)).sample
         rows = iter(output.float().split([len(part) for part in latents]))
         return [
             next(rows) if query.guidance_scale == 1 else guided(next(rows), next(rows), query.guidance_scale)
             for query in queries
         ]
+
+    def _controlled(self, inputs: tuple[Tensor, ...], pictures: Sequence[Tensor | None]) -> dict[str, Any]:
+        """What the ControlNet adds to the U-Net's features, as the U-Net takes it; nothing without pictures."""
+        given = [picture for picture in pictures if picture is not None]
+        if not given:
+            return {}
+        if self.controlnet is None:
+            raise ValueError("A query has a control picture and this prior no ControlNet: leave control at None.")
+        if len(given) < len(pictures):
+            raise ValueError("Some queries of an adapter have a control picture and others none: give it to all.")
+        picture = torch.cat(given).to(self.device, self.unet.dtype)
+        with torch.no_grad():
+            down, mid = self.controlnet(*inputs, controlnet_cond=picture, return_dict=False)
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
 
     def _to_epsilon(self, query: Query, prediction: Latents) -> Latents:
         x_t = query.noisy_latents.detach()

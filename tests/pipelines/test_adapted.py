@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from diffusers import ControlNetModel
 
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.priors.stable_diffusion import load_prior
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 
 from .conftest import PROMPTS
@@ -53,6 +55,25 @@ def test_the_sources_adapter_learns_before_the_edit_where_asked(ns_train, toy_sp
     moved = {name for name, value in learned.items() if not torch.equal(value, plain[name])}
     assert moved
     assert all(".source." in name for name in moved)
+
+
+def test_adapters_learn_under_a_controlnet_where_one_is_given(ns_train, toy_splats, tmp_path, capfd):
+    prior = load_prior("toybox", "cpu")
+    control = ControlNetModel.from_unet(prior.unet, conditioning_embedding_out_channels=(8, 8, 8))
+    for block in (*control.controlnet_down_blocks, control.controlnet_cond_embedding.conv_out):
+        torch.nn.init.normal_(block.weight, std=0.1)
+    control.save_pretrained(tmp_path / "control")
+    edit = ("piva-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 2)
+    plain = adapters_of(ns_train(*edit))
+    assert "ControlNet" in capfd.readouterr().out  # what is lost without
+    controlled = adapters_of(ns_train(*edit, "--pipeline.control", tmp_path / "control"))
+    for which in ("source", "edited"):
+        names = [name for name in plain if f".lora_B.{which}." in name]
+        assert any(not torch.equal(plain[name], controlled[name]) for name in names), which
+    with pytest.raises(SystemExit) as ended:
+        ns_train(*edit, "--pipeline.control", tmp_path / "no" / "where")
+    assert ended.value.code != 0
+    assert "neither a folder nor a hub id" in capfd.readouterr().err
 
 
 def test_a_rank_of_zero_is_refused_in_one_sentence(ns_train, toy_splats, capfd):

@@ -1,0 +1,119 @@
+"""A depth-conditioned ControlNet (Zhang et al. 2023): tells the adapters which view of a scene they look at.
+
+Piva's paper puts one under both adapters in three dimensions; without it they learn views mixed up, and a scene may
+show one side all around (Janus). What it is shown is `images.depth_picture` of the scene's own rendering. The frozen
+prior is asked without it.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.priors.check import check_safetensors, local_folder
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+MUST_FIT = ("cross_attention_dim", "block_out_channels", "down_block_types", "layers_per_block", "in_channels")
+"""Settings that a ControlNet shares with the U-Net whose features it adds to."""
+
+
+def check_control(name: str, prior: str) -> None:
+    """Raise a UserError of one sentence if the ControlNet `name` cannot be loaded or does not fit `prior`.
+
+    Loads no weights. What is not on this machine yet is checked after its download.
+    """
+    folder = control_folder(name, download=False)
+    prior_folder = local_folder(prior)
+    if folder is not None:
+        check_control_folder(folder, prior_folder)
+
+
+def control_folder(name: str, download: bool = True) -> Path | None:
+    """The folder of a ControlNet: a local one, or a hub id's in the Hugging Face cache, downloaded if need be.
+
+    Only its configuration and safetensors weights are fetched. None if it would have to be downloaded and may not be.
+
+    Raises:
+        UserError: it is neither a folder nor on the hub, or the hub cannot be reached.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.count("/") != 1 or path.exists():
+        raise UserError(
+            f"The ControlNet {name} is neither a folder nor a hub id of the form owner/name: give one for depth, such "
+            "as lllyasviel/sd-controlnet-depth for Stable Diffusion 1.5."
+        )
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json")
+    if isinstance(config, str) and any((Path(config).parent / file).is_file() for file in WEIGHTS):
+        return Path(config).parent
+    if not download:
+        return None
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", WEIGHTS[0]]))
+    except Exception as error:  # the hub client's errors and those of its HTTP library share no base class
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"Downloading the ControlNet {name} failed: {reason}. Give a local folder.") from error
+
+
+def check_control_folder(folder: Path, prior_folder: Path | None) -> None:
+    """Raise a UserError if `folder` holds no ControlNet with safetensors weights, or one of another U-Net."""
+    config = _config(folder)
+    if config.get("_class_name") != "ControlNetModel":
+        raise UserError(
+            f"{folder} holds a {config.get('_class_name') or 'nameless model'}, not a ControlNetModel: give one "
+            "for depth, in diffusers' format."
+        )
+    weights = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
+    if weights is None:
+        raise UserError(f"The ControlNet {folder} has no {WEIGHTS[0]}: only safetensors are loaded.")
+    check_safetensors(weights)
+    if prior_folder is None:
+        return
+    unet, vae = _config(prior_folder / "unet"), _config(prior_folder / "vae")
+    for setting in MUST_FIT:
+        if setting in config and setting in unet and config[setting] != unet[setting]:
+            raise UserError(
+                f"The ControlNet {folder} was made for another U-Net ({setting} {config[setting]} instead of "
+                f"{unet[setting]}): take one for the prior {prior_folder}."
+            )
+    halvings = len(config.get("conditioning_embedding_out_channels") or ()) - 1
+    if halvings != len(vae["block_out_channels"]) - 1:
+        raise UserError(
+            f"The ControlNet {folder} shrinks its picture {2**halvings} times and the prior's VAE "
+            f"{2 ** (len(vae['block_out_channels']) - 1)} times: take one for the prior {prior_folder}."
+        )
+
+
+def load_control(name: str, prior: "StableDiffusionPrior") -> Any:
+    """diffusers' ControlNetModel, frozen, beside the prior's U-Net in device and precision.
+
+    Raises:
+        UserError: see `check_control`.
+    """
+    from diffusers import ControlNetModel  # pyright: ignore[reportPrivateImportUsage]
+
+    folder = control_folder(name)
+    assert folder is not None
+    check_control_folder(folder, None)
+    variant = None if (folder / WEIGHTS[0]).is_file() else "fp16"
+    try:
+        network = ControlNetModel.from_pretrained(
+            folder, variant=variant, use_safetensors=True, local_files_only=True, torch_dtype=prior.unet.dtype
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"The ControlNet {folder} cannot be loaded ({reason}).") from error
+    return network.to(prior.device).requires_grad_(False).eval()  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{folder} has no readable config.json: give a folder in diffusers' format.") from None

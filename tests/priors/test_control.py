@@ -1,0 +1,99 @@
+"""A ControlNet beside the prior: only queries with a picture feel it, and a wrong one is refused unloaded."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import ControlNetModel
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.objectives import Edit, Piva, Query
+from pds_nerfstudio.priors.control import check_control, load_control
+from pds_nerfstudio.priors.learning import LearningPrior
+from pds_nerfstudio.priors.stable_diffusion import load_prior
+
+
+@pytest.fixture(scope="module")
+def control(folder, tmp_path_factory):
+    """A ControlNet for the tiny prior whose last layers, which begin at zero, say something."""
+    unet = load_prior(str(folder), "cpu").unet
+    torch.manual_seed(0)
+    network = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 8))
+    for block in (*network.controlnet_down_blocks, network.controlnet_mid_block):
+        torch.nn.init.normal_(block.weight, std=0.3)
+    torch.nn.init.normal_(network.controlnet_cond_embedding.conv_out.weight, std=0.3)
+    path = tmp_path_factory.mktemp("control") / "depth"
+    network.save_pretrained(path)
+    return path
+
+
+def query(picture=None, adapter=None, guidance=1.0):
+    x = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    return Query(x, torch.tensor([300, 700]), "a red ball", guidance, adapter, picture)
+
+
+def pictures(seed):
+    return torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(seed))
+
+
+def test_only_queries_with_a_picture_are_asked_under_the_controlnet(folder, control):
+    check_control(str(control), str(folder))
+    prior = load_prior(str(folder), "cpu")
+    plain = prior.predict_noise([query(guidance=7.5)])[0]
+    with pytest.raises(ValueError, match="no ControlNet"):
+        prior.predict_noise([query(pictures(0))])
+    prior.controlnet = load_control(str(control), prior)
+    assert torch.equal(prior.predict_noise([query(guidance=7.5)])[0], plain)
+    prior.add_adapters(("source", "edited"), rank=4)
+    unguided, near, far = prior.predict_noise([query(), query(pictures(0), "source"), query(pictures(1), "edited")])
+    assert not torch.allclose(near, unguided)
+    assert not torch.allclose(near, far)
+    with pytest.raises(ValueError, match="give it to all"):
+        prior.predict_noise([query(pictures(0), "source"), query(None, "source")])
+
+
+def test_piva_shows_the_sources_depth_to_psi_and_the_renderings_to_phi(folder, control):
+    prior = load_prior(str(folder), "cpu")
+    prior.controlnet = load_control(str(control), prior)
+    prior.add_adapters(("source", "edited"), rank=4)
+    generator = torch.Generator().manual_seed(3)
+    x0, other, eps = torch.randn(3, 1, 4, 6, 6, generator=generator)
+    near, far = pictures(0)[:1], pictures(1)[:1]
+    t = torch.tensor([400])
+
+    def gradient(control_tgt, control_src):
+        edit = Edit(x0, other, "a red ball", "a blue cube", t, t - 2, eps, eps, control_tgt, control_src)
+        learning = LearningPrior.of_step(prior, Piva().adapters, edit)
+        return Piva().gradient(learning, edit), learning.losses()
+
+    base, losses = gradient(near, near)
+    assert losses.keys() == {"source", "edited"}
+    for changed, same in ((gradient(far, near), "source"), (gradient(near, far), "edited")):
+        assert not torch.allclose(changed[0], base)
+        torch.testing.assert_close(changed[1][same], losses[same])
+    sum(losses.values()).backward()
+    assert all(p.grad is None for p in prior.controlnet.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in prior.adapters.parameters("source"))
+
+
+def test_what_is_no_fitting_controlnet_is_refused_in_one_sentence(folder, control, tmp_path):
+    def refusal(path):
+        with pytest.raises(UserError) as caught:
+            check_control(str(path), str(folder))
+        assert str(caught.value).count("\n") == 0
+        return str(caught.value)
+
+    assert "neither a folder nor a hub id" in refusal("nowhere")
+    assert "UNet2DConditionModel, not a ControlNetModel" in refusal(folder / "unet")
+    assert "no readable config.json" in refusal(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(control, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"cross_attention_dim": 768}))
+    assert "another U-Net (cross_attention_dim 768 instead of 16)" in refusal(copy)
+    (copy / "config.json").write_text(json.dumps(config | {"conditioning_embedding_out_channels": [8, 8, 8, 8]}))
+    assert "8 times and the prior's VAE 4 times" in refusal(copy)
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "diffusion_pytorch_model.safetensors").unlink()
+    assert "only safetensors" in refusal(copy)
