@@ -1,0 +1,115 @@
+"""A benchmark suite: a YAML list of toybox edits, read with the line of every mistake.
+
+edits:
+  - raise-arms                        # an edit that toybox has by that name
+  - name: blue-cube                   # or one of your own
+    kind: appearance                  # appearance, addition or shape
+    source: {shape: cube, colour: red}
+    target: {colour: blue}            # what differs from the source
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.toybox.spec import EDITS, EditKind, SceneSpec, ToyEdit, find_edit
+
+OF_AN_EDIT = ("name", "kind", "source", "target")
+OF_A_SCENE = tuple(field.name for field in fields(SceneSpec))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Edits to be run by every method."""
+
+    name: str
+    edits: tuple[ToyEdit, ...]
+
+
+class _Mistake(Exception):
+    def __init__(self, node: yaml.Node, what: str):
+        super().__init__(what)
+        self.line = node.start_mark.line + 1
+
+
+def read_suite(path: Path) -> Suite:
+    """Read and check a suite, without running anything.
+
+    Raises:
+        UserError: the file is missing, or the line and what is wrong with it.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no suite {path}: give a YAML file such as suites/dev.yaml.")
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        if root is None:
+            raise UserError(f"{path} is empty: list edits under `edits:`.")
+        entries = _mapping(root, ("edits",))
+        if "edits" not in entries or not isinstance(entries["edits"], yaml.SequenceNode):
+            raise _Mistake(root, "a suite is a list of edits under `edits:`")
+        edits: dict[str, ToyEdit] = {}
+        for node in entries["edits"].value:
+            edit = _edit(node)
+            if edit.name in edits:
+                raise _Mistake(node, f"a second edit is named {edit.name!r}")
+            edits[edit.name] = edit
+        if not edits:
+            raise _Mistake(entries["edits"], "the list of edits is empty")
+    except _Mistake as mistake:
+        raise UserError(f"{path}, line {mistake.line}: {mistake}.") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        raise UserError(f"{path}, line {line}: {error.problem or 'not readable as YAML'}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{path} is not readable as YAML.") from None
+    return Suite(path.stem, tuple(edits.values()))
+
+
+def _edit(node: yaml.Node) -> ToyEdit:
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            return find_edit(node.value)
+        except ValueError:
+            known = ", ".join(edit.name for edit in EDITS)
+            raise _Mistake(node, f"there is no toybox edit {node.value!r}, only {known}") from None
+    entries = _mapping(node, OF_AN_EDIT)
+    if missing := [key for key in OF_AN_EDIT if key not in entries]:
+        raise _Mistake(node, f"the edit lacks {', '.join(missing)}")
+    kind = entries["kind"].value
+    if kind not in get_args(EditKind):
+        raise _Mistake(entries["kind"], f"the kind is {kind!r}: it is one of {', '.join(get_args(EditKind))}")
+    source = _scene(entries["source"], {})
+    target = _scene(entries["target"], {name: getattr(source, name) for name in OF_A_SCENE})
+    if source == target:
+        raise _Mistake(entries["target"], "the target is the source: say what differs")
+    return ToyEdit(str(entries["name"].value), kind, source, target)
+
+
+def _scene(node: yaml.Node, given: dict[str, Any]) -> SceneSpec:
+    values: dict[str, Any] = {}
+    for name, value in _mapping(node, OF_A_SCENE).items():
+        if not isinstance(value, yaml.ScalarNode):
+            raise _Mistake(value, f"{name} is one word or number")
+        values[name] = yaml.SafeLoader("").construct_object(value)
+    if not isinstance(values.get("hat", False), bool):
+        raise _Mistake(node, f"hat is {values['hat']!r}: it is true or false")
+    try:
+        return SceneSpec(**given | values)
+    except ValueError as error:
+        raise _Mistake(node, str(error).removesuffix(".")) from None
+
+
+def _mapping(node: yaml.Node, known: tuple[str, ...]) -> dict[str, yaml.Node]:
+    if not isinstance(node, yaml.MappingNode):
+        raise _Mistake(node, f"expected `key: value` with keys among {', '.join(known)}")
+    entries: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        if key.value not in known:
+            raise _Mistake(key, f"{key.value!r} is not among {', '.join(known)}")
+        if key.value in entries:
+            raise _Mistake(key, f"{key.value!r} is given twice")
+        entries[key.value] = value
+    return entries

@@ -1,0 +1,70 @@
+"""Suites are read as written, and a mistake names its line before anything runs."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.evaluation.suite import read_suite
+from pds_nerfstudio.toybox.spec import SceneSpec, find_edit
+
+SUITES = Path(__file__).parents[2] / "suites"
+
+
+def test_the_dev_suite_has_six_edits_of_each_kind_over_six_scenes_and_more():
+    suite = read_suite(SUITES / "dev.yaml")
+    assert suite.name == "dev"
+    assert Counter(edit.kind for edit in suite.edits) == {"appearance": 6, "addition": 6, "shape": 6}
+    assert len({edit.source for edit in suite.edits}) >= 6
+    for edit in suite.edits:
+        assert edit.target in edit.alternatives(), edit.name  # the kind fits what changes
+
+
+def test_edits_are_named_or_spelled_out(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "edits:\n"
+        "  - raise-arms\n"
+        "  - name: cube\n    kind: addition\n    source: {shape: cube, floor: brown}\n    target: {hat: true}\n"
+    )
+    named, own = read_suite(path).edits
+    assert named == find_edit("raise-arms")
+    assert own.source == SceneSpec("cube", floor="brown")
+    assert own.target == SceneSpec("cube", floor="brown", hat=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("edits:\n- raise-arms\n- raise-legs\n", 3, "no toybox edit 'raise-legs'"),
+        ("edits:\n- raise-arms\n- raise-arms\n", 3, "second edit is named 'raise-arms'"),
+        ("edits: []\n", 1, "list of edits is empty"),
+        ("edits:\n  raise-arms\n", 1, "list of edits under"),
+        ("edit:\n- raise-arms\n", 1, "'edit' is not among edits"),
+        ("edits:\n- {name: x, kind: shape, source: {}}\n", 2, "lacks target"),
+        ("edits:\n- name: x\n  kind: form\n  source: {}\n  target: {hat: true}\n", 3, "the kind is 'form'"),
+        ("edits:\n- name: x\n  kind: shape\n  source: {shape: cubus}\n  target: {}\n", 4, "no shape 'cubus'"),
+        ("edits:\n- name: x\n  kind: shape\n  source: {}\n  target: {}\n", 5, "say what differs"),
+        ("edits:\n- name: x\n  kind: addition\n  source: {}\n  target: {hat: big}\n", 5, "it is true or false"),
+        ("edits:\n- name: x\n  kind: addition\n  source: {}\n  target: {hats: true}\n", 5, "'hats' is not among"),
+        ("edits:\n- name: x\n  name: y\n  kind: shape\n  source: {}\n  target: {}\n", 3, "given twice"),
+        ("edits:\n- [\n", 3, ""),
+    ],
+)
+def test_a_mistake_names_its_line(tmp_path, text, line, what):
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_suite(path)
+    assert f"suite.yaml, line {line}: " in str(caught.value)
+    assert what in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_suite_at_all_says_so(tmp_path):
+    with pytest.raises(UserError, match="There is no suite"):
+        read_suite(tmp_path / "none.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(UserError, match="is empty"):
+        read_suite(tmp_path / "empty.yaml")
