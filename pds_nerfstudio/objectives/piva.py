@@ -59,19 +59,20 @@ class Piva(ScoreDistillation):
     def gradient(self, prior: Prior, edit: Edit) -> Latents:
         """w(t) [ε̂_tgt − ε̂_src + λ (ε_ψ − ε_φ)]."""
         x_t = prior.schedule.add_noise(edit.x0_tgt, edit.t, edit.eps)
-        x0_other = edit.x0_tgt if self.noisy_source == "shared" else edit.x0_src
-        x_t_source = prior.schedule.add_noise(x0_other, edit.t, edit.eps)
-        queries = [
-            Query(x_t, edit.t, edit.tgt_prompt, self.guidance_scale),
-            Query(x_t_source, edit.t, edit.src_prompt, self.guidance_scale),
-        ]
+        if self.noisy_source == "shared":
+            # ε̂_tgt − ε̂_src = ω(ε_tgt − ε_src): on one noisy latent the unconditional predictions cancel, unasked.
+            x_t_source, asked, factor = x_t, 1.0, self.guidance_scale
+        else:
+            x_t_source = prior.schedule.add_noise(edit.x0_src, edit.t, edit.eps)
+            asked, factor = self.guidance_scale, 1.0
+        queries = [Query(x_t, edit.t, edit.tgt_prompt, asked), Query(x_t_source, edit.t, edit.src_prompt, asked)]
         if self.regularisation:
             queries += [
                 Query(x_t, edit.t, edit.src_prompt, adapter=SOURCE, control=edit.control_src),
                 Query(x_t, edit.t, edit.tgt_prompt, adapter=EDITED, control=edit.control_tgt),
             ]
         eps_tgt, eps_src, *learned = prior.predict_noise(queries)
-        difference = eps_tgt - eps_src
+        difference = factor * (eps_tgt - eps_src)
         if learned:
             eps_psi, eps_phi = learned
             difference = difference + self.regularisation * (eps_psi - eps_phi)

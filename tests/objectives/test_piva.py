@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pds_nerfstudio.objectives import DDS, VSD, Piva
+from pds_nerfstudio.objectives import DDS, VSD, Piva, guided
 
 from .fakes import FakePrior, random_edit
 
@@ -46,6 +46,31 @@ def test_shared_latents_need_no_source_rendering():
     assert torch.equal(Piva().gradient(FakePrior(), edit), Piva().gradient(FakePrior(), other))
     separate = Piva(noisy_source="separate")
     assert not torch.equal(separate.gradient(FakePrior(), edit), separate.gradient(FakePrior(), other))
+
+
+class Guided(FakePrior):
+    """A prior whose guidance is `guided`."""
+
+    def predict_noise(self, queries):
+        self.calls.append(list(queries))
+        return [
+            guided(
+                self._one(replace(query, prompt="", guidance_scale=0.0)),
+                self._one(replace(query, guidance_scale=0.0)),
+                query.guidance_scale,
+            )
+            for query in queries
+        ]
+
+
+def test_on_a_shared_latent_the_unconditional_prediction_is_not_asked_and_makes_no_difference():
+    edit = random_edit()
+    prior = Guided()
+    gradient = Piva(regularisation=0.0, guidance_scale=7.5).gradient(prior, edit)
+    assert [query.guidance_scale for query in prior.calls[0]] == [1.0, 1.0]
+    same = replace(edit, x0_src=edit.x0_tgt)
+    separate = Piva(regularisation=0.0, guidance_scale=7.5, noisy_source="separate")
+    torch.testing.assert_close(gradient, separate.gradient(Guided(), same))
 
 
 class Points(FakePrior):
