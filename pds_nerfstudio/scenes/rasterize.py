@@ -46,6 +46,9 @@ SUBTILE = 4
 CHUNK = 1 << 17
 """Number of (Gaussian, pixel) pairs evaluated at once, so that they stay in the processor's cache."""
 
+KEPT_BYTES = 1 << 28
+"""What compositing may keep for its backward pass; a larger image's alphas are computed again there instead."""
+
 
 @dataclass(frozen=True)
 class TileLists:
@@ -183,35 +186,43 @@ def _entry_parameters(means2d: Tensor, conics: Tensor, lists: TileLists, *more: 
     return a, b, c, x - mean_x, y - mean_y, *values
 
 
+def _log_alpha(a: Tensor, b: Tensor, c: Tensor, x: Tensor, y: Tensor, opacity: Tensor) -> Tensor:
+    """[6 M] log alpha of each entry as a polynomial: the coefficients of `_monomials`."""
+    # Padding has opacity 0, log -inf and coefficients 0: alpha is 0 without a mask.
+    sigma = 0.5 * (a * x * x + c * y * y) + b * x * y
+    return torch.stack([opacity.log() - sigma, -(a * x + b * y), -(b * x + c * y), -0.5 * a, -b, -0.5 * c])
+
+
+def _alpha_and_weight(coefficients: Tensor, shape: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:
+    """[t l side²] alpha_i, and alpha_i T_{i-1}, of one chunk, both 0 where nothing is seen."""
+    alpha = (coefficients.T @ _monomials(side, coefficients.dtype)).view(*shape, -1).exp_().clamp_max_(ALPHA_MAX)
+    F.threshold(alpha, _below(ALPHA_MIN, alpha.dtype), 0, inplace=True)
+    transmittance = alpha.new_ones(shape[0], shape[1] + 1, side**2)
+    before, behind = transmittance[:, :-1], transmittance[:, 1:]
+    torch.cumprod(1 - alpha, 1, out=behind)
+    weight = torch.gt(behind, TRANSMITTANCE_MIN, out=torch.empty_like(alpha))
+    alpha *= weight
+    return alpha, torch.mul(alpha, before, out=weight)
+
+
 class _Composite(torch.autograd.Function):
     """(C, A) of the module's equations as [cameras height width channels+1], alpha last."""
 
     @staticmethod
     def forward(ctx, means2d, conics, colors, opacities, lists: TileLists, size, absgrad: bool, keep: bool) -> Tensor:
-        side, dtype = lists.side, means2d.dtype
+        side = lists.side
         cameras, (height, width), channels = len(means2d), size, colors.shape[-1] + 1
         a, b, c, x, y, opacity, *color = _entry_parameters(
             means2d, conics, lists, opacities.flatten()[None], colors.flatten(0, 1).T
         )
         color = torch.stack([*color, torch.ones_like(x)])
-        # Padding has opacity 0, log -inf and coefficients 0: alpha is 0 without a mask.
-        log_opacity = opacity.log()
-        sigma = 0.5 * (a * x * x + c * y * y) + b * x * y
-        coefficients = torch.stack([log_opacity - sigma, -(a * x + b * y), -(b * x + c * y), -0.5 * a, -b, -0.5 * c])
-        monomials = _monomials(side, dtype)
-        least_alpha = _below(ALPHA_MIN, dtype)
+        coefficients = _log_alpha(a, b, c, x, y, opacity)
+        keep = keep and 2 * x.numel() * side**2 * x.element_size() <= KEPT_BYTES
 
         image = means2d.new_zeros(cameras * lists.rows * lists.columns, channels, side**2)
         saved = []
         for tiles, entries, shape in lists.slices():
-            alpha = (coefficients[:, entries].T @ monomials).view(*shape, -1).exp_().clamp_max_(ALPHA_MAX)
-            F.threshold(alpha, least_alpha, 0, inplace=True)
-            transmittance = alpha.new_ones(shape[0], shape[1] + 1, side**2)
-            before, behind = transmittance[:, :-1], transmittance[:, 1:]
-            torch.cumprod(1 - alpha, 1, out=behind)
-            weight = torch.gt(behind, TRANSMITTANCE_MIN, out=torch.empty_like(alpha))
-            alpha *= weight
-            torch.mul(alpha, before, out=weight)
+            alpha, weight = _alpha_and_weight(coefficients[:, entries], shape, side)
             image[lists.tiles[tiles]] = color[:, entries].view(-1, *shape).transpose(0, 1) @ weight
             if keep:
                 saved += [alpha, weight]
@@ -231,14 +242,20 @@ class _Composite(torch.autograd.Function):
         grad = grad.view(-1, rows, side, columns, side, channels).permute(0, 1, 3, 5, 2, 4)
         grad = grad.reshape(-1, channels, side**2)
 
-        a, b, c, x, y = _entry_parameters(means2d, conics, lists)
+        a, b, c, x, y, opacity = _entry_parameters(means2d, conics, lists, opacities.flatten()[None])
+        coefficients = None if saved else _log_alpha(a, b, c, x, y, opacity)
         monomials = _monomials(side, grad.dtype)
         moments = grad.new_empty(6, len(x))
         color_grad = grad.new_empty(channels, len(x))
         # d sigma / d mean is minus these linear functions of the pixel's position.
         slopes = [torch.stack(p) for p in ((a * x + b * y, a, b), (b * x + c * y, b, c))] if ctx.absgrad else []
         absolute = grad.new_empty(len(slopes), len(x))
-        for (tiles, entries, shape), alpha, weight in zip(lists.slices(), saved[::2], saved[1::2], strict=True):
+        kept = zip(saved[::2], saved[1::2], strict=True)
+        for tiles, entries, shape in lists.slices():
+            if coefficients is None:
+                alpha, weight = next(kept)
+            else:
+                alpha, weight = _alpha_and_weight(coefficients[:, entries], shape, side)
             pixel_grad = grad[lists.tiles[tiles]]
             share = color[:, entries].view(-1, *shape).permute(1, 2, 0) @ pixel_grad
             share *= weight

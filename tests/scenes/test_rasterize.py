@@ -272,6 +272,21 @@ def test_the_result_does_not_depend_on_how_tiles_are_grouped(monkeypatch):
             assert_same(a, b, 1e-10)
 
 
+def test_alphas_that_are_computed_again_give_the_same_gradients_and_are_not_kept(monkeypatch):
+    results = []
+    for limit in (rasterize.KEPT_BYTES, 0):
+        monkeypatch.setattr(rasterize, "KEPT_BYTES", limit)
+        scene, Ks = make_scene(5, n=60)
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
+            render, alpha, _ = draw(scene, Ks)
+        results.append((sum(kept), gradients(render, alpha, list(scene.values()))))
+    (plain, expected), (recomputing, actual) = results
+    assert recomputing < plain
+    for value, wanted in zip(actual, expected, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=0, atol=0)
+
+
 def test_a_batch_of_cameras_equals_single_cameras():
     scene, Ks = make_scene(32, n=40, cameras=3, sh_bases=4)
     colors = scene["colors"].detach() + torch.arange(3.0)[:, None, None, None]
