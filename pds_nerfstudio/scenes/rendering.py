@@ -31,8 +31,8 @@ from torch.utils.checkpoint import checkpoint
 
 from pds_nerfstudio.scenes.views import CAMERA_INDEX
 
-RAYS_PER_CHUNK = 4096
-"""nerfacto's own training batch: an edit peaks at about the memory that the reconstruction needed."""
+RAYS_PER_CHUNK = 2048
+"""Half of nerfacto's own training batch; an edit chooses by the free memory (see `scenes.memory`)."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def render(
     recompute: bool | None = None,
     rays_per_chunk: int = RAYS_PER_CHUNK,
     regularise: bool = False,
+    backward_share: float = 1.0,
 ) -> Rendering:
     """Render one view of a nerfacto or splatfacto model, keeping the graph of its parameters.
 
@@ -68,18 +69,23 @@ def render(
             wanted and the image has more rays than one chunk. The result is the same.
         rays_per_chunk: the largest number of rays to render at once (nerfacto only).
         regularise: whether to compute nerfacto's losses on its proposals and weights as well.
+        backward_share: the share of the chunks that carries a graph (nerfacto only), at least one of them, drawn
+            anew by torch's global generator in each call. Their gradients are scaled by its inverse: on average over
+            the draws the gradient is that of the whole image.
 
     Raises:
-        ValueError: for more than one camera.
+        ValueError: for more than one camera, or a share outside (0, 1].
         TypeError: for a model of another family.
     """
     if tuple(camera.shape) != (1,):
         raise ValueError(f"render takes one camera, batch shape (1,), not {tuple(camera.shape)}")
+    if not 0 < backward_share <= 1:
+        raise ValueError(f"backward_share is {backward_share}: it must lie in (0, 1].")
     camera = camera.to(model.device)
     if isinstance(model, SplatfactoModel):
         return _render_splats(model, camera)
     if isinstance(model, NerfactoModel):
-        return _render_rays(model, camera, recompute, rays_per_chunk, regularise)
+        return _render_rays(model, camera, recompute, rays_per_chunk, regularise, backward_share)
     raise TypeError(f"render knows nerfacto and splatfacto models, not {type(model).__name__}")
 
 
@@ -99,7 +105,12 @@ def _render_splats(model: SplatfactoModel, camera: Cameras) -> Rendering:
 
 
 def _render_rays(
-    model: NerfactoModel, camera: Cameras, recompute: bool | None, rays_per_chunk: int, regularise: bool
+    model: NerfactoModel,
+    camera: Cameras,
+    recompute: bool | None,
+    rays_per_chunk: int,
+    regularise: bool,
+    backward_share: float,
 ) -> Rendering:
     index = (camera.metadata or {}).get(CAMERA_INDEX)
     with torch.no_grad():
@@ -126,10 +137,14 @@ def _render_rays(
             losses = _ray_losses(model, outputs) if regularise else outputs["rgb"].new_zeros(2)
         return outputs["rgb"], outputs["expected_depth"], outputs["accumulation"], losses * (stop - start) / len(rays)
 
-    parts = [
-        checkpoint(render_chunk, *span, use_reentrant=False) if recompute else render_chunk(*span)
-        for span in itertools.pairwise(bounds)
-    ]
+    # Exactly so many, rather than each with that probability: every step then costs the same.
+    differentiated = max(round(backward_share * chunks), 1)
+    drawn = set(torch.randperm(chunks)[:differentiated].tolist()) if differentiated < chunks else set(range(chunks))
+    parts = []
+    for i, span in enumerate(itertools.pairwise(bounds)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and i in drawn):
+            part = checkpoint(render_chunk, *span, use_reentrant=False) if recompute else render_chunk(*span)
+        parts.append(tuple(_scaled_gradient(value, chunks / differentiated) for value in part))
     rgb, distance, accumulation, losses = zip(*parts, strict=True)
 
     def assembled(pieces: tuple[Tensor, ...]) -> Tensor:
@@ -142,6 +157,11 @@ def _render_rays(
         assembled(accumulation),
         dict(zip(names, torch.stack(losses).sum(0).unbind(), strict=True)) if regularise else {},
     )
+
+
+def _scaled_gradient(value: Tensor, factor: float) -> Tensor:
+    """The same value, with so many times its gradient."""
+    return value.detach() + factor * (value - value.detach()) if value.requires_grad and factor != 1 else value
 
 
 def _ray_losses(model: NerfactoModel, outputs: dict) -> Float[Tensor, "2"]:

@@ -6,6 +6,7 @@ from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 
 from pds_nerfstudio.scenes.rendering import render
 
+HASH_TABLE = "field.mlp_base.model.0.hash_table"
 POSES_FIXED = {"camera_optimizer": CameraOptimizerConfig(mode="off")}
 
 
@@ -37,7 +38,7 @@ def test_recomputing_changes_neither_image_nor_gradients(settings, nerfacto, cam
     assert plain_gradients.keys() == recomputed_gradients.keys()
     for name, expected in plain_gradients.items():
         torch.testing.assert_close(recomputed_gradients[name], expected, atol=1e-6, rtol=1e-5)
-    assert plain_gradients["field.mlp_base.model.0.hash_table"].any()
+    assert plain_gradients[HASH_TABLE].any()
 
 
 def test_the_size_of_chunks_changes_neither_image_nor_gradients(nerfacto, camera):
@@ -51,6 +52,30 @@ def test_the_size_of_chunks_changes_neither_image_nor_gradients(nerfacto, camera
         torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
     for name, expected in whole_gradients.items():
         torch.testing.assert_close(pieces_gradients[name], expected, atol=2e-5, rtol=1e-3)
+
+
+def test_over_all_draws_the_gradient_of_a_share_of_the_chunks_is_that_of_all(nerfacto, camera, monkeypatch):
+    settings = {"rays_per_chunk": 9, "regularise": True}  # four chunks of 35 rays
+    model = nerfacto().eval()
+    whole = render(model, camera(1), **settings)
+    expected = gradients(model, whole)
+    drawn = []
+    for first in range(4):
+        order = torch.tensor([first, *(i for i in range(4) if i != first)])
+        monkeypatch.setattr(torch, "randperm", lambda count, order=order: order)
+        part = render(model, camera(1), backward_share=0.25, **settings)
+        for value, of_part in zip(fields(whole), fields(part), strict=True):
+            torch.testing.assert_close(of_part, value)
+        drawn.append(gradients(model, part))
+    for name, gradient in expected.items():
+        average = sum(of_draw[name] for of_draw in drawn if name in of_draw) / 4
+        torch.testing.assert_close(average, gradient, atol=2e-5, rtol=1e-3)
+    assert not torch.equal(drawn[0][HASH_TABLE], drawn[1][HASH_TABLE])
+
+
+def test_a_share_of_no_chunk_is_refused(nerfacto, camera):
+    with pytest.raises(ValueError, match="backward_share"):
+        render(nerfacto(), camera(0), backward_share=0.0)
 
 
 def test_every_chunk_trains_the_proposals(nerfacto, camera):

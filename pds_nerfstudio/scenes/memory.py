@@ -1,0 +1,85 @@
+"""How many rays to render at once: what a ray keeps for its backward pass, measured, against the free memory."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.models.nerfacto import NerfactoModel
+from torch import Tensor
+
+from pds_nerfstudio.scenes.rendering import render
+from pds_nerfstudio.scenes.views import CAMERA_INDEX
+
+CHUNK_BYTES = 2 * 2**30
+"""The most that one chunk's activations may take: about what Stable Diffusion's encoder has kept and given back by the
+time the first chunk is computed again."""
+FREE_SHARE = 0.25
+"""The share of the free memory that they may take where that is less."""
+FEWEST_RAYS, MOST_RAYS = 64, 4096
+"""The most is nerfacto's own training batch: tiny-cuda-nn's workspaces are not seen here, and an edit then peaks at no
+more than the reconstruction."""
+PROBED_SIDE = 8
+
+
+@dataclass
+class Kept:
+    """Storages that a forward pass saved for its backward pass, each counted once."""
+
+    storages: dict[int, int] = field(default_factory=dict)
+    _alive: list[Tensor] = field(default_factory=list)  # or a freed storage's address could come again
+
+    @property
+    def bytes(self) -> int:
+        """Their sizes together."""
+        return sum(self.storages.values())
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Count a tensor, and give it back."""
+        storage = tensor.untyped_storage()
+        self.storages[storage._cdata] = storage.nbytes()
+        self._alive.append(tensor)
+        return tensor
+
+
+@contextmanager
+def kept_for_backward(parameters: Iterable[Tensor]) -> Iterator[Kept]:
+    """Count what is saved within this block, parameters aside: those are there anyway.
+
+    What `torch.utils.checkpoint` will compute again is not saved, and not counted.
+    """
+    kept = Kept()
+    with torch.autograd.graph.saved_tensors_hooks(kept.add, lambda tensor: tensor):
+        yield kept
+    for parameter in parameters:
+        kept.storages.pop(parameter.untyped_storage()._cdata, None)
+
+
+def bytes_per_ray(model: NerfactoModel, regularise: bool = False) -> float:
+    """What rendering keeps for the backward pass of each ray, measured on a few of them under the current autocast."""
+    pose = torch.eye(4)[None, :3]
+    focal = centre = PROBED_SIDE / 2
+    camera = Cameras(pose, focal, focal, centre, centre, PROBED_SIDE, PROBED_SIDE, metadata={CAMERA_INDEX: 0})
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.enable_grad(), kept_for_backward(model.parameters()) as kept:
+        rendering = render(model, camera, recompute=False, regularise=regularise)
+    del rendering
+    return max(kept.bytes, 1) / PROBED_SIDE**2
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that could be allocated on a device; infinite where the system does not say."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return float("inf")
+
+
+def rays_that_fit(per_ray: float, free: float = float("inf")) -> int:
+    """How many rays of so many bytes make a chunk, with so much memory free."""
+    return min(max(int(min(CHUNK_BYTES, FREE_SHARE * free) / per_ray), FEWEST_RAYS), MOST_RAYS)

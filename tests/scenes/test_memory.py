@@ -1,0 +1,51 @@
+"""Chunks of rays are as large as the memory allows, and what a recomputed rendering keeps does not grow with them."""
+
+import torch
+
+from pds_nerfstudio.scenes.memory import (
+    CHUNK_BYTES,
+    FEWEST_RAYS,
+    MOST_RAYS,
+    bytes_per_ray,
+    kept_for_backward,
+    rays_that_fit,
+)
+from pds_nerfstudio.scenes.rendering import render
+
+
+def test_a_ray_is_measured_as_a_whole_rendering_keeps_it(nerfacto, camera):
+    model = nerfacto().train()
+    with kept_for_backward(model.parameters()) as kept:
+        rendering = render(model, camera(1), recompute=False, regularise=True)
+    with torch.no_grad():  # as in a probe that takes no step
+        per_ray = bytes_per_ray(model, regularise=True)
+    assert abs(kept.bytes / rendering.image[0, 0].numel() / per_ray - 1) < 0.1
+
+
+def test_measuring_leaves_randomness_and_gradients_alone(nerfacto):
+    model = nerfacto().train()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    bytes_per_ray(model, regularise=True)
+    assert torch.equal(torch.rand(2), expected)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_recomputed_rendering_keeps_next_to_nothing_beside_its_image(nerfacto, camera):
+    model = nerfacto().train()
+    kept_by_size = []
+    for height, width in ((8, 8), (16, 16)):
+        with kept_for_backward(model.parameters()) as kept:
+            rendering = render(model, camera(0, height, width), recompute=True, rays_per_chunk=16, regularise=True)
+            loss = rendering.image.square().sum() + sum(rendering.regulariser.values())
+        del loss
+        kept_by_size.append(kept.bytes / (height * width))
+    assert max(kept_by_size) < 100 < bytes_per_ray(model) / 10
+
+
+def test_chunks_fit_a_quarter_of_the_memory_within_bounds():
+    assert rays_that_fit(2**20) == CHUNK_BYTES // 2**20
+    assert rays_that_fit(2**20, free=2**30) == 256
+    assert rays_that_fit(2**20, free=0) == FEWEST_RAYS
+    assert rays_that_fit(1) == MOST_RAYS
