@@ -16,7 +16,7 @@ The trap: a prior here is a plain object. As an nn.Module attribute of a pipelin
 
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
 from pds_nerfstudio.priors.adapters import Adapters
 from pds_nerfstudio.priors.check import prior_folder
+from pds_nerfstudio.priors.tiny import load_tiny
 
 try:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
@@ -49,6 +50,9 @@ def load_prior(
     dtype: torch.dtype | None = None,
     vae_dtype: torch.dtype = torch.float32,
     recompute_encoder: bool = False,
+    encoder: str | None = None,
+    channels_last: bool = False,
+    compiled: bool = False,
 ) -> "StableDiffusionPrior":
     """Load the prior `name`: `toybox`, a local diffusers folder, or a hub id (downloaded once).
 
@@ -58,6 +62,9 @@ def load_prior(
         dtype: precision of U-Net and text encoder; None is float16 on CUDA and float32 elsewhere.
         vae_dtype: precision of the VAE, float32 or bfloat16.
         recompute_encoder: see `StableDiffusionPrior`.
+        encoder: a tiny encoder in place of the VAE's (see `priors.tiny`).
+        channels_last: lay images out with their channels last, which half-precision convolutions on GPUs like.
+        compiled: torch.compile U-Net and encoder; their first calls then take minutes.
 
     Raises:
         UserError: `name` cannot be loaded (see `check_prior`), or the VAE is asked to run in float16.
@@ -68,7 +75,7 @@ def load_prior(
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     folder = prior_folder(name)
-    return StableDiffusionPrior(
+    prior = StableDiffusionPrior(
         vae=_load_part(AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(device),
         unet=_load_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype).to(device),
         text_encoder=_load_part(CLIPTextModel, folder, "text_encoder").to(device=device, dtype=dtype),
@@ -76,6 +83,14 @@ def load_prior(
         scheduler=load_scheduler(folder),
         recompute_encoder=recompute_encoder,
     )
+    if encoder is not None:
+        prior.tiny = load_tiny(encoder, device, vae_dtype, prior.latent_stride, prior.latent_channels)
+    for network in (prior.unet, (prior.tiny or prior.vae).encoder):
+        if channels_last:
+            network.to(memory_format=torch.channels_last)
+        if compiled:
+            network.compile()
+    return prior
 
 
 def load_scheduler(folder: Path) -> Any:
@@ -112,6 +127,8 @@ class StableDiffusionPrior:
     recompute_encoder: bool = False
     """Keep only block inputs of the VAE encoder and run each block again in the backward pass: less memory, the same
     gradients, one more encoder pass of time."""
+    tiny: Any = None
+    """An AutoencoderTiny that encodes in place of the VAE."""
     schedule: NoiseSchedule = field(init=False, repr=False)
     """ᾱ of the folder's scheduler, in float64."""
     _texts: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
@@ -147,8 +164,8 @@ class StableDiffusionPrior:
 
         Args:
             images: RGB in [0, 1], height and width multiples of the latent stride.
-            generator: None for the posterior's mean; a generator for a sample of it, which the release of Koo et al.
-                2024 uses: noise that the gradient then fights.
+            generator: None for the posterior's mean, or the tiny encoder's latents; a generator for a sample of the
+                posterior, which the release of Koo et al. 2024 uses: noise that the gradient then fights.
 
         Returns:
             latents in float32, of about unit variance over natural images.
@@ -157,6 +174,9 @@ class StableDiffusionPrior:
             ValueError: height or width is not a multiple of the latent stride.
         """
         self._check_size(*images.shape[-2:])
+        if self.tiny is not None and generator is None:
+            with self._own_precision():
+                return self.tiny.encode((2 * images - 1).to(self.tiny.device, self.tiny.dtype)).latents.float()
         with self._own_precision():
             posterior = self.vae.encode((2 * images - 1).to(self.vae.device, self.vae.dtype)).latent_dist
             latents = posterior.mean if generator is None else posterior.sample(generator)
@@ -328,8 +348,10 @@ class StableDiffusionPrior:
     def _shift(self) -> float:
         return getattr(self.vae.config, "shift_factor", None) or 0.0
 
-    def _own_precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, enabled=False)
+    def _own_precision(self) -> AbstractContextManager[object]:
+        kind = self.device.type
+        # torch's meta device, on which costs are counted, knows no autocast.
+        return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
     def _check_size(self, height: int, width: int) -> None:
         if height % self.latent_stride or width % self.latent_stride:
