@@ -17,19 +17,24 @@ import torch
 from jaxtyping import Float
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models.base_model import Model
+from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
+from torch.cuda.amp.grad_scaler import GradScaler
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import depth_picture, working_size
 from pds_nerfstudio.objectives.base import SOURCE, Edit, ScoreDistillation, surrogate_loss
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.schedule import Latents
+from pds_nerfstudio.pipelines import ranks
+from pds_nerfstudio.pipelines.ranks import NonFiniteGradient
 from pds_nerfstudio.priors.control import load_control
 from pds_nerfstudio.priors.learning import LearningPrior
-from pds_nerfstudio.scenes.rendering import Rendering, render
+from pds_nerfstudio.scenes.memory import bytes_per_ray, free_memory, rays_that_fit
+from pds_nerfstudio.scenes.rendering import RAYS_PER_CHUNK, Rendering, render
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 from pds_nerfstudio.scenes.splatfacto import NEVER, SplatfactoScene
 from pds_nerfstudio.scenes.views import Views, train_views
@@ -62,10 +67,6 @@ class SourceView:
     """Its depth as a ControlNet is shown it, where the edit has one; kept as the image is."""
 
 
-class NonFiniteGradient(ArithmeticError):
-    """A step whose gradient holds NaN or infinity; the trainer skips it."""
-
-
 @dataclass
 class EditPipelineConfig(VanillaPipelineConfig):
     """What an edit is: prompts, prior, objective, and how views are shown to it."""
@@ -78,13 +79,33 @@ class EditPipelineConfig(VanillaPipelineConfig):
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """The diffusion model: a hub id, a local diffusers folder, or "toybox" for the small one in this package."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of the prior's U-Net: auto is fp16 on CUDA and fp32 elsewhere. The VAE always runs in fp32."""
+    """Precision of the prior's U-Net: auto is fp16 on CUDA and fp32 elsewhere."""
+    vae_precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of its VAE, which overflows in fp16. bf16 halves what its encoder keeps for backward."""
+    recompute_encoder: bool = False
+    """Run the VAE's encoder again in the backward pass instead of keeping its activations."""
+    encoder: str | None = None
+    """A tiny encoder (diffusers' AutoencoderTiny) in place of the VAE's: a hub id, a local folder, or "toybox"."""
+    channels_last: bool = False
+    """Lay the prior's images out as GPUs' half-precision convolutions like them."""
+    compile_prior: bool = False
+    """torch.compile the U-Net and the encoder: the first step takes minutes, the others less time."""
+    prior_device: str | None = None
+    """Where the prior runs, for example "cuda:1"; by default beside the scene."""
     objective: ScoreDistillation = field(default_factory=PDS)
     """Where the gradient comes from, with its own settings."""
     loss_weight: float = 1.0
     """Factor on the objective's gradient. Adam divides it out again, except against nerfacto's own losses."""
     resolution: int | None = None
     """Shorter side, in pixels, at which views are rendered for the prior; by default the size it was trained at."""
+    views_per_step: int = 1
+    """Views that each step shows to the prior, in one batch; their gradients are averaged."""
+    rays_per_chunk: int | None = None
+    """nerfacto only: rays rendered at once, and again in backward; by default as many as fit a quarter of the free
+    memory and 2 GiB, 4096 at most."""
+    backward_share: float = 1.0
+    """nerfacto only: share of these chunks, drawn anew in each step, that is differentiated, scaled so that the
+    gradient stays right on average."""
     steps_per_view: int = 1
     """Steps before the view changes. The release of Koo et al. 2024 keeps each for 10; with 1 a scene hears all its
     views sooner."""
@@ -126,15 +147,25 @@ class EditPipeline(VanillaPipeline):
 
     config: EditPipelineConfig
 
-    def __init__(self, config: EditPipelineConfig, *args, **kwargs):
-        super().__init__(config, *args, **kwargs)
+    def __init__(
+        self,
+        config: EditPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: GradScaler | None = None,
+    ):
+        # As if alone: gradients are averaged by `ranks`, not by DistributedDataParallel.
+        super().__init__(config, device, test_mode, 1, local_rank, grad_scaler)
+        self.world_size = world_size
+        self._rays_per_chunk = config.rays_per_chunk
         self._prior: StableDiffusionPrior | None = None
         self._views: Views | None = None
         self._source_model: list[Model] = []  # in a list: not part of this module's state
         self._source_images: dict[int, Tensor] = {}
         self._source_latents: dict[int, Tensor] = {}
         self._source_controls: dict[int, Tensor] = {}
-        self._generator = torch.Generator()
         for name in FROZEN:
             for part in (self.model, getattr(self.model, "field", None)):
                 if isinstance(getattr(part, name, None), torch.nn.Module):
@@ -167,6 +198,11 @@ class EditPipeline(VanillaPipeline):
     ) -> list[TrainingCallback]:
         """nerfstudio's callbacks, with densification counted in edit steps."""
         if isinstance(self.model, SplatfactoScene):
+            if self.config.densify_until and ranks.count() > 1:
+                raise UserError(
+                    "Every process would densify by its own views, and the scenes part: run on one GPU, or leave "
+                    "--pipeline.densify-until at 0."
+                )
             first, last, every = self.config.densify_from, self.config.densify_until, self.config.densify_every
             refinements = max((last - first) // every, 1)
             self.model.begin_edit(
@@ -180,40 +216,49 @@ class EditPipeline(VanillaPipeline):
     def get_train_loss_dict(self, step: int):
         """Losses of one edit step; raises `NonFiniteGradient` where they cannot be used."""
         prior, views = self._ready()
-        self._generator.manual_seed(self.config.seed * 1_000_003 + step)
-        index = self._view_of_step(step, len(views))
-        height, width = self._working_size(prior, views, index)
+        objective, config = self.objective_at(step), self.config
+        places = range(ranks.rank() * config.views_per_step, (ranks.rank() + 1) * config.views_per_step)
+        shown = ranks.count() * config.views_per_step
+        generators = [torch.Generator().manual_seed(config.seed * 1_000_003 + step * shown + i) for i in places]
+        indices = [self._view_of_step(step, i, shown, len(views)) for i in places]
 
-        rendering = render(self.model, views.camera(index, height, width), regularise=self.config.proposal_losses)
-        objective = self.objective_at(step)
-        t, s = objective.sample_timesteps(prior.schedule, 1, self._generator)
-        if rendering.image.requires_grad:
-            rendering.image.register_hook(lambda grad: _require_finite(grad, "image", objective, t))
-        x0_tgt = prior.encode(rendering.image)
-        source = self._source_view(prior, views, index, height, width)
+        renderings = [self._render_view(prior, views, index) for index in indices]
+        if len({rendering.image.shape for rendering in renderings}) > 1:
+            raise UserError("The dataset's views differ in shape and make no batch: leave --pipeline.views-per-step 1.")
+        image = torch.cat([rendering.image for rendering in renderings])
+        pairs = [objective.sample_timesteps(prior.schedule, 1, generator) for generator in generators]
+        t, s = (torch.cat(steps) for steps in zip(*pairs, strict=True))  # on the CPU: a look-up then waits for no GPU
+        if image.requires_grad:
+            image.register_hook(lambda grad: _require_finite(grad, "image", objective, t))
+        x0_tgt = prior.encode(image)
+        sources = [self._source_view(prior, views, index, *image.shape[-2:]) for index in indices]
+        x0_src = torch.cat([source.latent for source in sources])
+        controls = None
+        if sources[0].control is not None:
+            controls = torch.cat([source.control for source in sources if source.control is not None]).to(x0_tgt)
         edit = Edit(
             x0_tgt=x0_tgt.detach(),
-            x0_src=source.latent,
-            src_prompt=self.config.src_prompt,
-            tgt_prompt=self.config.tgt_prompt,
-            t=t.to(self.device),
-            s=s.to(self.device),
-            eps=self._noise_like(x0_tgt),
-            eps_s=self._noise_like(x0_tgt),
-            control_tgt=None if source.control is None else _depth_picture(rendering),
-            control_src=None if source.control is None else source.control.to(x0_tgt),
+            x0_src=x0_src,
+            src_prompt=config.src_prompt,
+            tgt_prompt=config.tgt_prompt,
+            t=t,
+            s=s,
+            eps=_noise_like(x0_tgt, generators),
+            eps_s=_noise_like(x0_tgt, generators),
+            control_tgt=None if controls is None else torch.cat([_depth_picture(r) for r in renderings]),
+            control_src=controls,
         )
         learning = LearningPrior.of_step(prior, objective.adapters, edit)
         gradient = objective.gradient(learning, edit)
         _require_finite(gradient, "latent", objective, t)
         losses = {
             **{f"{name}_adapter_loss": loss for name, loss in learning.losses().items()},
-            "edit_loss": self.config.loss_weight * surrogate_loss(x0_tgt, gradient),
-            **rendering.regulariser,
-            **self.further_losses(step, rendering, source),
+            "edit_loss": config.loss_weight * surrogate_loss(x0_tgt, gradient),
+            **_mean_of([rendering.regulariser for rendering in renderings]),
+            **_mean_of([self.further_losses(step, *pair) for pair in zip(renderings, sources, strict=True)]),
         }
         metrics = {"gradient_norm": gradient.norm(), "timestep": t.float().mean()}
-        return {}, losses, metrics
+        return {}, {name: loss.to(self.device) for name, loss in losses.items()}, metrics
 
     def begin(self, probe: Callable[[int], list[float]]) -> None:
         """Called once, before the first step of a new edit, with the source scene loaded.
@@ -229,14 +274,13 @@ class EditPipeline(VanillaPipeline):
         prior, views = self._ready()
         optimizer = torch.optim.Adam(self._adapters().parameters(SOURCE), lr=WARMUP_RATE)
         for step in track(range(steps), "learning the source", console=CONSOLE, transient=True):
-            self._generator.manual_seed(self.config.seed * 1_000_003 + step)
-            index = self._view_of_step(step, len(views))
+            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+            index = self._view_of_step(step, 0, 1, len(views))
             source = self._source_view(prior, views, index, *self._working_size(prior, views, index))
             x0 = source.latent.expand(WARMUP_DRAWS, -1, -1, -1)
             control = None if source.control is None else source.control.to(x0).expand(WARMUP_DRAWS, -1, -1, -1)
-            t, s = self.config.objective.sample_timesteps(prior.schedule, WARMUP_DRAWS, self._generator)
-            eps = self._noise_like(x0)
-            t, s = t.to(self.device), s.to(self.device)
+            t, s = self.config.objective.sample_timesteps(prior.schedule, WARMUP_DRAWS, generator)
+            eps = _noise_like(x0, [generator] * WARMUP_DRAWS)
             edit = Edit(x0, x0, self.config.src_prompt, "", t, s, eps, eps, control_src=control)
             loss = LearningPrior.of_step(prior, (SOURCE,), edit).losses()[SOURCE]
             optimizer.zero_grad()
@@ -274,7 +318,16 @@ class EditPipeline(VanillaPipeline):
 
             CONSOLE.log(f"Loading the prior {self.config.prior}")
             dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-            self._prior = load_prior(self.config.prior, self.device, dtypes.get(self.config.precision))
+            self._prior = load_prior(
+                self.config.prior,
+                self.config.prior_device or self.device,
+                dtypes.get(self.config.precision),
+                vae_dtype=dtypes[self.config.vae_precision],
+                recompute_encoder=self.config.recompute_encoder,
+                encoder=self.config.encoder,
+                channels_last=self.config.channels_last,
+                compiled=self.config.compile_prior,
+            )
             if self.config.control is not None and self.config.objective.adapters:
                 CONSOLE.log(f"Loading the ControlNet {self.config.control}")
                 self._prior.controlnet = load_control(self.config.control, self._prior)
@@ -294,18 +347,31 @@ class EditPipeline(VanillaPipeline):
             return prior.add_adapters(self.config.objective.adapters, self.config.adapter_rank, self.config.seed)
         return prior.adapters
 
-    def _view_of_step(self, step: int, num_views: int) -> int:
-        """Every view once, in a new order, before any comes again."""
-        turn = step // self.config.steps_per_view
+    def _view_of_step(self, step: int, place: int, shown: int, num_views: int) -> int:
+        """Every view once, in a new order, before any comes again; `shown` of them in each step."""
+        turn = step // self.config.steps_per_view * shown + place
         order = torch.Generator().manual_seed(self.config.seed * 1_000_003 + turn // num_views)
         return int(torch.randperm(num_views, generator=order)[turn % num_views])
+
+    def _render_view(self, prior: "StableDiffusionPrior", views: Views, index: int) -> Rendering:
+        """A view of the edited scene at the prior's working size, with its graph."""
+        regularise = self.config.proposal_losses
+        if isinstance(self.model, NerfactoModel) and self._rays_per_chunk is None:
+            per_ray = bytes_per_ray(self.model, regularise)
+            self._rays_per_chunk = rays_that_fit(per_ray, free_memory(self.model.device))
+            CONSOLE.log(f"Rendering {self._rays_per_chunk} rays at once, {per_ray / 2**20:.2f} MiB each.")
+        camera = views.camera(index, *self._working_size(prior, views, index))
+        return render(
+            self.model,
+            camera,
+            rays_per_chunk=self._rays_per_chunk or RAYS_PER_CHUNK,
+            regularise=regularise,
+            backward_share=self.config.backward_share,
+        )
 
     def _working_size(self, prior: "StableDiffusionPrior", views: Views, index: int) -> tuple[int, int]:
         short_side = self.config.resolution or prior.unet.config.sample_size * prior.latent_stride
         return working_size(*views.size(index), short_side, prior.latent_stride)
-
-    def _noise_like(self, latents: Tensor) -> Tensor:
-        return torch.randn(latents.shape, generator=self._generator).to(latents)
 
     @torch.no_grad()
     def _source_view(
@@ -366,6 +432,16 @@ def load_model_state(model: torch.nn.Module, state: dict[str, Tensor]) -> None:
             f"The run's checkpoint lacks {len(missing)} weights that its settings ask for, the first is {missing[0]}: "
             "leave the model's settings as the run has them."
         )
+
+
+def _noise_like(latents: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Standard normal noise, each sample's from its own generator."""
+    return torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators]).to(latents)
+
+
+def _mean_of(losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean over views of each loss by name."""
+    return {name: torch.stack([of_view[name] for of_view in losses]).mean() for name in losses[0]}
 
 
 def _require_finite(gradient: Tensor, place: str, objective: ScoreDistillation, t: Tensor) -> None:

@@ -27,7 +27,7 @@ SPLAT_SUFFIX = "-splat"
 ADAPTER_RATE = 1e-4
 """Learning rate of VSD's and Piva's adapters (Le et al. 2024, section 4)."""
 KEPT_ON_RESUMING = (
-    *("prior", "objective", "loss_weight", "resolution", "source_images", "adapter_rank", "control", "seed"),
+    *("prior", "encoder", "objective", "loss_weight", "resolution", "source_images", "adapter_rank", "control", "seed"),
     *("by", "eta", "anneal", "edit_steps", "refine_steps", "spare_relevant", "identity_l1", "identity_perceptual"),
 )
 """What a resumed edit takes from its run where the command line does not say otherwise."""
@@ -83,6 +83,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     else:
         pipeline.base, pipeline.base_step = run.config_path.resolve(), run.step
     _check_prompts(config)
+    _check_numbers(pipeline)
     _check_prior(pipeline)
     if isinstance(pipeline, ReviseConfig):
         pipeline.objective = chosen_objective(pipeline)
@@ -164,6 +165,15 @@ def _check_prompts(config: TrainerConfig) -> None:
         raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
 
 
+def _check_numbers(pipeline: EditPipelineConfig) -> None:
+    if pipeline.views_per_step < 1:
+        raise UserError(f"--pipeline.views-per-step is {pipeline.views_per_step}: give at least 1.")
+    if pipeline.rays_per_chunk is not None and pipeline.rays_per_chunk < 2:
+        raise UserError(f"--pipeline.rays-per-chunk is {pipeline.rays_per_chunk}: give at least 2, or leave it out.")
+    if not 0 < pipeline.backward_share <= 1:
+        raise UserError(f"--pipeline.backward-share is {pipeline.backward_share}: it must lie in (0, 1].")
+
+
 def _check_prior(pipeline: EditPipelineConfig) -> None:
     from pds_nerfstudio.priors.check import check_prior, local_folder
     from pds_nerfstudio.priors.control import check_control
@@ -171,6 +181,10 @@ def _check_prior(pipeline: EditPipelineConfig) -> None:
     check_prior(pipeline.prior)
     if pipeline.control is not None:
         check_control(pipeline.control, pipeline.prior)
+    if pipeline.encoder is not None:
+        from pds_nerfstudio.priors.tiny import check_encoder
+
+        check_encoder(pipeline.encoder)
     folder = local_folder(pipeline.prior)
     if pipeline.resolution is None or folder is None:
         return

@@ -192,11 +192,12 @@ class RevisePipeline(EditPipeline):
         if source.index not in self._maps:
             generator = torch.Generator().manual_seed(self.config.seed)
             low, high = (round(share * prior.schedule.num_steps) for share in MIDDLE)
-            t = torch.randint(low, high, (RELEVANCE_DRAWS,), generator=generator).to(self.device)
+            t = torch.randint(low, high, (RELEVANCE_DRAWS,), generator=generator)
             eps = torch.randn(RELEVANCE_DRAWS, *source.latent.shape[1:], generator=generator).to(source.latent)
             x0 = source.latent.expand(RELEVANCE_DRAWS, -1, -1, -1)
             prompts = self.config.src_prompt, self.config.tgt_prompt
-            self._maps[source.index] = relevance(prediction_difference(prior, x0, *prompts, t, eps).mean(0))
+            difference = prediction_difference(prior, x0, *prompts, t, eps).mean(0)
+            self._maps[source.index] = relevance(difference).to(self.device)
         return self._maps[source.index]
 
     def stage_at(self, step: int) -> str:

@@ -32,8 +32,10 @@ from rich.progress import (
 )
 
 from pds_nerfstudio.errors import UserError, one_sentence
-from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipeline, NonFiniteGradient
+from pds_nerfstudio.pipelines import ranks
+from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipeline
 from pds_nerfstudio.pipelines.prepare import Plan, prepare
+from pds_nerfstudio.pipelines.ranks import NonFiniteElsewhere, NonFiniteGradient, SharedOptimizers
 from pds_nerfstudio.scenes.source import load_source_state
 
 MOVED_AFTER = 20
@@ -80,7 +82,8 @@ class SceneTrainer(Trainer):
         )
         with one_sentence():
             self._before_training()
-        with one_sentence(), Progress(*columns, console=progress_console, refresh_per_second=2) as self._bar:
+        bar = Progress(*columns, console=progress_console, refresh_per_second=2, disable=ranks.rank() > 0)
+        with one_sentence(), bar as self._bar:
             try:
                 self._task = self._bar.add_task(self._title(0), total=total, completed=self._start_step, note="")
                 super().train()
@@ -104,6 +107,8 @@ class SceneTrainer(Trainer):
 
     def save_checkpoint(self, step: int) -> None:
         """Write beside the checkpoint folder, then move into it: a file there is always whole."""
+        if ranks.rank() > 0:
+            return
         folder, partial = self.checkpoint_dir, self.base_dir / "checkpoint.partial"
         partial.mkdir(parents=True, exist_ok=True)
         self.checkpoint_dir = partial
@@ -185,7 +190,10 @@ class EditTrainer(SceneTrainer):
         load_model_state(self.pipeline.model, state)
         if self.plan.resumes:
             self.pipeline.load_adapters(state)
-        return super().setup_optimizers()
+        return self._build_optimizers()
+
+    def _build_optimizers(self) -> SharedOptimizers:
+        return SharedOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
 
     def _load_checkpoint(self) -> None:
         """Optimisers and step of an edit that goes on; a new edit has neither."""
@@ -213,6 +221,8 @@ class EditTrainer(SceneTrainer):
         try:
             result = super().train_iteration(step)
         except NonFiniteGradient as error:
+            if not isinstance(error, NonFiniteElsewhere):
+                ranks.any_of(True, self.pipeline.device)  # the others wait for this process's gradients
             return self._skip(step, str(error))
         self._skipped_in_a_row = 0
         done = step - self._start_step + 1
@@ -223,12 +233,14 @@ class EditTrainer(SceneTrainer):
         return result
 
     def _title(self, step: int) -> str:
-        return f"{self.config.method_name}: {self.pipeline.stage_at(step)}"
+        first = step <= self._start_step and self.pipeline.config.compile_prior
+        return f"{self.config.method_name}: {'compiling the prior' if first else self.pipeline.stage_at(step)}"
 
     def _before_training(self) -> None:
         """A new edit may measure and change the scene before its first step."""
         if not self.plan.resumes:
             self.pipeline.begin(self.probe)
+            ranks.share(itertools.chain(*self.optimizers.parameters.values()))
 
     def probe(self, steps: int, still: bool = False) -> list[float]:
         """Run edit steps −steps … −1 on optimisers of their own, and put scene and adapters back bit for bit.
@@ -237,7 +249,7 @@ class EditTrainer(SceneTrainer):
             still: take no optimiser step, so that every loss is that of the scene as it is.
 
         Returns:
-            the value of `edit_loss` at each step.
+            the value of `edit_loss` at each step, the mean over all processes.
 
         Raises:
             UserError: a step has no finite gradient.
@@ -246,7 +258,7 @@ class EditTrainer(SceneTrainer):
         trained = itertools.chain(self.pipeline.parameters(), self.optimizers.parameters.get(ADAPTERS, ()))
         kept = [(parameter, parameter.detach().clone()) for parameter in trained]
         optimizers, scaler = self.optimizers, self.grad_scaler
-        self.optimizers, self.grad_scaler = Trainer.setup_optimizers(self), copy.deepcopy(scaler)
+        self.optimizers, self.grad_scaler = self._build_optimizers(), copy.deepcopy(scaler)
         losses = []
         try:
             for step in track(range(-steps, 0), "probe", console=progress_console, transient=True):
@@ -266,7 +278,7 @@ class EditTrainer(SceneTrainer):
             with torch.no_grad():
                 for parameter, value in kept:
                     parameter.copy_(value)
-        return losses
+        return ranks.mean(losses, self.pipeline.device)
 
     def _skip(self, step: int, reason: str):
         self.skipped += 1

@@ -71,6 +71,21 @@ def test_prompts_that_are_missing_or_contradict_each_other(refused, toy_splats, 
     assert fix in refused("pds-edit-splat", "--load-dir", toy_splats.parent, *TOYBOX, *prompts)
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--pipeline.views-per-step", 0),
+        ("--pipeline.rays-per-chunk", 1),
+        ("--pipeline.backward-share", 0.0),
+        ("--pipeline.encoder", "no_such_encoder"),
+    ],
+)
+def test_settings_of_a_steps_cost_that_cannot_work(refused, toy_splats, flag, value):
+    sentence = refused("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, flag, value)
+    assert flag in sentence
+    assert str(value) in sentence
+
+
 def test_a_prior_folder_with_a_missing_file(refused, toy_splats, copied_prior):
     (copied_prior / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     sentence = refused("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, "--pipeline.prior", copied_prior)
