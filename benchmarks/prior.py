@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from random_prior import random_prior
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Query
@@ -23,39 +24,6 @@ from pds_nerfstudio.priors.check import check_prior
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class _BlankTokenizer:
-    """Stands in for CLIP's tokenizer, whose vocabulary no configuration holds; text costs by its length."""
-
-    model_max_length = 77
-
-    def __call__(self, prompt: str, **settings: object) -> argparse.Namespace:
-        return argparse.Namespace(input_ids=torch.zeros(1, 77, dtype=torch.int64) if settings.get("padding") else [])
-
-
-def random_sd15(device: str, dtype: torch.dtype, recompute_encoder: bool) -> StableDiffusionPrior:
-    """Stable Diffusion 1.5's architecture (860 M U-Net, 84 M VAE, 123 M text encoder) with random weights."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    text = CLIPTextConfig(
-        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
-    )
-    with torch.device(device):
-        return StableDiffusionPrior(
-            vae=AutoencoderKL(
-                block_out_channels=(128, 256, 512, 512),
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                layers_per_block=2,
-            ),
-            unet=UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8).to(dtype),
-            text_encoder=CLIPTextModel(text).to(dtype),
-            tokenizer=_BlankTokenizer(),
-            scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
-            recompute_encoder=recompute_encoder,
-        )
 
 
 def measure(step: Callable[[], object], device: str, repeats: int) -> tuple[float, float]:
@@ -114,7 +82,7 @@ def main() -> None:
     for dtype in dtypes:
         for recompute in (False, True):
             if name == "random SD 1.5":
-                prior = random_sd15(device, DTYPES[dtype], recompute)
+                prior = random_prior("sd15", device, DTYPES[dtype], recompute_encoder=recompute)
             else:
                 prior = load_prior(name, device, DTYPES[dtype], recompute_encoder=recompute)
             for label, step in cases(prior, size).items():

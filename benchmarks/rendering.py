@@ -20,15 +20,15 @@ import torch
 RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
 
-def scene(family: str, device: str):
-    """A scene at nerfstudio's default sizes, untrained: 10,000 Gaussians, or nerfacto without tiny-cuda-nn."""
+def scene(family: str, device: str, gaussians: int = 10_000):
+    """A scene at nerfstudio's default sizes, untrained: so many Gaussians, or nerfacto without tiny-cuda-nn."""
     from nerfstudio.data.scene_box import SceneBox
 
     box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
     if family == "splatfacto":
         from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
-        config = SplatfactoSceneConfig(random_init=True, num_random=10_000, random_scale=2.0)
+        config = SplatfactoSceneConfig(random_init=True, num_random=gaussians, random_scale=2.0)
     else:
         from pds_nerfstudio.scenes.nerfacto import NerfactoSceneConfig
 
@@ -37,19 +37,25 @@ def scene(family: str, device: str):
     return config.setup(scene_box=box, num_train_data=1).to(device).train()
 
 
-def measure(family: str, side: int, recompute: bool, rays_per_chunk: int, device: str) -> tuple[float, float]:
-    """Peak memory in MB that one forward and backward pass adds, and seconds they take."""
+def look_at_scene(side: int):
+    """A camera of side x side pixels that sees all of it."""
     from nerfstudio.cameras.cameras import Cameras
 
+    pose = torch.eye(4)[None, :3].clone()
+    pose[:, 2, 3] = 3.0
+    return Cameras(pose, 1.2 * side, 1.2 * side, side / 2, side / 2, side, side, metadata={"cam_idx": 0})
+
+
+def measure(family: str, side: int, recompute: bool, rays_per_chunk: int, device: str) -> tuple[float, float]:
+    """Peak memory in MB that one forward and backward pass adds, and seconds they take."""
     from pds_nerfstudio.scenes.rendering import render
 
     model = scene(family, device)
-    pose = torch.eye(4)[None, :3]
-    pose[:, 2, 3] = 3.0
 
     def step(side: int) -> None:
-        camera = Cameras(pose, 1.2 * side, 1.2 * side, side / 2, side / 2, side, side, metadata={"cam_idx": 0})
-        rendering = render(model, camera, recompute=recompute, rays_per_chunk=rays_per_chunk, regularise=True)
+        rendering = render(
+            model, look_at_scene(side), recompute=recompute, rays_per_chunk=rays_per_chunk, regularise=True
+        )
         sum(rendering.regulariser.values(), rendering.image.square().sum()).backward()
 
     step(8)  # gradients and workspaces of fixed size
