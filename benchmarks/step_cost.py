@@ -278,7 +278,7 @@ def count_rendering(size: int, gaussians: int) -> list[dict[str, Any]]:
     splats = scene("splatfacto", "cpu", gaussians)
     with kept_for_backward(splats.parameters()) as kept:
         image = render(splats, look_at_scene(size)).image
-    results.append({"family": f"{gaussians} splats", "kept": kept.bytes, "naive_kept": kept.bytes})
+    results.append({"family": f"{gaussians} splats", "kept": kept.bytes})
     del image
     return results
 

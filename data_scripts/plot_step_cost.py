@@ -1,6 +1,6 @@
 """Draws docs/figures/step_cost.png from the numbers of `benchmarks/step_cost.py --out FILE.json`.
 
-python data_scripts/plot_step_cost.py FILE.json
+python data_scripts/plot_step_cost.py --numbers FILE.json
 """
 
 import json
@@ -27,9 +27,13 @@ def main(numbers: Path, out: Path = Path("docs/figures/step_cost.png"), prior: s
     for x, row in zip(places, rows, strict=True):
         work.hlines(row["floor"] / 1e12, x - width, x, color="k", label="floor" if x == 0 else None)
     work.set_ylabel("TFLOP per step")
-    memory.bar([x - width / 2 for x in places], [row["kept"] / 2**30 for row in rows], width, label="bf16")
+    memory.bar([x - width / 2 for x in places], [row["kept"] / 2**30 for row in rows], width, label="ours, bf16")
     memory.bar(
-        [x + width / 2 for x in places], [row["naive_kept"] / 2**30 for row in rows], width, color="0.7", label="naive"
+        [x + width / 2 for x in places],
+        [row["naive_kept"] / 2**30 for row in rows],
+        width,
+        color="0.7",
+        label="naive, fp32",
     )
     memory.set_ylabel("GiB kept for backward")
     for axes in (work, memory):

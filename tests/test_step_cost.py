@@ -1,23 +1,29 @@
-"""What a step costs, by the counter of `benchmarks/step_cost.py`, on networks of 32 channels."""
+"""What a step costs, by `benchmarks/step_cost.py` on networks of 32 channels; and that `step_time.py` runs."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+def script(name: str) -> Any:
+    """A module of `benchmarks/`."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
 @pytest.fixture(scope="module")
 def counted():
     """The rows of the prior's table by method."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        step_cost = importlib.import_module("step_cost")
-        return {row["method"]: row for row in step_cost.count_prior("sd15", 128, small=True)}
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    return {row["method"]: row for row in script("step_cost").count_prior("sd15", 128, small=True)}
 
 
 @pytest.mark.parametrize("method", ["sds", "dds", "pds"])
@@ -36,3 +42,28 @@ def test_the_naive_schedule_costs_an_encoder_pass_more_and_keeps_what_the_step_d
     for row in counted.values():
         assert row["naive"] > 1.02 * row["floor"]
         assert row["naive_kept"] > 1.5 * row["kept"]
+
+
+def test_the_stopwatch_times_every_schedule_and_fills_the_readme(tmp_path, monkeypatch):
+    step_time = script("step_time")
+    step_time.main(
+        tmp_path / "times",
+        size=128,
+        gaussians=(200,),
+        families=("splatfacto",),
+        compiled=(False,),
+        repeats=1,
+        small=True,
+    )
+    rows = json.loads((tmp_path / "times.json").read_text())["rows"]
+    assert [row["schedule"] for row in rows] == ["bare", "ours", "naive"]
+    assert set(rows[1]["milliseconds"]) == set(step_time.PARTS)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before {step_time.MARKS[0]} old {step_time.MARKS[1]} after")
+    monkeypatch.setattr(step_time, "README", readme)
+    step_time.main(readme=str(tmp_path / "times.json"))
+    assert "| 200 splats | naive | fp32 |" in readme.read_text()
+    step_time.main(readme="none")
+    assert "not measured" in readme.read_text()
+    assert readme.read_text().startswith("before ")
+    assert "old" not in readme.read_text()
