@@ -29,6 +29,13 @@ def psnr(
     return -10 * ((error * weight).sum((1, 2)) / weight.sum((1, 2))).log10()
 
 
+def saturation(images: Images, mask: Float[Tensor, "views height width"]) -> Float[Tensor, " views"]:
+    """HSV saturation (max − min) / max of a pixel's RGB, in [0, 1]: its mean over the mask of each view."""
+    high, low = images.amax(dim=1), images.amin(dim=1)
+    value = (high - low) / high.clamp(min=1e-6)
+    return (value * mask).sum((1, 2)) / mask.sum((1, 2))
+
+
 @dataclass(eq=False)
 class ClipScorer:
     """A CLIP model as judge: images and prompts in one space."""

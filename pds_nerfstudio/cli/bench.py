@@ -1,0 +1,115 @@
+"""`pds bench`: every method on every edit of a suite, in one table."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+from pds_nerfstudio.errors import UserError
+
+
+@dataclass
+class Bench:
+    """Run a suite of toybox edits by several methods, and compare each with its known answer.
+
+    What is done is kept: run the same line again to go on, or to get the table once more.
+    """
+
+    suite: Path
+    """A YAML file: suites/dev.yaml, suites/ci.yaml or your own."""
+    methods: tuple[str, ...] = ("nothing", "ceiling", "regenerate", "sds-edit", "dds-edit", "pds-edit", "pnr-edit")
+    """Methods without their -splat, and the anchors nothing, ceiling and regenerate."""
+    family: Literal["splatfacto", "nerfacto"] = "splatfacto"
+    """What the scenes are reconstructed as."""
+    seeds: int = 1
+    """Every edit is run with seeds 0 … seeds − 1."""
+    out: Path = Path("outputs/bench")
+    """Folder of everything that is made."""
+    workers: int = 1
+    """Processes at once. Each takes the memory of one edit; on a machine of several GPUs give each process its own."""
+    shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
+    """Run only every N-th cell, from the I-th on: one line of a job array. Without it, everything is run and
+    summed up."""
+    reconstruction_steps: int | None = None
+    """Steps of the reconstructions; by default the toybox trials' own."""
+    edit_steps: int | None = None
+    """Steps of the edits, likewise."""
+
+    def run(self) -> None:
+        """Run what is missing, then write results.json, table.md, pareto.png and wall.png."""
+        from pds_nerfstudio.evaluation.suite import read_suite
+
+        suite = read_suite(self.suite)
+        index, count = self._shard()
+        if self.workers < 1:
+            raise UserError(f"--workers {self.workers} run nothing: give at least 1.")
+        from pds_nerfstudio.evaluation import bench
+        from pds_nerfstudio.evaluation.trial import SETTINGS
+
+        settings = bench.with_steps(SETTINGS[self.family], self.reconstruction_steps, self.edit_steps)
+        out = self.out / suite.name / self.family
+        cells = bench.plan_cells(suite, self.methods, self.family, self.seeds, out, settings)
+        console = Console(soft_wrap=True, highlight=False)
+        mine = cells[index::count]
+        failures = self._run(mine, console)
+        if count == 1:
+            self._summarise(cells, out, console)
+        if failures:
+            raise UserError(
+                f"{len(failures)} of {len(mine)} cells failed, the first is {failures[0]}; their logs are beside them. "
+                "Run the same line again to try them once more."
+            )
+
+    def _shard(self) -> tuple[int, int]:
+        index, _, count = self.shard.partition("/")
+        if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+            raise UserError(f"--shard {self.shard} is not I/N with 0 <= I < N, such as 0/4.")
+        return int(index), int(count)
+
+    def _run(self, cells: list, console: Console) -> list[str]:
+        from pds_nerfstudio.evaluation import bench
+
+        failures = []
+        columns = (
+            *Progress.get_default_columns()[:2],
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=console) as progress:
+            done = sum(cell.record_file.exists() for cell in cells)
+            task = progress.add_task("cells", total=len(cells), completed=done)
+            for cell, outcome in bench.run_all(cells, self.workers):
+                name = f"{cell.edit.name}, {cell.method}, seed {cell.seed}"
+                if isinstance(outcome, str):
+                    failures.append(f"{name} ({outcome})")
+                    progress.console.print(f"[red]{name}: {outcome}")
+                else:
+                    numbers = outcome["metrics"]
+                    progress.console.print(
+                        f"{name}: in mask {numbers['psnr_to_target_in_change_mask_after']:.2f} dB, "
+                        f"background {numbers['background_psnr']:.1f} dB"
+                    )
+                progress.advance(task)
+        return failures
+
+    def _summarise(self, cells: list, out: Path, console: Console) -> None:
+        import json
+
+        from pds_nerfstudio.evaluation import bench, summary
+
+        records = [json.loads(cell.record_file.read_text()) for cell in cells if cell.record_file.exists()]
+        if not records:
+            return
+        bench.write_atomically(out / "results.json", records)
+        text = summary.table(records)
+        outside = summary.outside_the_anchors(records)
+        if outside:
+            text += "### outside the anchors\n\n" + "\n".join(f"- {line}" for line in outside) + "\n"
+        (out / "table.md").write_text(text)
+        summary.plot(records, out / "pareto.png")
+        console.print(text)
+        console.print(f"{out / 'table.md'}\n{out / 'results.json'}\n{out / 'pareto.png'}")

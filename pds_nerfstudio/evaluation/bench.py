@@ -1,0 +1,248 @@
+"""The edit benchmark: every method on every edit of a suite, each against the ground truth of the edited scene.
+
+    DIR/scenes/EDIT.SEED/          the two scenes and the reconstruction that all methods share
+    DIR/cells/EDIT.METHOD.SEED/    one method's run and contact sheet, and record.json once it is done
+    DIR/results.json, table.md …   assembled from the records
+
+A cell is done when its record is there: an interrupted benchmark goes on where it was, several processes or machines
+can share a folder, and a cell that failed is tried again. Three rows anchor the table:
+
+    nothing      the source as it is
+    ceiling      the edited scene reconstructed from its own photographs, with as many steps as source and edit had
+    regenerate   pnr-edit with η = 1 everywhere: a new scene, for which the source is only a camera path
+"""
+
+import contextlib
+import importlib.metadata
+import io
+import json
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.evaluation import trial
+from pds_nerfstudio.evaluation.suite import Suite
+from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.toybox.dataset import write_edit
+from pds_nerfstudio.toybox.spec import ToyEdit
+
+NOTHING, CEILING, REGENERATE = "nothing", "ceiling", "regenerate"
+ANCHORS = (NOTHING, CEILING, REGENERATE)
+PACKAGES = ("torch", "nerfstudio", "diffusers", "peft", "gsplat")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one edit with one seed."""
+
+    suite: str
+    edit: ToyEdit
+    method: str
+    family: trial.Family
+    seed: int
+    settings: trial.TrialSettings
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where its run, sheet and record are kept."""
+        return self.out / "cells" / f"{self.edit.name}.{self.method}.{self.seed}"
+
+    @property
+    def scene_folder(self) -> Path:
+        """Where what it shares with other methods is kept."""
+        return self.out / "scenes" / f"{self.edit.name}.{self.seed}"
+
+    @property
+    def record_file(self) -> Path:
+        """Written last: its presence means that the cell is done."""
+        return self.folder / "record.json"
+
+    def describe(self) -> dict[str, Any]:
+        """What the cell is, without what it gave."""
+        return {
+            "suite": self.suite,
+            "scene": self.edit.source_prompt,
+            "edit": self.edit.name,
+            "kind": self.edit.kind,
+            "method": self.method,
+            "family": self.family,
+            "seed": self.seed,
+            "settings": asdict(self.settings),
+        }
+
+
+def plan_cells(
+    suite: Suite,
+    methods: Sequence[str],
+    family: trial.Family,
+    seeds: int,
+    out: Path,
+    settings: trial.TrialSettings,
+) -> list[Cell]:
+    """Every cell, anchors first. Raises UserError for methods that are unknown or of another family."""
+    suffix = "-splat" * (family == "splatfacto")
+    known = [name.removesuffix(suffix) for name in METHODS if name.endswith("-edit" + suffix)]
+    if wrong := [method for method in methods if method not in known and method not in ANCHORS]:
+        raise UserError(f"There is no method {wrong[0]!r}: choose among {', '.join([*ANCHORS, *known])}.")
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds} leaves nothing to run: give at least 1.")
+    ordered = [*(name for name in ANCHORS if name in methods), *(name for name in methods if name not in ANCHORS)]
+    return [
+        Cell(suite.name, edit, method, family, seed, settings, out)
+        for edit in suite.edits
+        for seed in range(seeds)
+        for method in ordered
+    ]
+
+
+def prepare(cell: Cell) -> Path:
+    """The scenes and the reconstruction of a cell, made once; `config.yml` of the latter."""
+    folder = cell.scene_folder
+    finished = folder / "source.json"
+    if not finished.exists():
+        with quietly(folder / "log.txt"):
+            write_edit(cell.edit, folder / "scene", seed=cell.seed)
+            steps = cell.settings.reconstruction_steps
+            run = trial.reconstruct(cell.family, folder / "scene" / "source", folder, steps, cell.seed)
+        write_atomically(finished, {"config": str(run)})
+    return Path(json.loads(finished.read_text())["config"])
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Run and measure one cell; its record, which is also written."""
+    source = prepare(cell)
+    forget_peak_memory()
+    start = time.perf_counter()
+    with quietly(cell.folder / "log.txt"):
+        edited = edit_of(cell, source)
+        seconds = time.perf_counter() - start
+        comparison = trial.compare(cell.edit, cell.scene_folder / "scene", source, edited)
+        comparison.sheet(cell.folder / "sheet.png")
+    record = cell.describe() | {
+        "metrics": comparison.numbers,
+        "seconds": round(seconds, 1),
+        "peak_memory_mb": round(peak_memory() / 2**20),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    write_atomically(cell.record_file, record)
+    return record
+
+
+def edit_of(cell: Cell, source: Path) -> Path:
+    """`config.yml` of what the cell's method makes of the source."""
+    settings, family = cell.settings, cell.family
+    suffix = "-splat" * (family == "splatfacto")
+    if cell.method == NOTHING:
+        return source
+    if cell.method == CEILING:
+        steps = settings.reconstruction_steps + settings.edit_steps
+        return trial.reconstruct(family, cell.scene_folder / "scene" / "target", cell.folder, steps, cell.seed)
+    method, changes = cell.method, {}
+    if cell.method == REGENERATE:
+        method = "pnr-edit"
+        changes = {"eta": 1.0, "eta_opacity": 1.0, "eta_colour": 1.0, "perturb": "everywhere", "refine_steps": 0}
+    return trial.run_edit(method + suffix, source, cell.edit, cell.folder, settings, cell.seed, changes)
+
+
+def run_all(cells: Iterable[Cell], workers: int) -> Iterator[tuple[Cell, dict[str, Any] | str]]:
+    """Run what is not done, each worker in a process of its own; yields records, or what went wrong, as they come.
+
+    A reconstruction that several cells need is made before any of them runs. A process that dies (for want of memory,
+    say) fails its cell and is replaced.
+    """
+    waiting = [cell for cell in cells if not cell.record_file.exists()]
+    firsts = {cell.scene_folder: cell for cell in reversed(waiting)}
+    for first, outcome in _each(prepare, list(firsts.values()), workers):
+        if isinstance(outcome, str):
+            failed = [cell for cell in waiting if cell.scene_folder == first.scene_folder]
+            waiting = [cell for cell in waiting if cell not in failed]
+            yield from ((cell, outcome) for cell in failed)
+    yield from _each(run_cell, waiting, workers)
+
+
+def _each(task: Any, cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, Any]]:
+    """`task` of every cell, as they finish; each thread has one process, so that it is known whose cell killed it."""
+    processes: dict[int, ProcessPoolExecutor] = {}
+
+    def in_its_process(cell: Cell) -> Any:
+        thread = threading.get_ident()
+        if thread not in processes:
+            processes[thread] = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        try:
+            return processes[thread].submit(_guarded, task, cell).result()
+        except BrokenProcessPool:
+            processes.pop(thread).shutdown()
+            return "its process died, perhaps for want of memory"
+
+    threads = ThreadPoolExecutor(workers)
+    futures = {threads.submit(in_its_process, cell): cell for cell in cells}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        threads.shutdown(cancel_futures=True)
+        for process in processes.values():
+            process.shutdown()
+
+
+def _guarded(task: Any, cell: Cell) -> Any:
+    """A task's result, or in one line why there is none; the whole story is in the cell's log."""
+    try:
+        return task(cell)
+    except (Exception, SystemExit) as error:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        with (cell.folder / "log.txt").open("a") as log:
+            traceback.print_exc(file=log)
+        return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def quietly(log: Path) -> Iterator[None]:
+    """What is printed in this block goes to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def write_atomically(path: Path, content: Any) -> None:
+    """JSON, complete or not there at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+def forget_peak_memory() -> None:
+    """Begin to measure `peak_memory` anew."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # where the kernel does not allow it the peak is the process's
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """Most bytes held since: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def with_steps(settings: trial.TrialSettings, reconstruction: int | None, edit: int | None) -> trial.TrialSettings:
+    """The family's settings with other numbers of steps, where given."""
+    return replace(
+        settings,
+        reconstruction_steps=reconstruction or settings.reconstruction_steps,
+        edit_steps=edit or settings.edit_steps,
+    )
