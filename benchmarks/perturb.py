@@ -146,7 +146,7 @@ def draw_wall(
     import torch
 
     from pds_nerfstudio.evaluation import trial
-    from pds_nerfstudio.evaluation.report import contact_sheet
+    from pds_nerfstudio.pictures import contact_sheet
     from pds_nerfstudio.toybox.spec import find_edit
 
     pictures: dict[str, list[Any]] = {"source": [], **{row: [] for row in rows}, "ground truth": []}

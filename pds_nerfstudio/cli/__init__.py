@@ -1,4 +1,4 @@
-"""The `pds` command: `pds demo`, `pds calibrate-eta`, `pds bench`."""
+"""The `pds` command: `pds demo`, `pds preview`, `pds render`, `pds evaluate`, `pds bench`, `pds calibrate-eta`."""
 
 import tyro
 
@@ -10,10 +10,20 @@ def main() -> None:
     from pds_nerfstudio.cli.bench import Bench
     from pds_nerfstudio.cli.calibrate import CalibrateEta
     from pds_nerfstudio.cli.demo import Demo
+    from pds_nerfstudio.cli.evaluate import Evaluate
+    from pds_nerfstudio.cli.preview import Preview
+    from pds_nerfstudio.cli.render import Render
 
     with one_sentence():
         command = tyro.extras.subcommand_cli_from_dict(
-            {"demo": Demo, "calibrate-eta": CalibrateEta, "bench": Bench},
+            {
+                "demo": Demo,
+                "preview": Preview,
+                "render": Render,
+                "evaluate": Evaluate,
+                "bench": Bench,
+                "calibrate-eta": CalibrateEta,
+            },
             prog="pds",
             description="Text-driven editing of nerfstudio scenes.",
         )

@@ -77,7 +77,7 @@ class Demo:
         started: dict[str, float] = {}
         with self._stage("import", "Loading nerfstudio", console, started):
             from pds_nerfstudio.evaluation import trial
-            from pds_nerfstudio.evaluation.report import contact_sheet
+            from pds_nerfstudio.pictures import contact_sheet
             from pds_nerfstudio.pipelines import trainer
 
             trainer.progress_console = console
@@ -106,7 +106,7 @@ class Demo:
 
     def _edit(self, edit: "ToyEdit", method: Objective, console: Console) -> "Outcome":
         """One edit, from its scene to its export."""
-        from pds_nerfstudio.evaluation import trial
+        from pds_nerfstudio.evaluation import renders, trial
         from pds_nerfstudio.toybox.dataset import write_edit
 
         given = {
@@ -133,7 +133,8 @@ class Demo:
             comparison.sheet(out / "contact_sheet.png")
             trial.film(edit, source, edited, out / "orbit.mp4")
         with self._stage("export", "Exporting the edited scene", console, seconds):
-            exported = trial.export(edited, out)
+            mesh = {"resolution": 96, "batch_size": 4, "num_pixels_per_side": 256}  # for 64-pixel views
+            exported = renders.export(edited, self.family, out / "export", "edited.ply", **mesh)
         report = {
             "edit": edit.name,
             "source_prompt": edit.source_prompt,

@@ -1,4 +1,7 @@
-"""Metrics of an edit. Images are [views 3 height width], RGB in [0, 1]; every number is a mean over views."""
+"""Metrics of an edit, as functions of images [views 3 height width], RGB in [0, 1]; one number per view.
+
+C(·) is CLIP's embedding as a unit vector, of an image or of a prompt.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,8 +51,8 @@ class ClipScorer:
     std: Float[Tensor, "3"]
 
     @classmethod
-    def load(cls, folder: Path = TOYBOX_CLIP) -> "ClipScorer":
-        """A CLIP folder in transformers' layout; by default the one that knows the toybox world.
+    def load(cls, folder: Path | str = TOYBOX_CLIP) -> "ClipScorer":
+        """A CLIP folder in transformers' layout, or a hub id in the local cache; by default the toybox world's own.
 
         Raises:
             UserError: the folder is missing or incomplete.
@@ -99,6 +102,40 @@ class ClipScorer:
     def probabilities(self, images: Images, prompts: Sequence[str]) -> Float[Tensor, "views prompts"]:
         """Softmax of the similarities over the prompts at CLIP's own temperature: which of them is shown?"""
         return (self.model.logit_scale.exp() * self.similarity(images, prompts)).softmax(dim=-1)
+
+
+def ssim(images: Images, reference: Images) -> Float[Tensor, " views"]:
+    """Structural similarity (Wang et al. 2004), 11-pixel Gaussian window, as torchmetrics computes it."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    score = structural_similarity_index_measure(images, reference, data_range=1.0, reduction="none")
+    assert isinstance(score, Tensor)
+    return score.reshape(-1)
+
+
+def directional_similarity(
+    scorer: ClipScorer, before: Images, after: Images, src_prompt: str, tgt_prompt: str
+) -> Float[Tensor, " views"]:
+    """cos(C(after) − C(before), C(y_tgt) − C(y_src)) of each view (Gal et al. 2022); 0 where one of them is zero."""
+    source, target = scorer.embed_prompts([src_prompt, tgt_prompt])
+    change = scorer.embed_images(after) - scorer.embed_images(before)
+    return cosine(change, (target - source).expand_as(change))
+
+
+def directional_consistency(scorer: ClipScorer, before: Images, after: Images) -> Float[Tensor, " pairs"]:
+    """cos(C(aᵢ) − C(bᵢ), C(aᵢ₊₁) − C(bᵢ₊₁)) of neighbouring frames i, i + 1 of one path, b before and a after.
+
+    After Haque et al. 2023; which formula theirs is has been disputed, so this one is printed with the number.
+    """
+    change = scorer.embed_images(after) - scorer.embed_images(before)
+    return cosine(change[:-1], change[1:])
+
+
+def cosine(a: Float[Tensor, "rows width"], b: Float[Tensor, "rows width"]) -> Float[Tensor, " rows"]:
+    """cos(a, b) of each row; 0 where either is shorter than 1e-6, which has no direction: nothing changed."""
+    lengths = a.norm(dim=-1), b.norm(dim=-1)
+    directed = (lengths[0] > 1e-6) & (lengths[1] > 1e-6)
+    return torch.where(directed, (a * b).sum(-1) / (lengths[0] * lengths[1]).clamp(min=1e-12), 0.0)
 
 
 def target_probability(scorer: ClipScorer, images: Images, target: str, prompts: Sequence[str]) -> float:

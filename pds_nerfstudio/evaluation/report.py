@@ -1,70 +1,154 @@
-"""Pictures of an edit: labelled contact sheets and side-by-side videos."""
+"""Measured edits for readers: JSON, a table for the terminal, and one HTML file that can be sent to somebody."""
 
-from collections.abc import Mapping, Sequence
+import base64
+import html
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from PIL import Image
+from rich.table import Table
 
-Images = Float[Tensor, "views 3 height width"]
+from pds_nerfstudio.evaluation.measure import METRICS, Judges, Measured
+from pds_nerfstudio.pictures import as_pil
+from pds_nerfstudio.pipelines.outcome import before_after_sheet
+from pds_nerfstudio.scenes.paths import evenly
 
-MARGIN = 6
-TEXT_HEIGHT = 20
-
-
-def heat(images: Images, reference: Images) -> Images:
-    """Where two sets of images differ: black where they agree, through red to white at a difference of 0.5."""
-    difference = (images - reference).abs().amax(dim=1, keepdim=True) / 0.5
-    return torch.cat([3 * difference, 3 * difference - 1, 3 * difference - 2], dim=1).clamp(0, 1)
+SHEET_VIEWS = 6
 
 
-def contact_sheet(rows: Mapping[str, Images], path: Path, title: str, tile: int = 160) -> None:
-    """A PNG with one labelled row per entry and one column per view; small images are enlarged without smoothing."""
-    label_width = 170
-    views = max(len(images) for images in rows.values())
-    first = next(iter(rows.values()))
-    height = round(tile * first.shape[-2] / first.shape[-1])
-    size = (label_width + views * (tile + MARGIN), TEXT_HEIGHT + 2 * MARGIN + len(rows) * (height + MARGIN))
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=14)
-    draw.text((MARGIN, MARGIN), title, "black", font)
-    for r, (label, images) in enumerate(rows.items()):
-        top = TEXT_HEIGHT + 2 * MARGIN + r * (height + MARGIN)
-        draw.text((MARGIN, top + height // 2 - 8), label, "black", font)
-        for c, image in enumerate(_bytes(images)):
-            picture = Image.fromarray(image).resize((tile, height), Image.Resampling.NEAREST)
-            sheet.paste(picture, (label_width + c * (tile + MARGIN), top))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One run of a report."""
+
+    label: str
+    """Short and unique within the report."""
+    folder: Path
+    before: Path
+    """Folder of the run that it is compared with."""
+    prompts: tuple[str, str]
+    measured: Measured
 
 
-def side_by_side_video(left: Images, right: Images, path: Path, labels: tuple[str, str], fps: int = 20) -> None:
-    """An MP4 of two image sequences beside each other, labelled below, at least 256 pixels high."""
-    import imageio.v3 as iio
+def as_json(entries: Sequence[Entry], judges: Judges) -> dict[str, Any]:
+    """Everything measured, with formulas: plain JSON, in which infinity is the string "inf" and NaN is null."""
+    return {
+        "clip": judges.clip_name,
+        "distance": judges.distance_name,
+        "metrics": {
+            key: {"name": m.name, "formula": m.formula, "better": m.better, "over": m.over}
+            for key, m in METRICS.items()
+        },
+        "runs": [
+            {
+                "label": entry.label,
+                "run": str(entry.folder),
+                "before": str(entry.before),
+                "src_prompt": entry.prompts[0],
+                "tgt_prompt": entry.prompts[1],
+                "mean": {key: json_number(entry.measured.mean(key)) for key in METRICS},
+                "values": {key: [json_number(v) for v in values] for key, values in entry.measured.values.items()},
+            }
+            for entry in entries
+        ],
+    }
 
-    scale = max(1, round(256 / left.shape[-2]))
-    frames = []
-    for a, b in zip(_bytes(left), _bytes(right), strict=True):
-        pair = np.concatenate([a, b], axis=1).repeat(scale, axis=0).repeat(scale, axis=1)
-        frame = Image.new("RGB", (pair.shape[1], pair.shape[0] + 32), "white")
-        frame.paste(Image.fromarray(pair), (0, 0))
-        draw, font = ImageDraw.Draw(frame), ImageFont.load_default(size=14)
-        for i, label in enumerate(labels):
-            draw.text((i * pair.shape[1] // 2 + MARGIN, pair.shape[0] + MARGIN), label, "black", font)
-        frames.append(np.asarray(frame))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    iio.imwrite(path, np.stack(frames), plugin="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2)
+
+def json_number(value: float | None) -> float | str | None:
+    """A number that JSON can hold: infinity, which it cannot, as "inf" or "-inf"; NaN and None as null."""
+    if value is None or math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)
 
 
-def read_images(paths: Sequence[Path]) -> Images:
-    """PNG or JPEG files of one size."""
-    arrays = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    return torch.from_numpy(np.stack(arrays)).movedim(-1, 1).float() / 255
+def as_table(entries: Sequence[Entry], judges: Judges) -> Table:
+    """Metrics down, runs across; the best of several in bold."""
+    table = Table("metric", *(entry.label for entry in entries), "formula", title="Edits compared with their sources")
+    for key, metric in METRICS.items():
+        table.add_row(
+            metric.name, *(f"[bold]{v}[/]" if best else v for v, best in _row(key, entries)), f"[dim]{metric.formula}"
+        )
+    table.caption = f"C: {judges.clip_name}. d: {judges.distance_name}."
+    return table
 
 
-def _bytes(images: Images) -> np.ndarray:
-    return (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).contiguous().numpy()
+def as_html(entries: Sequence[Entry], judges: Judges) -> str:
+    """One self-contained page: table, formulas, a sheet and a before/after slider for each run."""
+    head = "".join(f"<th>{html.escape(entry.label)}</th>" for entry in entries)
+    rows = ""
+    for key, metric in METRICS.items():
+        cells = "".join(f"<td>{'<b>' + v + '</b>' if best else v}</td>" for v, best in _row(key, entries))
+        better = f" ({metric.better} is better)" if metric.better else ""
+        rows += (
+            f"<tr><th>{html.escape(metric.name)}{better}</th>{cells}"
+            f"<td class=formula>{html.escape(metric.formula)}; over {html.escape(metric.over)}</td></tr>\n"
+        )
+    sections = "".join(_section(entry) for entry in entries)
+    return PAGE.format(
+        head=head,
+        rows=rows,
+        sections=sections,
+        clip=html.escape(judges.clip_name),
+        distance=html.escape(judges.distance_name),
+    )
+
+
+def _row(key: str, entries: Sequence[Entry]) -> list[tuple[str, bool]]:
+    """Every run's mean as text, and whether it is the best of several."""
+    means = [entry.measured.mean(key) for entry in entries]
+    known = [mean for mean in means if mean is not None and not math.isnan(mean)]
+    better = METRICS[key].better
+    best = None if not better or len(known) < 2 else (max if better == "higher" else min)(known)
+    return [("not measured" if mean is None else f"{mean:.4g}", mean is not None and mean == best) for mean in means]
+
+
+def _section(entry: Entry) -> str:
+    measured = entry.measured
+    shown = evenly(len(measured.before), SHEET_VIEWS)
+    source, target = entry.prompts
+    title = f"{source or 'before'}   to   {target or 'after'}"
+    with TemporaryDirectory() as folder:
+        sheet = Path(folder) / "sheet.png"
+        sides = ([shots[i] for i in shown] for shots in (measured.before, measured.after))
+        before_after_sheet(*sides, sheet, title)
+        picture = _data_url(Image.open(sheet))
+    before, after = (_data_url(as_pil(shots[0].image), least_width=512) for shots in (measured.before, measured.after))
+    return (
+        f"<h2>{html.escape(entry.label)}</h2>\n<p>{html.escape(title)}<br><code>{html.escape(str(entry.folder))}</code>"
+        f"</p>\n<div class=slider style='--at:50%'><img src='{before}' alt=before><img class=after src='{after}' "
+        "alt=after><input type=range min=0 max=100 value=50 aria-label='before and after' "
+        "oninput=\"this.parentNode.style.setProperty('--at', this.value + '%')\"></div>\n"
+        f"<p><img src='{picture}' alt='held-out views before and after'></p>\n"
+    )
+
+
+def _data_url(image: Image.Image, least_width: int = 0) -> str:
+    if image.width < least_width:
+        scale = math.ceil(least_width / image.width)
+        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+PAGE = """<!doctype html>
+<html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>Edits and their sources</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em }}
+table {{ border-collapse: collapse }} th, td {{ padding: .25em .8em; text-align: right; border-bottom: 1px solid #ddd }}
+tr th:first-child, td.formula {{ text-align: left; font-weight: normal }} td.formula {{ color: #666; font-size: 13px }}
+img {{ max-width: 100% }}
+.slider {{ position: relative; display: inline-block }} .slider img {{ display: block }}
+.slider .after {{ position: absolute; inset: 0; clip-path: inset(0 0 0 var(--at)) }}
+.slider input {{ position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: .6; background: none }}
+</style>
+<h1>Edits compared with their sources</h1>
+<table><tr><th></th>{head}<th></th></tr>
+{rows}</table>
+<p>b is the rendering before the edit and a the one after it, from the same camera. C is {clip}. d is {distance}.</p>
+{sections}</html>
+"""

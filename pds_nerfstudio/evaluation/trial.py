@@ -4,33 +4,32 @@ The settings here are for 64-pixel scenes on two CPU cores; on a real scene the 
 """
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.scripts import train as ns_train
-from nerfstudio.utils.eval_utils import eval_setup
 from torch import Tensor
 
+from pds_nerfstudio.evaluation import renders
 from pds_nerfstudio.evaluation.metrics import ClipScorer, psnr, saturation, target_probability
-from pds_nerfstudio.evaluation.report import contact_sheet, heat, read_images, side_by_side_video
+from pds_nerfstudio.evaluation.pairs import load_run
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pictures import contact_sheet, heat, read_images
 from pds_nerfstudio.pipelines.revise import ReviseConfig
+from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.rendering import render
-from pds_nerfstudio.scenes.views import eval_views
+from pds_nerfstudio.scenes.source import Family
+from pds_nerfstudio.scenes.views import eval_views, train_views
 from pds_nerfstudio.toybox.dataset import change_mask
-from pds_nerfstudio.toybox.render import focal_length, orbit_cameras
 from pds_nerfstudio.toybox.spec import ToyEdit
 
-Family = Literal["splatfacto", "nerfacto"]
 Images = Float[Tensor, "views 3 height width"]
 
 
@@ -200,32 +199,8 @@ def film(edit: ToyEdit, source: Path, edited: Path, path: Path) -> None:
     """One turn around the scene, before and after side by side."""
     before, after = load_run(source), load_run(edited)
     frames, size = (60, 128) if isinstance(before.model, SplatfactoModel) else (24, 64)
-    left, right = (render_orbit(pipeline, frames, size) for pipeline in (before, after))
-    side_by_side_video(left, right, path, (edit.source_prompt, edit.target_prompt))
-
-
-def export(edited: Path, out: Path) -> Path:
-    """`edited.ply` by nerfstudio's own exporter: Gaussians of a splat, a mesh of a NeRF."""
-    from nerfstudio.scripts.exporter import ExportGaussianSplat, ExportTSDFMesh
-
-    folder = out / "export"
-    if isinstance(load_run(edited).model, SplatfactoModel):
-        ExportGaussianSplat(load_config=edited, output_dir=folder, output_filename="edited.ply").main()
-        return folder / "edited.ply"
-    ExportTSDFMesh(load_config=edited, output_dir=folder, resolution=96, batch_size=4, num_pixels_per_side=256).main()
-    return folder / "tsdf_mesh.ply"
-
-
-def load_run(config_path: Path, step: int | None = None) -> VanillaPipeline:
-    """A finished run (or its checkpoint of that step) as the `ns-*` commands load it, in evaluation mode."""
-
-    def at_step(config: TrainerConfig) -> TrainerConfig:
-        config.load_step = step
-        return config
-
-    _, pipeline, _, _ = eval_setup(config_path, test_mode="test", update_config_callback=at_step)
-    pipeline.eval()
-    return pipeline  # pyright: ignore[reportReturnType]
+    cameras = camera_path(train_views(before.datamanager), "orbit", frames, size, size)
+    renders.film(before.model, after.model, cameras, path, (edit.source_prompt, edit.target_prompt))
 
 
 @torch.no_grad()
@@ -233,20 +208,6 @@ def render_eval_views(pipeline: VanillaPipeline) -> Images:
     """All held-out views at the size of their photographs."""
     views = eval_views(pipeline.datamanager)
     return torch.cat([render(pipeline.model, views.camera(i, *views.size(i))).image.cpu() for i in range(len(views))])
-
-
-@torch.no_grad()
-def render_orbit(pipeline: VanillaPipeline, frames: int, size: int) -> Images:
-    """One turn around a toybox scene, square pictures."""
-    outputs: Any = pipeline.datamanager.train_dataparser_outputs  # pyright: ignore[reportAttributeAccessIssue]
-    azimuth = torch.arange(frames) * 2 * math.pi / frames
-    poses = orbit_cameras(azimuth, torch.full((frames,), math.radians(28)))
-    transform = outputs.dataparser_transform
-    rotation = transform[:3, :3] @ poses[:, :, :3]
-    position = (transform[:3, :3] @ poses[:, :, 3:] + transform[:3, 3:]) * outputs.dataparser_scale
-    focal = focal_length(size)
-    cameras = Cameras(torch.cat([rotation, position], dim=-1), focal, focal, size / 2, size / 2, size, size)
-    return torch.cat([render(pipeline.model, cameras[i : i + 1]).image.cpu() for i in range(frames)])
 
 
 def _config(method: str, out: Path, steps: int, seed: int) -> TrainerConfig:

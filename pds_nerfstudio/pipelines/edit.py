@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
@@ -30,6 +30,7 @@ from pds_nerfstudio.objectives.base import SOURCE, Edit, ScoreDistillation, surr
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.schedule import Latents
 from pds_nerfstudio.pipelines import ranks
+from pds_nerfstudio.pipelines.outcome import conclude
 from pds_nerfstudio.pipelines.ranks import NonFiniteGradient
 from pds_nerfstudio.priors.control import load_control
 from pds_nerfstudio.priors.learning import LearningPrior
@@ -196,7 +197,7 @@ class EditPipeline(VanillaPipeline):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """nerfstudio's callbacks, with densification counted in edit steps."""
+        """nerfstudio's callbacks, with densification counted in edit steps; and the sheet that concludes an edit."""
         if isinstance(self.model, SplatfactoScene):
             if self.config.densify_until and ranks.count() > 1:
                 raise UserError(
@@ -211,7 +212,10 @@ class EditPipeline(VanillaPipeline):
                 refine_every=every,
                 grow_share=self.config.densify_growth ** (1 / refinements) - 1,
             )
-        return super().get_training_callbacks(training_callback_attributes)
+        conclude_edit = TrainingCallback(
+            [TrainingCallbackLocation.AFTER_TRAIN], conclude, args=[self, training_callback_attributes.trainer]
+        )
+        return [*super().get_training_callbacks(training_callback_attributes), conclude_edit]
 
     def get_train_loss_dict(self, step: int):
         """Losses of one edit step; raises `NonFiniteGradient` where they cannot be used."""
@@ -299,6 +303,12 @@ class EditPipeline(VanillaPipeline):
         """Losses beside the objective's at edit step `step`."""
         return {}
 
+    def short_side(self) -> int | None:
+        """Shorter side in pixels of the views that the prior is shown; None before a prior is loaded that decides."""
+        if self.config.resolution is not None or self._prior is None:
+            return self.config.resolution
+        return self._prior.unet.config.sample_size * self._prior.latent_stride
+
     def build_model(self) -> Model:
         """Another scene of the same settings and data, as its initialisation leaves it."""
         dataset = self.datamanager.train_dataset
@@ -370,7 +380,8 @@ class EditPipeline(VanillaPipeline):
         )
 
     def _working_size(self, prior: "StableDiffusionPrior", views: Views, index: int) -> tuple[int, int]:
-        short_side = self.config.resolution or prior.unet.config.sample_size * prior.latent_stride
+        short_side = self.short_side()
+        assert short_side is not None
         return working_size(*views.size(index), short_side, prior.latent_stride)
 
     @torch.no_grad()
@@ -381,7 +392,7 @@ class EditPipeline(VanillaPipeline):
         if index not in self._source_latents:
             photograph = self.config.source_images == "photograph"
             if not photograph or prior.controlnet is not None:
-                rendering = render(self._source(), views.camera(index, height, width))
+                rendering = render(self.source_scene(), views.camera(index, height, width))
                 if prior.controlnet is not None:
                     self._source_controls[index] = _depth_picture(rendering).half().cpu()
             image = views.image(index, height, width) if photograph else rendering.image
@@ -392,7 +403,7 @@ class EditPipeline(VanillaPipeline):
         control = self._source_controls.get(index)
         return SourceView(index, self._source_images[index], self._source_latents[index], control)
 
-    def _source(self) -> Model:
+    def source_scene(self) -> Model:
         """The scene before the edit, kept until every view's source latent has been computed."""
         if not self._source_model:
             assert self.config.base is not None

@@ -33,7 +33,7 @@ class Adapters:
 
         if rank < 1:
             raise UserError(f"The adapter's rank is {rank}: it must be at least 1 (the usual ones are 4 to 64).")
-        self.unet, self.names = unet, tuple(names)
+        self.unet, self.names, self.rank = unet, tuple(names), rank
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for name in self.names:
@@ -76,6 +76,16 @@ class Adapters:
         finally:
             self.unet.disable_adapters()
             self._all_trainable()
+
+    def reset(self, seed: int = 0) -> None:
+        """Forget what was learned: fresh adapters, which predict what the prior predicts."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self._named().items():
+                fresh = torch.zeros(parameter.shape)
+                if ".lora_A." in name:  # as peft's "gaussian" draws it
+                    fresh.normal_(std=1 / self.rank, generator=generator)
+                parameter.copy_(fresh)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All matrices by name."""

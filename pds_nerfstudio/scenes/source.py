@@ -82,24 +82,25 @@ class SourceRun:
         return None
 
 
-def find_run(load_dir: Path, load_step: int | None = None) -> SourceRun:
+def find_run(load_dir: Path, load_step: int | None = None, called: str = "--load-dir") -> SourceRun:
     """Find the run that `load_dir` belongs to.
 
     Args:
         load_dir: a run's folder, the `nerfstudio_models` folder in it, or its `config.yml`.
         load_step: the step whose checkpoint to take; the latest by default.
+        called: what messages call `load_dir`.
 
     Raises:
         UserError: for a folder, config or checkpoint that is missing or unreadable, or a method of another family.
     """
     load_dir = Path(load_dir).expanduser()
     if not load_dir.exists():
-        raise UserError(f"--load-dir {load_dir} does not exist: give the nerfstudio_models folder of a finished run.")
+        raise UserError(f"{called} {load_dir} does not exist: give the nerfstudio_models folder of a finished run.")
     folder = load_dir.parent if load_dir.is_file() else load_dir
     config_path = next((path for path in (folder / "config.yml", folder.parent / "config.yml") if path.is_file()), None)
     if config_path is None:
         raise UserError(
-            f"--load-dir {load_dir} has no config.yml in it or beside it: give the nerfstudio_models folder inside a "
+            f"{called} {load_dir} has no config.yml in it or beside it: give the nerfstudio_models folder inside a "
             "run's own folder."
         )
     config = _read_config(config_path)

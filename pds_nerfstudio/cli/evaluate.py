@@ -1,0 +1,82 @@
+"""`pds evaluate`: the numbers of one or more edits beside each other, with their formulas."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from pds_nerfstudio.errors import UserError
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.evaluation.pairs import PairPlan
+
+
+@dataclass
+class Evaluate:
+    """Measure edits against the scenes they began with: table, report.json and a report.html of one file.
+
+    CLIP and LPIPS are used if their weights lie on this machine; what is missing is said, and the rest measured.
+    """
+
+    run_folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of the edited runs."""
+    clip: str = "auto"
+    """A CLIP folder in transformers' layout, a hub id in the local cache, "toybox", or "auto": toybox's for edits by
+    the toybox prior, else an openai/clip-vit that is in the cache."""
+    src_prompt: str | None = None
+    """In place of the edits' own source prompts."""
+    tgt_prompt: str | None = None
+    """In place of their target prompts."""
+    source: Path | None = None
+    """Run to compare all of them with; by default what each began with."""
+    frames: int = 24
+    """Frames of the path on which neighbouring frames are compared."""
+    resolution: int | None = 512
+    """Shorter side of the renderings in pixels, where the photographs are not smaller."""
+    out: Path | None = None
+    """Folder of report.json and report.html; by default `evaluation` in the run's, outputs/evaluation for several."""
+
+    def run(self) -> None:
+        """Measure, print the table, write the reports."""
+        if not self.run_folders:
+            raise UserError("No run is given: name the folder of one edited run or more.")
+        if self.frames < 2:
+            raise UserError(f"--frames {self.frames} have no neighbours: give at least 2.")
+        from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
+
+        plans = [plan_pair(folder, source=self.source) for folder in self.run_folders]
+        console = Console(soft_wrap=True, highlight=False)
+        from pds_nerfstudio.evaluation.measure import load_judges, measure
+        from pds_nerfstudio.evaluation.report import Entry, as_html, as_json, as_table
+        from pds_nerfstudio.files import write_whole
+
+        judges = load_judges(self.clip, [plan.edit.prior for plan in plans if plan.edit is not None])
+        entries = []
+        for plan, label in zip(plans, labels(plans), strict=True):
+            console.print(f"[cyan]Measuring {plan.folder}")
+            source, target = plan.prompts
+            prompts = (
+                source if self.src_prompt is None else self.src_prompt,
+                target if self.tgt_prompt is None else self.tgt_prompt,
+            )
+            measured = measure(load_pair(plan), judges, prompts, self.frames, self.resolution)
+            entries.append(Entry(label, plan.folder, plan.before, prompts, measured))
+        console.print(as_table(entries, judges), soft_wrap=False)
+        out = self.out or (plans[0].folder / "evaluation" if len(plans) == 1 else Path("outputs/evaluation"))
+        write_whole(out / "report.json", json.dumps(as_json(entries, judges), indent=2, allow_nan=False) + "\n")
+        write_whole(out / "report.html", as_html(entries, judges))
+        console.print(f"{out / 'report.html'}  [dim]to look at or to send to somebody\n{out / 'report.json'}")
+
+
+def labels(plans: "Sequence[PairPlan]") -> list[str]:
+    """A short name for each run: its method, with the run's time or a number where that is not enough."""
+    names = [plan.run.method_name for plan in plans]
+    if len(set(names)) < len(names):
+        names = [f"{name} {plan.folder.name}" for name, plan in zip(names, plans, strict=True)]
+    if len(set(names)) < len(names):
+        names = [f"{i}: {name}" for i, name in enumerate(names, start=1)]
+    return names

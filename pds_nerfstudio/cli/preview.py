@@ -1,0 +1,305 @@
+"""`pds preview`: try prompts and settings on photographs, in two dimensions, before paying for an edit of the scene.
+
+Every setting that is given more than once becomes an axis of the sheet; the `ns-train` line of each cell is printed.
+"""
+
+import dataclasses
+import itertools
+import json
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
+from rich.console import Console
+
+from pds_nerfstudio.errors import UserError
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.objectives import ScoreDistillation
+    from pds_nerfstudio.objectives.sdedit import SDEdit
+    from pds_nerfstudio.scenes.photographs import Photographs
+
+SDEDIT = "sdedit"
+OWN = {"steps": int, "learning_rate": float, "seed": int}
+"""Settings of the preview itself, and what their values are."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One edit of the sheet."""
+
+    number: int
+    settings: Mapping[str, Any]
+    """Name -> value, of everything that was set."""
+    editor: "ScoreDistillation | SDEdit"
+
+    @property
+    def tgt_prompt(self) -> str:
+        return self.settings["tgt_prompt"]
+
+    def label(self, axis: str | None) -> str:
+        """What the sheet writes beside this cell's row, or above its column."""
+        return "" if axis is None else f"{axis.replace('_', ' ')} {self.settings[axis]}".removeprefix("tgt prompt ")
+
+
+@dataclass
+class Preview:
+    """Edit photographs in 2-D and lay the results out over one or two settings.
+
+    Any setting given several values becomes an axis of the sheet, two at most: prompts, guidance, objectives, or
+    whatever --set names. The ns-train line of every cell is printed below.
+    """
+
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Image files; or one folder: a run's, a nerfstudio dataset's, or of images."""
+    src_prompt: str = ""
+    """What the photographs show. SDS and SDEdit do not ask for it."""
+    tgt_prompt: tuple[str, ...] = ()
+    """What they should show; one or more."""
+    objective: tuple[str, ...] = ("pds",)
+    """sds, dds, pds, vsd, piva or sdedit; one or more."""
+    guidance_scale: tuple[float, ...] = ()
+    """Classifier-free guidance; one or more. By default the objective's own."""
+    set: tuple[str, ...] = ()
+    """Other settings as NAME=VALUE or NAME=VALUE,VALUE: of the objective (max-step-percent, weighting, regularisation,
+    strength …), or learning-rate, steps, seed."""
+    prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """A hub id, a local diffusers folder, or "toybox"."""
+    views: tuple[int, ...] = (0,)
+    """Which training photographs of a dataset or run, counted from 0."""
+    resolution: int | None = None
+    """Shorter side in pixels; by default the size the prior was trained at."""
+    steps: int = 100
+    """Steps of gradient descent for each cell. More of them are finer, not further: the learning rate is
+    0.01 · 1000/steps unless --set learning-rate says otherwise."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute: auto takes CUDA if there is any."""
+    out: Path = Path("outputs/preview")
+    """Folder for sheet.png, the edited pictures and preview.json."""
+
+    def run(self) -> None:
+        """Edit every cell, write the sheet, print the lines."""
+        from pds_nerfstudio.priors.check import check_prior
+        from pds_nerfstudio.scenes.photographs import find_photographs
+
+        if not self.inputs:
+            raise UserError("No photographs are given: name image files, a dataset's folder or a run's.")
+        cells, axes = self._cells()
+        check_prior(self.prior)
+        photographs = find_photographs(self.inputs, self.views)
+        start = time.perf_counter()
+        results = self._edit(cells, photographs)
+        self._write(cells, axes, photographs, results, time.perf_counter() - start)
+
+    def _cells(self) -> tuple[list[Cell], dict[str, int]]:
+        """Every combination of the settings; and of those that vary, name and number of values: rows, then columns.
+
+        Raises:
+            UserError: prompts that are missing, a setting or value that is unknown, or more than two that vary.
+        """
+        editors = known_editors()
+        for name in self.objective:
+            if name not in editors:
+                raise UserError(f"There is no objective {name!r}: choose among {', '.join(editors)}.")
+        if not self.tgt_prompt or not all(prompt.strip() for prompt in self.tgt_prompt):
+            raise UserError('The target prompt is empty: say what you want with --tgt-prompt "a photo of …".')
+        if any(name not in ("sds", SDEDIT) for name in self.objective) and not self.src_prompt.strip():
+            raise UserError('The source prompt is empty: say what is there, --src-prompt "a photo of …".')
+        if self.src_prompt.strip() in (prompt.strip() for prompt in self.tgt_prompt):
+            raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
+        choices: dict[str, Sequence[Any]] = {"tgt_prompt": self.tgt_prompt, "objective": self.objective}
+        if self.guidance_scale:
+            choices["guidance_scale"] = self.guidance_scale
+        choices |= dict(parsed_setting(text, [editors[name] for name in self.objective]) for text in self.set)
+        axes = {name: len(values) for name, values in choices.items() if len(values) > 1}
+        if len(axes) > 2:
+            raise UserError(f"{', '.join(axes)} have several values each, and a sheet has two sides: vary two of them.")
+        cells = []
+        if any(steps < 1 for steps in choices.get("steps", (self.steps,))):
+            raise UserError("An edit of no steps changes nothing: give --steps at least 1.")
+        for number, values in enumerate(itertools.product(*choices.values()), start=1):
+            settings: dict[str, Any] = {"steps": self.steps, "seed": 0} | dict(zip(choices, values, strict=True))
+            kind = editors[settings["objective"]]
+            names = {field.name for field in dataclasses.fields(kind)}
+            try:
+                editor = kind(**{name: value for name, value in settings.items() if name in names})
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            cells.append(Cell(number, settings, editor))
+        return cells, axes
+
+    def _edit(self, cells: Sequence[Cell], photographs: "Photographs") -> "list[Any]":
+        """The photographs at the prior's size, then every cell's edit of them: [photographs 3 H W] each."""
+        import torch
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from pds_nerfstudio.objectives.sdedit import SDEdit
+        from pds_nerfstudio.pipelines.image_edit import edit_latents
+        from pds_nerfstudio.priors.stable_diffusion import load_prior
+
+        cuda = torch.cuda.is_available()
+        if self.device == "cuda" and not cuda:
+            raise UserError("--device cuda is not available on this machine: leave --device out.")
+        console = Console()
+        console.print(f"[cyan]Loading the prior {self.prior}")
+        prior = load_prior(self.prior, "cuda" if cuda and self.device == "auto" else self.device.replace("auto", "cpu"))
+        images = read_photographs(photographs.paths, prior, self.resolution).to(prior.device)
+        with torch.no_grad():
+            x0 = prior.encode(images)
+        total = sum(1 if isinstance(cell.editor, SDEdit) else cell.settings["steps"] for cell in cells)
+        columns = (TextColumn("editing"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+        results = [images.cpu()]
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("editing", total=total)
+            for cell in cells:
+                settings = {name: cell.settings[name] for name in ("steps", "seed")}
+                edited = edit_latents(
+                    prior,
+                    cell.editor,
+                    x0,
+                    self.src_prompt,
+                    cell.tgt_prompt,
+                    **settings,
+                    rate=cell.settings.get("learning_rate"),
+                    after_step=lambda: bar.advance(task),
+                )
+                results.append(prior.decode(edited).cpu())
+        return results
+
+    def _write(
+        self,
+        cells: Sequence[Cell],
+        axes: Mapping[str, int],
+        photographs: "Photographs",
+        results: "list[Any]",
+        seconds: float,
+    ) -> None:
+        from pds_nerfstudio.files import write_whole
+        from pds_nerfstudio.pictures import contact_sheet, save_image
+
+        source, *edits = results
+        across, down = ([None, *axes][-1]), (next(iter(axes)) if len(axes) == 2 else None)
+        columns = axes[across] if across else 1
+        rows = {}
+        for first in range(0, len(cells), columns):
+            part = cells[first : first + columns]
+            label = part[0].label(down) or (part[0].tgt_prompt if across != "tgt_prompt" else "")
+            for p in range(len(source)):
+                shown = label if p == 0 else label + " " * p  # a key of its own for each photograph's row
+                rows[shown] = [source[p], *(edits[cell.number - 1][p] for cell in part)]
+        fixed = [cell for cell in cells[:1] if "objective" not in axes]
+        title = f"{'/'.join(self.objective) if fixed else ''} from: {self.src_prompt or 'no source prompt'}".strip()
+        headings = ["photograph", *(f"{cell.label(across)}" for cell in cells[:columns])]
+        contact_sheet(rows, self.out / "sheet.png", title, columns=headings, tile=192)
+        for cell, edited in zip(cells, edits, strict=True):
+            for path, image in zip(photographs.paths, edited, strict=True):
+                save_image(image, self.out / f"{cell.number:02d}_{path.stem}.png")
+        lines = {cell.number: ns_train_line(cell, self, photographs) for cell in cells}
+        record = {
+            "photographs": [str(path) for path in photographs.paths],
+            "src_prompt": self.src_prompt,
+            "prior": self.prior,
+            "seconds": round(seconds, 1),
+            "cells": [dict(cell.settings) | {"number": cell.number, "line": lines[cell.number]} for cell in cells],
+        }
+        write_whole(self.out / "preview.json", json.dumps(record, indent=2) + "\n")
+        console = Console(soft_wrap=True)
+        console.print(f"{len(cells)} edits of {len(source)} photographs in {seconds:.0f} s: {self.out / 'sheet.png'}")
+        if photographs.run is None:
+            data = photographs.data or "DATA"
+            console.print(f"First: ns-train source-splatfacto --data {shlex.quote(str(data))}", highlight=False)
+        for cell in cells:
+            name = ", ".join(cell.label(axis) for axis in axes) or cell.tgt_prompt
+            console.print(f"[bold]{cell.number}[/] [cyan]{name}[/]", highlight=False)
+            console.print(f"  {lines[cell.number]}", highlight=False, markup=False)
+
+
+def known_editors() -> dict[str, type]:
+    """Objectives, and SDEdit, by the names that users type."""
+    from pds_nerfstudio.objectives import OBJECTIVES
+    from pds_nerfstudio.objectives.sdedit import SDEdit
+
+    return {kind.__name__.lower(): kind for kind in OBJECTIVES} | {SDEDIT: SDEdit}
+
+
+def parsed_setting(text: str, kinds: Sequence[type]) -> tuple[str, tuple[Any, ...]]:
+    """NAME=VALUE,VALUE of --set, for editors of these kinds.
+
+    Raises:
+        UserError: none of them has that setting, or it cannot have that value.
+    """
+    name, given, values = text.partition("=")
+    name = name.strip().replace("-", "_")
+    known = dict(OWN)
+    for kind in kinds:
+        known |= {field.name: get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
+    if not given or name not in known:
+        raise UserError(
+            f"--set {text!r} is no NAME=VALUE of this preview: NAME can be "
+            f"{', '.join(sorted(known)).replace('_', '-')}."
+        )
+    hint = known[name]
+    parsed = []
+    for value in values.split(","):
+        if get_origin(hint) is Literal:
+            if value not in get_args(hint):
+                raise UserError(f"--set {text!r}: {name.replace('_', '-')} can be {' or '.join(get_args(hint))}.")
+            parsed.append(value)
+            continue
+        try:
+            parsed.append(hint(value))
+        except ValueError:
+            raise UserError(f"--set {text!r}: {value!r} is no number of the kind that it takes.") from None
+    return name, tuple(parsed)
+
+
+def read_photographs(paths: Sequence[Path], prior: Any, resolution: int | None) -> Any:
+    """Photographs at the prior's working size, [photographs 3 H W], RGB in [0, 1]; all in the first one's shape.
+
+    Raises:
+        UserError: one cannot be read, or they differ in shape.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from pds_nerfstudio.images import working_size
+    from pds_nerfstudio.pictures import read_images
+
+    short_side = resolution or prior.unet.config.sample_size * prior.latent_stride
+    images: list[Any] = []
+    for path in paths:
+        try:
+            image = read_images([path])
+        except OSError as error:
+            raise UserError(f"The image {path} cannot be read ({error}): replace it, or leave it out.") from error
+        height, width = image.shape[-2:]
+        size = working_size(height, width, short_side, prior.latent_stride)
+        images.append(F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1))
+        if images[-1].shape != images[0].shape:
+            raise UserError(f"{path} has another shape than {paths[0]}: preview photographs of one shape at a time.")
+    return torch.cat(images)
+
+
+def ns_train_line(cell: Cell, preview: Preview, photographs: "Photographs") -> str:
+    """The command that edits the scene with a cell's settings."""
+    name = cell.settings["objective"]
+    if name == SDEDIT:
+        return "(no method of this version edits scenes by SDEdit alone)"
+    suffix = "" if photographs.family == "nerfacto" else "-splat"
+    run = photographs.run or Path("RUN")
+    arguments = [f"{name}-edit{suffix}", "--load-dir", str(run / "nerfstudio_models")]
+    if preview.src_prompt:
+        arguments += ["--pipeline.src-prompt", preview.src_prompt]
+    arguments += ["--pipeline.tgt-prompt", cell.tgt_prompt, "--pipeline.prior", preview.prior]
+    if preview.resolution is not None:
+        arguments += ["--pipeline.resolution", str(preview.resolution)]
+    default = type(cell.editor)()
+    for field in dataclasses.fields(cell.editor):
+        value = getattr(cell.editor, field.name)
+        if value != getattr(default, field.name):
+            arguments += [f"--pipeline.objective.{field.name.replace('_', '-')}", str(value)]
+    return shlex.join(["ns-train", *arguments])

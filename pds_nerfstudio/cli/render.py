@@ -1,0 +1,114 @@
+"""`pds render`: an edit as pictures, films and files: the same cameras before and after."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from pds_nerfstudio.errors import UserError
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.evaluation.pairs import Pair
+
+Path3D = Literal["training", "interpolated", "orbit"]
+
+
+@dataclass
+class Render:
+    """Render a scene before and after its edit from the same cameras: held-out views, films, depth, change.
+
+    The diffusion model is not loaded, and the run before the edit is only read.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of the edited run."""
+    paths: tuple[Path3D, ...] = ("training", "interpolated")
+    """What to film: the training views in their order, a smooth way through some of them, one turn around what they
+    look at. None, if nothing follows."""
+    frames: int = 60
+    """Frames of each film, at most as many as there are training views for "training"."""
+    fps: int = 20
+    """Frames per second."""
+    resolution: int | None = 512
+    """Shorter side of pictures and films in pixels, where the photographs are not smaller."""
+    held_out: bool = True
+    """Also the held-out views, as single pictures."""
+    export: bool = False
+    """Also write the edited scene as files: Gaussians and a mesh of splats, a textured mesh of a NeRF."""
+    source: Path | None = None
+    """Run to compare with; by default the one that the edit began with."""
+    step: int | None = None
+    """Checkpoint of the edited run; by default its last."""
+    out: Path | None = None
+    """Folder to write to; by default `renders` in the run's own."""
+
+    def run(self) -> None:
+        """Render, and print where everything is."""
+        if self.frames < 2 or self.fps < 1:
+            raise UserError(f"--frames {self.frames} at --fps {self.fps} are no film: give at least 2 and 1.")
+        if self.resolution is not None and self.resolution < 2:
+            raise UserError(f"--resolution {self.resolution} is too small: give at least 2 pixels.")
+        if not (self.paths or self.held_out or self.export):
+            raise UserError("Nothing is asked for: give --paths, --held-out or --export.")
+        from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
+        from pds_nerfstudio.evaluation.renders import export, export_splat_mesh
+        from pds_nerfstudio.pipelines.outcome import export_lines
+
+        plan = plan_pair(self.run_folder, self.step, self.source)
+        out = self.out or plan.folder / "renders"
+        console = Console(soft_wrap=True, highlight=False)
+        written = []
+        if self.paths or self.held_out:
+            pair = load_pair(plan)
+            written = self._films_and_stills(pair, out, console)
+        if self.export:
+            files = [export(plan.run.config_path, plan.family, out / "export")]
+            if plan.family == "splatfacto":
+                files.append(export_splat_mesh(plan.run.config_path, out / "export" / "mesh.ply"))
+            written += files
+        for path in written:
+            console.print(f"  {path}")
+        if not self.export:
+            console.print("To take the scene elsewhere (or --export):")
+            for line in export_lines(plan.run.config_path, plan.family, out / "export"):
+                console.print(f"  {line}", markup=False)
+
+    def _films_and_stills(self, pair: "Pair", out: Path, console: Console) -> list[Path]:
+        from rich.progress import Progress
+
+        from pds_nerfstudio.evaluation.renders import film, still_views
+        from pds_nerfstudio.pipelines.outcome import before_after_sheet, prompts_title, view_camera
+        from pds_nerfstudio.scenes.paths import camera_path
+
+        written = []
+        src_prompt, tgt_prompt = pair.plan.prompts
+        title = prompts_title(src_prompt, tgt_prompt) if tgt_prompt else "before and after"
+        labels = src_prompt or "before", tgt_prompt or "after"
+        with Progress(console=console, transient=True) as bar:
+            if self.held_out:
+                task = bar.add_task("held-out views", total=len(pair.held_out))
+                sheet = out / "held_out.png"
+                advance = lambda task=task: bar.advance(task)  # noqa: E731
+                still_views(pair, out / "held_out", sheet, f"{title}   (held-out views)", self.resolution, advance)
+                written += [sheet, out / "held_out"]
+            first = view_camera(pair.training, 0, self.resolution)
+            size = int(first.height), int(first.width)
+            for kind in self.paths:
+                cameras = camera_path(pair.training, kind, self.frames, *size)
+                task = bar.add_task(f"{kind} path", total=len(cameras))
+                folder, sheet = out / kind, out / f"{kind}.png"
+                shots = film(
+                    pair.before,
+                    pair.after,
+                    cameras,
+                    folder / "side_by_side.mp4",
+                    labels,
+                    (folder / "before.mp4", folder / "after.mp4"),
+                    self.fps,
+                    lambda task=task: bar.advance(task),
+                )
+                before_after_sheet([b for b, _ in shots], [a for _, a in shots], sheet, f"{title}   ({kind} path)")
+                written += [folder / "side_by_side.mp4", folder / "before.mp4", folder / "after.mp4", sheet]
+        return written

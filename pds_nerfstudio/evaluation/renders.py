@@ -1,0 +1,127 @@
+"""Matched renderings before and after an edit: films, stills, sheets, and the scene as a file for other programs."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.models.base_model import Model
+
+from pds_nerfstudio.evaluation.pairs import Pair, load_run
+from pds_nerfstudio.pictures import heat, save_image, side_by_side, video
+from pds_nerfstudio.pipelines.outcome import Shot, before_after_sheet, depth_pictures, shoot, view_camera
+from pds_nerfstudio.scenes.paths import evenly
+from pds_nerfstudio.scenes.source import Family
+from pds_nerfstudio.scenes.views import train_views
+
+SHEET_COLUMNS = 8
+MESH_RESOLUTION = 128
+"""Voxels along the longest side of a mesh's bounding box."""
+
+OnFrame = Callable[[], None]
+
+
+def film(
+    before: Model,
+    after: Model,
+    cameras: Cameras,
+    path: Path,
+    labels: tuple[str, str],
+    sides: tuple[Path, Path] | None = None,
+    fps: int = 20,
+    on_frame: OnFrame = lambda: None,
+) -> list[tuple[Shot, Shot]]:
+    """Film both scenes along one path, side by side.
+
+    Args:
+        path: where the film goes, an MP4.
+        sides: where each side goes as a film of its own, frame by frame the same: what a before/after slider takes.
+
+    Returns:
+        up to eight frames of it, evenly chosen, before and after.
+    """
+    keep, kept = evenly(len(cameras), SHEET_COLUMNS), []
+    with ExitStack() as stack:
+        both = stack.enter_context(video(path, fps))
+        each = [stack.enter_context(video(side, fps)) for side in sides or ()]
+        for i in range(len(cameras)):
+            pair = shoot(before, cameras[i : i + 1]), shoot(after, cameras[i : i + 1])
+            both(side_by_side(pair[0].image, pair[1].image, labels))
+            for add, shot in zip(each, pair, strict=False):
+                add(shot.image)
+            if i in keep:
+                kept.append(pair)
+            on_frame()
+    return kept
+
+
+def still_views(
+    pair: Pair, folder: Path, sheet: Path, title: str, short_side: int | None, on_frame: OnFrame = lambda: None
+) -> None:
+    """The held-out views: FOLDER/{before,after,change,depth_before,depth_after}/VIEW.png; a sheet of up to eight."""
+    keep, kept = evenly(len(pair.held_out), SHEET_COLUMNS), []
+    for i, name in enumerate(pair.held_out.names):
+        camera = view_camera(pair.held_out, i, short_side)
+        before, after = shoot(pair.before, camera), shoot(pair.after, camera)
+        depth_before, depth_after = depth_pictures(before, after)
+        pictures = {
+            "before": before.image,
+            "after": after.image,
+            "change": heat(after.image[None], before.image[None])[0],
+            "depth_before": depth_before,
+            "depth_after": depth_after,
+        }
+        for kind, picture in pictures.items():
+            save_image(picture, folder / kind / f"{Path(name).stem}.png")
+        if i in keep:
+            kept.append((before, after))
+        on_frame()
+    before_after_sheet([b for b, _ in kept], [a for _, a in kept], sheet, title)
+
+
+def export(config_path: Path, family: Family, folder: Path, name: str = "splat.ply", **mesh: int) -> Path:
+    """The scene as a file by nerfstudio's own exporters: Gaussians of splats, a textured TSDF mesh of a NeRF.
+
+    Args:
+        name: of the Gaussians' file; a mesh is always tsdf_mesh.ply.
+        mesh: settings of nerfstudio's `ExportTSDFMesh`.
+    """
+    from nerfstudio.scripts.exporter import ExportGaussianSplat, ExportTSDFMesh
+
+    if family == "nerfacto":
+        ExportTSDFMesh(load_config=config_path, output_dir=folder, **mesh).main()  # pyright: ignore[reportArgumentType]
+        return folder / "tsdf_mesh.ply"
+    ExportGaussianSplat(load_config=config_path, output_dir=folder, output_filename=name).main()
+    return folder / name
+
+
+@torch.no_grad()
+def export_splat_mesh(config_path: Path, path: Path, short_side: int = 512) -> Path:
+    """A mesh of splats with coloured vertices, from the depth of their training views.
+
+    nerfstudio's `ns-export tsdf` asks for rays, which splats do not have; its TSDF does not.
+    """
+    from nerfstudio.exporter.tsdf_utils import TSDF
+
+    pipeline = load_run(config_path)
+    model: Any = pipeline.model
+    views = train_views(pipeline.datamanager)
+    solid = model.means[torch.sigmoid(model.opacities).squeeze(-1) > 0.5].cpu()
+    solid = solid if len(solid) else model.means.cpu()
+    low, high = (torch.quantile(solid[:100_000], q, dim=0) for q in (0.01, 0.99))
+    size = (high - low).clamp(min=1e-3)
+    low, high = low - 0.1 * size, high + 0.1 * size
+    dims = (MESH_RESOLUTION * (high - low) / (high - low).max()).ceil().long().clamp(min=8)
+    tsdf = TSDF.from_aabb(torch.stack([low, high]), dims)
+    for i in range(len(views)):
+        camera = view_camera(views, i, short_side)
+        shot = shoot(model, camera)
+        depth = torch.where(shot.accumulation > 0.5, shot.depth, 0.0)  # 0: not seen
+        pose = torch.eye(4)[None].clone()
+        pose[0, :3] = camera.camera_to_worlds[0].cpu()
+        tsdf.integrate_tsdf(pose, camera.get_intrinsics_matrices().cpu(), depth[None, None], shot.image[None])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    TSDF.export_mesh(tsdf.get_mesh(), str(path))
+    return path

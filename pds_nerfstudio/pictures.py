@@ -1,0 +1,127 @@
+"""Pictures of an edit: labelled contact sheets and side-by-side videos."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from pds_nerfstudio.files import written
+
+Images = Float[Tensor, "views 3 height width"]
+Image3 = Float[Tensor, "3 height width"]
+
+MARGIN = 6
+TEXT_HEIGHT = 20
+LINE_HEIGHT = 17
+
+
+def heat(images: Images, reference: Images) -> Images:
+    """Where two sets of images differ: black where they agree, through red to white at a difference of 0.5."""
+    difference = (images - reference).abs().amax(dim=1, keepdim=True) / 0.5
+    return torch.cat([3 * difference, 3 * difference - 1, 3 * difference - 2], dim=1).clamp(0, 1)
+
+
+def contact_sheet(
+    rows: Mapping[str, Sequence[Image3] | Images], path: Path, title: str, tile: int = 160, columns: Sequence[str] = ()
+) -> None:
+    """A PNG with one labelled row per entry and one column per view; small images are enlarged without smoothing.
+
+    Args:
+        rows: label -> pictures, RGB in [0, 1]; each is brought to the tile's width and the first one's aspect ratio.
+        tile: width of a picture in pixels.
+        columns: headings above the columns, if any.
+    """
+    label_width, font = 170, ImageFont.load_default(size=14)
+    count = max(len(images) for images in rows.values())
+    first = next(iter(rows.values()))[0]
+    height = round(tile * first.shape[-2] / first.shape[-1])
+    headings = [_wrapped(heading, tile, font) for heading in columns]
+    top = 2 * MARGIN + TEXT_HEIGHT + (LINE_HEIGHT * max(len(lines) for lines in headings) + MARGIN if headings else 0)
+    size = (label_width + count * (tile + MARGIN), top + len(rows) * (height + MARGIN))
+    # A title longer than the pictures are wide makes the sheet wider, never cuts the title.
+    size = (max(size[0], 2 * MARGIN + math.ceil(font.getlength(title))), size[1])
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN), title, "black", font)
+    for c, lines in enumerate(headings):
+        left = label_width + c * (tile + MARGIN)
+        draw.text((left, 2 * MARGIN + TEXT_HEIGHT), "\n".join(lines), "black", font, spacing=2)
+    for r, (label, images) in enumerate(rows.items()):
+        upper = top + r * (height + MARGIN)
+        lines = _wrapped(label, label_width - 2 * MARGIN, font)
+        draw.text(
+            (MARGIN, upper + (height - LINE_HEIGHT * len(lines)) // 2), "\n".join(lines), "black", font, spacing=2
+        )
+        for c, image in enumerate(images):
+            kind = Image.Resampling.NEAREST if image.shape[-1] <= tile else Image.Resampling.LANCZOS
+            picture = as_pil(image).resize((tile, height), kind)
+            sheet.paste(picture, (label_width + c * (tile + MARGIN), upper))
+    with written(path) as partial:
+        sheet.save(partial)
+
+
+def _wrapped(text: str, width: int, font: "ImageFont.ImageFont | ImageFont.FreeTypeFont") -> list[str]:
+    """Lines of at most `width` pixels, broken between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def as_pil(image: Image3) -> Image.Image:
+    """One picture, RGB in [0, 1]."""
+    return Image.fromarray(_bytes(image[None])[0])
+
+
+def save_image(image: Image3, path: Path) -> None:
+    """One picture, RGB in [0, 1], as a file of the type that its name says."""
+    with written(path) as partial:
+        as_pil(image).save(partial)
+
+
+def side_by_side(left: Image3, right: Image3, labels: tuple[str, str]) -> Image3:
+    """Two pictures beside each other, labelled below; small ones are enlarged to about 256 pixels of height."""
+    scale = max(1, round(256 / left.shape[-2]))
+    pair = _bytes(torch.cat([left, right], dim=-1)[None])[0].repeat(scale, axis=0).repeat(scale, axis=1)
+    font, half = ImageFont.load_default(size=14), pair.shape[1] // 2
+    lines = [_wrapped(label, half - 2 * MARGIN, font) for label in labels]
+    below = LINE_HEIGHT * max(map(len, lines)) + 2 * MARGIN
+    frame = Image.new("RGB", (pair.shape[1], pair.shape[0] + below + below % 2), "white")
+    frame.paste(Image.fromarray(pair), (0, 0))
+    for i, text in enumerate(lines):
+        ImageDraw.Draw(frame).text(
+            (i * half + MARGIN, pair.shape[0] + MARGIN), "\n".join(text), "black", font, spacing=2
+        )
+    return torch.from_numpy(np.array(frame)).movedim(-1, 0).float() / 255
+
+
+@contextmanager
+def video(path: Path, fps: int = 20) -> Iterator[Callable[[Image3], None]]:
+    """An MP4 that is written frame by frame: call what this gives with each picture, all of one even size."""
+    import imageio.v2 as iio
+
+    with written(path) as partial:
+        writer: Any = iio.get_writer(partial, format="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2)  # pyright: ignore[reportArgumentType]
+        with writer:
+            yield lambda image: writer.append_data(_bytes(image[None])[0])
+
+
+def read_images(paths: Sequence[Path]) -> Images:
+    """PNG or JPEG files of one size."""
+    arrays = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    return torch.from_numpy(np.stack(arrays)).movedim(-1, 1).float() / 255
+
+
+def _bytes(images: Images) -> np.ndarray:
+    return (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).contiguous().numpy()

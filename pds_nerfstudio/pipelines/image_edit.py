@@ -1,0 +1,105 @@
+"""The same edit in two dimensions: the scene is a bare latent, and seconds show what a prompt and a setting do.
+
+    x⁰_src = E(photograph),  x⁰_tgt = θ,     θ ← θ − rate · g,  g = objective.gradient(prior, Edit(x⁰_tgt, x⁰_src, …))
+
+Plain gradient descent with a cosine schedule, as Le et al. 2024 (section 4) edit images. Their 1000 steps at a rate of
+0.01 are taken as one length of way: fewer steps are longer, so that the number of steps decides how fine the way is
+and not how far it goes. What it cannot show: a scene hears all its views, and gives way differently than a latent.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.objectives.base import EDITED, SOURCE, Edit, ScoreDistillation, surrogate_loss
+from pds_nerfstudio.objectives.schedule import Latents
+from pds_nerfstudio.objectives.sdedit import SDEdit
+from pds_nerfstudio.priors.learning import LearningPrior
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+
+WAY = 1000 * 0.01
+"""Steps times initial rate (Le et al. 2024, section 4: "SGD optimizer with learning rate 0.01", 1000 steps, cosine)."""
+ADAPTER_RATE = 1e-4
+
+
+def edit_latents(
+    prior: StableDiffusionPrior,
+    editor: ScoreDistillation | SDEdit,
+    x0_src: Latents,
+    src_prompt: str,
+    tgt_prompt: str,
+    steps: int,
+    seed: int = 0,
+    rate: float | None = None,
+    adapter_rank: int = 16,
+    after_step: Callable[[], None] = lambda: None,
+) -> Latents:
+    """Edit the latents of photographs, each on its own, without a graph.
+
+    Args:
+        x0_src: latents of the photographs.
+        steps: steps of gradient descent; SDEdit has its own.
+        seed: of timesteps, noise and adapters: edits that differ in one setting share their draws.
+        rate: the initial learning rate; by default `WAY` over the number of steps.
+        after_step: called after each step.
+
+    Raises:
+        UserError: the latents are no longer finite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise_like(latents: Latents) -> Latents:
+        return torch.randn(latents.shape, generator=generator).to(latents)
+
+    if isinstance(editor, SDEdit):
+        edited = editor.edit(prior, x0_src, tgt_prompt, noise_like(x0_src))
+        after_step()
+        return edited
+
+    x0_tgt = x0_src.clone().requires_grad_(True)
+    learners: list[Tensor] = []
+    if editor.adapters:
+        learners = _fresh_adapters(prior, editor.adapters, adapter_rank, seed)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD([x0_tgt], lr=WAY / steps if rate is None else rate)]
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[0], steps)
+    if learners:
+        optimizers.append(torch.optim.Adam(learners, lr=ADAPTER_RATE))
+    for _ in range(steps):
+        t, s = editor.sample_timesteps(prior.schedule, len(x0_src), generator)
+        edit = Edit(
+            x0_tgt=x0_tgt.detach(),
+            x0_src=x0_src,
+            src_prompt=src_prompt,
+            tgt_prompt=tgt_prompt,
+            t=t.to(x0_src.device),
+            s=s.to(x0_src.device),
+            eps=noise_like(x0_src),
+            eps_s=noise_like(x0_src),
+        )
+        # Each photograph is an edit of its own: the sum over them, not the mean.
+        learning = LearningPrior.of_step(prior, editor.adapters, edit)
+        loss = len(x0_src) * surrogate_loss(x0_tgt, editor.gradient(learning, edit))
+        torch.stack([loss, *learning.losses().values()]).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        schedule.step()
+        after_step()
+    if not bool(x0_tgt.isfinite().all()):
+        raise UserError(
+            f"The edited image is not finite after {steps} steps of {type(editor).__name__}: give a lower learning "
+            "rate or guidance scale."
+        )
+    return x0_tgt.detach()
+
+
+def _fresh_adapters(prior: StableDiffusionPrior, names: tuple[str, ...], rank: int, seed: int) -> list[Tensor]:
+    """Untrained adapters, whatever an earlier edit taught them; the parameters of those that `names` lists."""
+    if prior.adapters is None:
+        prior.add_adapters((SOURCE, EDITED), rank, seed)
+    adapters = prior.adapters
+    assert adapters is not None
+    adapters.reset(seed)
+    return [parameter for name in names for parameter in adapters.parameters(name)]

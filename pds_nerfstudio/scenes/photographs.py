@@ -1,0 +1,89 @@
+"""The photographs that somebody means who names image files, a folder of them, a dataset or a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pds_nerfstudio.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Image files, and where in a command line of nerfstudio they belong."""
+
+    paths: tuple[Path, ...]
+    run: Path | None = None
+    """The run's folder, where one was named."""
+    family: str | None = None
+    """Of that run: "nerfacto" or "splatfacto"."""
+    data: Path | None = None
+    """The dataset's folder, where one was named."""
+
+
+def find_photographs(inputs: Sequence[Path], views: Sequence[int] = (0,)) -> Photographs:
+    """Resolve `inputs`: image files, or one folder: a nerfstudio run, a dataset with a transforms.json, or of images.
+
+    Args:
+        views: which of a folder's (training) photographs to take, counted from 0; image files are all taken.
+
+    Raises:
+        UserError: nothing is there, nothing of it is an image, or there is no such view.
+    """
+    inputs = [Path(path).expanduser() for path in inputs]
+    for path in inputs:
+        if not path.exists():
+            raise UserError(f"{path} does not exist: name image files, a dataset's folder or a run's.")
+    if all(path.suffix.lower() in SUFFIXES for path in inputs):
+        return Photographs(tuple(inputs))
+    if len(inputs) > 1:
+        raise UserError(
+            f"{next(p for p in inputs if p.suffix.lower() not in SUFFIXES)} is no image ({', '.join(SUFFIXES)}): name "
+            "image files, or one dataset's folder or run's."
+        )
+    (path,) = inputs
+    if _is_run(path):
+        from pds_nerfstudio.scenes.source import find_run
+
+        run = find_run(path)
+        data = run.data
+        if data is None or not data.exists():
+            raise UserError(
+                f"The dataset {data} of {run.config_path.parent} is not there (a relative path counts from where the "
+                "run was started): name the dataset's folder instead of the run's."
+            )
+        files = _training_images(run.dataparser_config, data)
+        return Photographs(_chosen(files, views, path), run.config_path.parent, run.family)
+    if path.name == "transforms.json" or (path / "transforms.json").is_file():
+        from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+        files = _training_images(NerfstudioDataParserConfig(), path)
+        return Photographs(_chosen(files, views, path), data=path)
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else []
+    return Photographs(_chosen(files, views, path))
+
+
+def _is_run(path: Path) -> bool:
+    return path.name == "config.yml" or any((folder / "config.yml").is_file() for folder in (path, path.parent))
+
+
+def _training_images(dataparser: Any, data: Path) -> list[Path]:
+    dataparser.data = data
+    try:
+        outputs = dataparser.setup().get_dataparser_outputs("train")
+    except (OSError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+        raise UserError(
+            f"The dataset {data} cannot be read ({' '.join(str(error).split())[:160]}): check it."
+        ) from error
+    return [Path(path) for path in outputs.image_filenames]
+
+
+def _chosen(files: Sequence[Path], views: Sequence[int], where: Path) -> tuple[Path, ...]:
+    if not files:
+        raise UserError(f"There are no images in {where}: name image files, a dataset's folder or a run's.")
+    for view in views:
+        if not 0 <= view < len(files):
+            raise UserError(f"{where} has no view {view}: --views counts its {len(files)} images from 0.")
+    return tuple(files[view] for view in views)
