@@ -29,7 +29,12 @@ def heat(images: Images, reference: Images) -> Images:
 
 
 def contact_sheet(
-    rows: Mapping[str, Sequence[Image3] | Images], path: Path, title: str, tile: int = 160, columns: Sequence[str] = ()
+    rows: Mapping[str, Sequence[Image3] | Images],
+    path: Path,
+    title: str,
+    tile: int = 160,
+    columns: Sequence[str] = (),
+    badges: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """A PNG with one labelled row per entry and one column per view; small images are enlarged without smoothing.
 
@@ -37,6 +42,7 @@ def contact_sheet(
         rows: label -> pictures, RGB in [0, 1]; each is brought to the tile's width and the first one's aspect ratio.
         tile: width of a picture in pixels.
         columns: headings above the columns, if any.
+        badges: label -> what to write into the corner of each of its pictures, if anything.
     """
     label_width, font = 170, ImageFont.load_default(size=14)
     count = max(len(images) for images in rows.values())
@@ -62,7 +68,12 @@ def contact_sheet(
         for c, image in enumerate(images):
             kind = Image.Resampling.NEAREST if image.shape[-1] <= tile else Image.Resampling.LANCZOS
             picture = as_pil(image).resize((tile, height), kind)
-            sheet.paste(picture, (label_width + c * (tile + MARGIN), upper))
+            left = label_width + c * (tile + MARGIN)
+            sheet.paste(picture, (left, upper))
+            if badges and badges[label][c]:
+                box = draw.textbbox((left + MARGIN, upper + MARGIN), badges[label][c], font)
+                draw.rectangle((left, upper, box[2] + MARGIN, box[3] + MARGIN), "black")
+                draw.text((left + MARGIN, upper + MARGIN), badges[label][c], "white", font)
     with written(path) as partial:
         sheet.save(partial)
 

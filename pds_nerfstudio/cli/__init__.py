@@ -1,5 +1,7 @@
 """The `pds` command: `pds demo`, `pds preview`, `pds render`, `pds evaluate`, `pds bench`, `pds calibrate-eta`."""
 
+import os
+
 import tyro
 
 from pds_nerfstudio.errors import one_sentence
@@ -7,6 +9,8 @@ from pds_nerfstudio.errors import one_sentence
 
 def main() -> None:
     """Entry point of the console script."""
+    # Before torch comes: its threads would spin while they wait, and on a busy machine take the time of those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pds_nerfstudio.cli.bench import Bench
     from pds_nerfstudio.cli.calibrate import CalibrateEta
     from pds_nerfstudio.cli.demo import Demo

@@ -184,17 +184,18 @@ class Preview:
         source, *edits = results
         across, down = ([None, *axes][-1]), (next(iter(axes)) if len(axes) == 2 else None)
         columns = axes[across] if across else 1
-        rows = {}
+        rows, badges = {}, {}
         for first in range(0, len(cells), columns):
             part = cells[first : first + columns]
             label = part[0].label(down) or (part[0].tgt_prompt if across != "tgt_prompt" else "")
             for p in range(len(source)):
                 shown = label if p == 0 else label + " " * p  # a key of its own for each photograph's row
                 rows[shown] = [source[p], *(edits[cell.number - 1][p] for cell in part)]
+                badges[shown] = ["", *(str(cell.number) for cell in part)]
         fixed = [cell for cell in cells[:1] if "objective" not in axes]
         title = f"{'/'.join(self.objective) if fixed else ''} from: {self.src_prompt or 'no source prompt'}".strip()
         headings = ["photograph", *(f"{cell.label(across)}" for cell in cells[:columns])]
-        contact_sheet(rows, self.out / "sheet.png", title, columns=headings, tile=192)
+        contact_sheet(rows, self.out / "sheet.png", title, 192, headings, badges)
         for cell, edited in zip(cells, edits, strict=True):
             for path, image in zip(photographs.paths, edited, strict=True):
                 save_image(image, self.out / f"{cell.number:02d}_{path.stem}.png")

@@ -136,7 +136,8 @@ def _data_url(image: Image.Image, least_width: int = 0) -> str:
 
 
 PAGE = """<!doctype html>
-<html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>Edits and their sources</title>
+<html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>
+<title>Edits compared with their sources</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em }}
 table {{ border-collapse: collapse }} th, td {{ padding: .25em .8em; text-align: right; border-bottom: 1px solid #ddd }}

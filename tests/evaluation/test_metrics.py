@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.evaluation.metrics import ClipScorer, psnr, target_probability
+from pds_nerfstudio.evaluation.metrics import (
+    ClipScorer,
+    cosine,
+    directional_consistency,
+    directional_similarity,
+    psnr,
+    ssim,
+    target_probability,
+)
 from pds_nerfstudio.toybox.dataset import capture_cameras
 from pds_nerfstudio.toybox.render import render
 from pds_nerfstudio.toybox.spec import COLOURS, SHAPES, SceneSpec
@@ -57,3 +65,35 @@ def test_the_toybox_judge_recognises_renders(scorer, field, values):
 def test_a_missing_judge_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="cannot be loaded"):
         ClipScorer.load(tmp_path)
+
+
+def test_ssim_of_equal_images_is_one_and_of_noise_is_less():
+    images = torch.rand(3, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    assert ssim(images, images).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
+    assert (ssim(images, images.flip(-1)) < 0.5).all()
+
+
+def test_an_unchanged_image_has_no_direction(scorer):
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    prompts = "a photo of a red ball", "a photo of a blue ball"
+    assert directional_similarity(scorer, images, images, *prompts).tolist() == [0.0, 0.0]
+    assert directional_similarity(scorer, images, images.flip(0), prompts[0], prompts[0]).tolist() == [0.0, 0.0]
+    assert directional_consistency(scorer, images, images).tolist() == [0.0]
+
+
+def test_the_direction_of_the_asked_change_is_positive_and_that_of_the_opposite_one_negative(scorer):
+    cameras = capture_cameras(3, seed=5)
+    red, blue = (render(SceneSpec("ball", colour), cameras, 64, 64).image.movedim(-1, 1) for colour in ("red", "blue"))
+    prompts = "a photo of a red ball", "a photo of a blue ball"
+    forth, back = (
+        directional_similarity(scorer, red, blue, *prompts),
+        directional_similarity(scorer, blue, red, *prompts),
+    )
+    assert (forth > 0.2).all()
+    torch.testing.assert_close(back, -forth)
+    assert (directional_consistency(scorer, red, blue) > 0.5).all()
+
+
+def test_cosine_by_hand():
+    a, b = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([[4.0, 3.0], [-2.0, 0.0], [1.0, 0.0]])
+    assert cosine(a, b).tolist() == pytest.approx([0.96, -1.0, 0.0])

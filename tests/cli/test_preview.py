@@ -1,0 +1,156 @@
+"""`pds preview`: what a command line means, the sheet it leaves, and the lines it prints."""
+
+import json
+import shlex
+
+import pytest
+import tyro
+from PIL import Image
+
+from pds_nerfstudio.cli.preview import Preview, known_editors, ns_train_line, parsed_setting
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.objectives import OBJECTIVES, PDS, Piva
+from pds_nerfstudio.scenes.photographs import Photographs
+
+PROMPTS = {"src_prompt": "a photo of a red can", "tgt_prompt": ("a photo of a red cone",)}
+
+
+def preview(tmp_path, **changes) -> Preview:
+    image = tmp_path / "image.png"
+    Image.new("RGB", (40, 32), "red").save(image)
+    return Preview(**({"inputs": (image,), "prior": "toybox", "out": tmp_path / "out"} | PROMPTS | changes))
+
+
+def test_settings_with_several_values_are_the_axes_of_the_sheet(tmp_path):
+    asked = preview(tmp_path, guidance_scale=(7.5, 30.0), set=("max-step-percent=0.5,0.9",))
+    cells, axes = asked._cells()
+    assert axes == {"guidance_scale": 2, "max_step_percent": 2}
+    assert [(cell.editor.guidance_scale, cell.editor.max_step_percent) for cell in cells] == [
+        (7.5, 0.5),
+        (7.5, 0.9),
+        (30.0, 0.5),
+        (30.0, 0.9),
+    ]
+    assert [cell.number for cell in cells] == [1, 2, 3, 4]
+
+
+def test_without_guidance_each_objective_has_its_own(tmp_path):
+    cells, axes = preview(tmp_path, objective=("pds", "piva"))._cells()
+    assert axes == {"objective": 2}
+    assert [cell.editor for cell in cells] == [PDS(), Piva()]
+
+
+def test_every_objective_and_sdedit_can_be_previewed():
+    assert set(known_editors()) == {kind.__name__.lower() for kind in OBJECTIVES} | {"sdedit"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("regularisation=0.1,0.4", ("regularisation", (0.1, 0.4))),
+        ("weighting=unit", ("weighting", ("unit",))),
+        ("learning-rate=0.05", ("learning_rate", (0.05,))),
+        ("seed=1,2", ("seed", (1, 2))),
+    ],
+)
+def test_settings_are_read_as_what_they_are(text, expected):
+    assert parsed_setting(text, [Piva]) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"inputs": ()}, "No photographs"),
+        ({"tgt_prompt": ()}, "target prompt is empty"),
+        ({"tgt_prompt": ("a ball", " ")}, "target prompt is empty"),
+        ({"src_prompt": ""}, "source prompt is empty"),
+        ({"tgt_prompt": (PROMPTS["src_prompt"],)}, "give two"),
+        ({"objective": ("ddpm",)}, "no objective 'ddpm'"),
+        ({"steps": 0}, "--steps"),
+        ({"set": ("steps=3,0",)}, "--steps"),
+        ({"set": ("strength=0.5",)}, "NAME can be"),
+        ({"set": ("weighting=heavy",)}, "unit or psi_chi"),
+        ({"set": ("stride=two",)}, "no number"),
+        ({"set": ("stride",)}, "no NAME=VALUE"),
+        ({"set": ("min-step-percent=0.9", "max-step-percent=0.5")}, "min_step_percent"),
+        ({"set": ("seed=1,2", "stride=1,2"), "guidance_scale": (1.0, 2.0)}, "vary two"),
+        ({"prior": "nowhere"}, "nowhere"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(tmp_path, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        preview(tmp_path, **changes).run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_refusals_load_no_diffusion_library(run_command, tmp_path):
+    code = (
+        "import sys, contextlib; from pathlib import Path; from pds_nerfstudio.cli.preview import Preview\n"
+        "from pds_nerfstudio.errors import UserError\n"
+        "with contextlib.suppress(UserError):\n"
+        "    Preview((Path('gone.png'),), 'a can', ('a cone',), prior='toybox').run()\n"
+        "sys.exit(bool({'diffusers', 'transformers', 'nerfstudio'} & set(sys.modules)))\n"
+    )
+    import sys
+
+    run_command(sys.executable, "-c", code)
+
+
+@pytest.mark.parametrize(("family", "method"), [("nerfacto", "piva-edit"), ("splatfacto", "piva-edit-splat")])
+def test_the_printed_line_is_one_that_ns_train_reads_as_the_same_edit(tmp_path, family, method):
+    from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
+
+    asked = preview(
+        tmp_path,
+        objective=("piva",),
+        guidance_scale=(12.5,),
+        set=("regularisation=0.4", "noisy-source=separate"),
+        resolution=48,
+        src_prompt="a photo of the artist's can",
+    )
+    (cell,), _ = asked._cells()
+    run = tmp_path / "a run"
+    words = shlex.split(ns_train_line(cell, asked, Photographs((), run, family)))
+    assert words[:2] == ["ns-train", method]
+    config = tyro.cli(AnnotatedBaseConfigUnion, args=words[1:])
+    assert config.load_dir == run / "nerfstudio_models"
+    assert config.pipeline.objective == cell.editor
+    assert (config.pipeline.src_prompt, config.pipeline.tgt_prompt) == (asked.src_prompt, asked.tgt_prompt[0])
+    assert (config.pipeline.prior, config.pipeline.resolution) == ("toybox", 48)
+
+
+@pytest.mark.slow
+def test_a_sheet_over_prompts_and_guidance(run_command, toy_scene, tmp_path):
+    done = run_command(
+        *("pds", "preview", toy_scene / "source", "--views", 0, 5, "--prior", "toybox", "--out", tmp_path),
+        *("--src-prompt", "a photo of a red can", "--tgt-prompt", "a photo of a red cone", "a photo of a blue can"),
+        *("--guidance-scale", 7.5, 15, "--steps", 2, "--resolution", 32),
+    )
+    record = json.loads((tmp_path / "preview.json").read_text())
+    assert [(cell["tgt_prompt"], cell["guidance_scale"]) for cell in record["cells"]] == [
+        ("a photo of a red cone", 7.5),
+        ("a photo of a red cone", 15),
+        ("a photo of a blue can", 7.5),
+        ("a photo of a blue can", 15),
+    ]
+    assert sorted(path.name for path in tmp_path.glob("0*.png")) == [
+        f"0{cell}_train_00{view}.png" for cell in (1, 2, 3, 4) for view in (0, 5)
+    ]
+    assert Image.open(tmp_path / "sheet.png").height > 4 * 100
+    assert "source-splatfacto --data" in done.stdout
+    for cell in record["cells"]:
+        assert cell["line"] in done.stdout
+
+
+@pytest.mark.slow
+def test_a_photograph_of_any_size_by_sdedit_too(run_command, fox, tmp_path):
+    photograph = sorted((fox / "images").iterdir())[0]
+    run_command(
+        *("pds", "preview", photograph, "--prior", "toybox", "--out", tmp_path, "--objective", "sdedit", "pds"),
+        *("--src-prompt", "a photo of a fox", "--tgt-prompt", "a photo of a red ball", "--steps", 1),
+    )
+    first, second = (Image.open(path) for path in sorted(tmp_path.glob("0*.png")))
+    assert first.size == second.size
+    assert min(first.size) == 64
+    with Image.open(photograph) as original:
+        assert first.width / first.height == pytest.approx(original.width / original.height, rel=0.05)

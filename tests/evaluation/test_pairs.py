@@ -1,0 +1,178 @@
+"""Edited runs looked at: the sheet an edit leaves, `pds render`, `pds evaluate`, and what they say to other input."""
+
+import json
+import re
+import shutil
+
+import imageio.v3 as iio
+import pytest
+import torch
+from PIL import Image
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
+from pds_nerfstudio.pipelines.outcome import shoot, view_camera
+from pds_nerfstudio.scenes.source import fingerprint
+
+pytestmark = pytest.mark.slow
+
+EDIT = (
+    *("--pipeline.src-prompt", "a photo of a red can", "--pipeline.tgt-prompt", "a photo of a red cone"),
+    *("--pipeline.prior", "toybox", "--pipeline.resolution", 32, "--max-num-iterations", 2),
+    *("--vis", "tensorboard", "--viewer.quit-on-train-completion", "True", "--logging.local-writer.enable", "False"),
+)
+
+
+@pytest.fixture(scope="module")
+def edits(toy_splats, toy_nerf, run_command, tmp_path_factory):
+    """family -> (folder, output) of a finished edit of two steps."""
+    done = {}
+    for family, method, source in (
+        ("splatfacto", "pds-edit-splat", toy_splats),
+        ("nerfacto", "pds-edit", toy_nerf),
+    ):
+        out = tmp_path_factory.mktemp(family)
+        names = ("--output-dir", out, "--experiment-name", "e", "--timestamp", "t")
+        process = run_command("ns-train", method, "--load-dir", source.parent, *names, *EDIT)
+        done[family] = out / "e" / method / "t", process.stdout
+    return done
+
+
+@pytest.mark.parametrize("family", ["splatfacto", "nerfacto"])
+def test_an_edit_leaves_a_sheet_and_says_what_comes_next(edits, family):
+    folder, output = edits[family]
+    with Image.open(folder / "before_after.png") as sheet:
+        assert sheet.height > 5 * 100
+    for words in ("pds render", "pds evaluate", "ns-viewer", "ns-export"):
+        assert words in output
+    assert ("gaussian-splat" in output) == (family == "splatfacto")
+    assert ("ns-export tsdf" in output) == (family == "nerfacto")
+
+
+def test_a_sheet_that_fails_costs_no_edit_and_is_not_silent(toy_splats, monkeypatch, tmp_path, capsys):
+    import tyro
+    from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
+    from nerfstudio.scripts import train
+
+    from pds_nerfstudio.pipelines import outcome
+
+    def fail(*_):
+        raise RuntimeError("out of memory, perhaps")
+
+    monkeypatch.setattr(outcome, "before_after_sheet", fail)
+    arguments = ("pds-edit-splat", "--load-dir", toy_splats.parent, "--output-dir", tmp_path, *EDIT)
+    config = tyro.cli(AnnotatedBaseConfigUnion, args=[str(a) for a in arguments])
+    train.main(config)
+    output = " ".join(capsys.readouterr().out.split())
+    assert "could not be made (RuntimeError: out of memory, perhaps)" in output
+    assert "pds render" in output
+    assert list(config.get_base_dir().rglob("step-*.ckpt"))
+
+
+@pytest.mark.parametrize("family", ["splatfacto", "nerfacto"])
+def test_both_sides_are_the_runs_own_scenes(edits, toy_splats, toy_nerf, family):
+    """Before is what the source run renders by itself, after is not."""
+    pair = load_pair(plan_pair(edits[family][0]))
+    source = toy_splats if family == "splatfacto" else toy_nerf
+    alone = load_pair(plan_pair(source.parent, source=source))
+    camera = view_camera(pair.held_out, 0, 32)
+    before, after, expected = (shoot(model, camera).image for model in (pair.before, pair.after, alone.after))
+    torch.testing.assert_close(before, expected)
+    assert not torch.equal(after, before)
+
+
+def test_render_writes_matched_films_pictures_and_files(edits, toy_splats, run_command, tmp_path):
+    folder, _ = edits["splatfacto"]
+    untouched = fingerprint(toy_splats.parent)
+    paths = ("--paths", "training", "interpolated", "orbit")
+    run_command("pds", "render", folder, *paths, "--frames", 5, "--out", tmp_path, "--export")
+    for kind in ("training", "interpolated", "orbit"):
+        films = {
+            name: iio.imread(tmp_path / kind / f"{name}.mp4", plugin="FFMPEG")
+            for name in ("before", "after", "side_by_side")
+        }
+        assert films["before"].shape == films["after"].shape == (5, 32, 32, 3)
+        assert films["side_by_side"].shape[0] == 5
+        assert (tmp_path / f"{kind}.png").stat().st_size > 1000
+    for part in ("before", "after", "change", "depth_before", "depth_after"):
+        assert sorted(path.name for path in (tmp_path / "held_out" / part).iterdir()) == [
+            "test_000.png",
+            "test_001.png",
+        ]
+    assert (tmp_path / "export" / "splat.ply").stat().st_size > 1000
+    assert (tmp_path / "export" / "mesh.ply").stat().st_size > 1000
+    assert fingerprint(toy_splats.parent) == untouched
+
+
+def test_render_of_a_nerf_prints_the_lines_that_export_it(edits, run_command, tmp_path):
+    folder, _ = edits["nerfacto"]
+    done = run_command("pds", "render", folder, "--paths", "--out", tmp_path)
+    assert f"ns-export tsdf --load-config {folder / 'config.yml'}" in done.stdout
+    assert (tmp_path / "held_out.png").exists()
+
+
+def test_evaluate_shows_several_runs_side_by_side(edits, run_command, tmp_path):
+    folders = [folder for folder, _ in edits.values()]
+    done = run_command("pds", "evaluate", *folders, "--frames", 3, "--out", tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert [run["label"] for run in report["runs"]] == ["pds-edit-splat", "pds-edit"]
+    for run in report["runs"]:
+        assert 0 < run["mean"]["psnr"] < 100
+        assert 0 < run["mean"]["ssim"] <= 1
+        assert -1 <= run["mean"]["directional_similarity"] <= 1
+        assert len(run["values"]["psnr"]) == 2
+        assert len(run["values"]["directional_consistency"]) == 2
+    assert report["metrics"]["psnr"]["formula"] in done.stdout.replace("\n", " ") or "10·log" in done.stdout
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 * 3
+    assert not re.findall(r"(?:src|href)=['\"](?!data:)", page)
+    assert all(metric["formula"].split(";")[0] in page.replace("&#x27;", "'") for metric in report["metrics"].values())
+
+
+def test_a_run_beside_itself_is_identical(edits, run_command, tmp_path):
+    """PSNR infinite in JSON that any reader takes, distance 0, and the directions of no change are 0."""
+    folder, _ = edits["splatfacto"]
+    done = run_command("pds", "evaluate", folder, "--source", folder, "--frames", 3, "--out", tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    (run,) = report["runs"]
+    assert run["mean"]["psnr"] == "inf"
+    assert float(run["mean"]["psnr"]) == float("inf")
+    assert run["mean"]["ssim"] == pytest.approx(1.0)
+    assert run["mean"]["distance"] == 0
+    assert run["mean"]["directional_similarity"] == 0
+    assert run["mean"]["directional_consistency"] == 0
+    assert run["mean"]["clip_score"] == run["mean"]["clip_score_before"]
+    assert "inf" in done.stdout
+
+
+def test_runs_that_cannot_be_compared_are_named(edits, toy_splats, tmp_path):
+    with pytest.raises(UserError, match=r"The run .* does not exist"):
+        plan_pair(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"which is no edit.*--source"):
+        plan_pair(toy_splats.parent)
+    with pytest.raises(UserError, match=r"--source .* does not exist"):
+        plan_pair(toy_splats.parent, source=tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no checkpoint of step 77"):
+        plan_pair(edits["splatfacto"][0], step=77)
+    orphan = tmp_path / "orphan"
+    shutil.copytree(edits["splatfacto"][0], orphan)
+    text = (orphan / "config.yml").read_text()
+    (orphan / "config.yml").write_text(text.replace(f"- {toy_splats.parent.name}", "- gone"))
+    with pytest.raises(UserError, match=r"not at .*gone.*--source"):
+        plan_pair(orphan)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("render", "nowhere"), "does not exist"),
+        (("render", "nowhere", "--frames", 1), "at least 2"),
+        (("render", "nowhere", "--paths", "--no-held-out"), "Nothing is asked for"),
+        (("evaluate",), "No run is given"),
+        (("evaluate", "nowhere"), "does not exist"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(run_command, arguments, sentence):
+    done = run_command("pds", *arguments, fails=True)
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
