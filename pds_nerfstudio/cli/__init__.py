@@ -9,7 +9,7 @@ from pds_nerfstudio.errors import one_sentence
 
 def main() -> None:
     """Entry point of the console script."""
-    # Before torch comes: its threads would spin while they wait, and on a busy machine take the time of those that work.
+    # Before torch comes: threads that spin while they wait take, on a busy machine, the time of those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pds_nerfstudio.cli.bench import Bench
     from pds_nerfstudio.cli.calibrate import CalibrateEta
