@@ -1,7 +1,7 @@
 """Files that are whole or absent, whatever interrupts their writer."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,12 @@ def written(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def distinct_names(paths: Sequence[Path | str]) -> list[str]:
+    """File names without their endings; with a number before them where two of the files share one."""
+    names = [Path(path).stem for path in paths]
+    return names if len(set(names)) == len(names) else [f"{i:03d}_{name}" for i, name in enumerate(names)]
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pds_nerfstudio.files import written
+from pds_nerfstudio.files import distinct_names, written
 from pds_nerfstudio.pictures import contact_sheet, heat, save_image, side_by_side, video
 
 
@@ -57,6 +57,11 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path):
         interrupted()
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["picture.png"]
+
+
+def test_files_that_share_a_name_get_numbers():
+    assert distinct_names(["a/1.png", "b/2.jpg"]) == ["1", "2"]
+    assert distinct_names(["a/1.png", "b/1.jpg"]) == ["000_1", "001_1"]
 
 
 def test_heat_is_black_where_nothing_changed_and_white_at_half():

@@ -115,6 +115,7 @@ class Preview:
         if self.guidance_scale:
             choices["guidance_scale"] = self.guidance_scale
         choices |= dict(parsed_setting(text, [editors[name] for name in self.objective]) for text in self.set)
+        choices = {name: tuple(dict.fromkeys(values)) for name, values in choices.items()}
         axes = {name: len(values) for name, values in choices.items() if len(values) > 1}
         if len(axes) > 2:
             raise UserError(f"{', '.join(axes)} have several values each, and a sheet has two sides: vary two of them.")
@@ -178,27 +179,28 @@ class Preview:
         results: "list[Any]",
         seconds: float,
     ) -> None:
-        from pds_nerfstudio.files import write_whole
+        from pds_nerfstudio.files import distinct_names, write_whole
         from pds_nerfstudio.pictures import contact_sheet, save_image
 
         source, *edits = results
         across, down = ([None, *axes][-1]), (next(iter(axes)) if len(axes) == 2 else None)
         columns = axes[across] if across else 1
         rows, badges = {}, {}
+        names = distinct_names(photographs.paths)
         for first in range(0, len(cells), columns):
             part = cells[first : first + columns]
-            label = part[0].label(down) or (part[0].tgt_prompt if across != "tgt_prompt" else "")
-            for p in range(len(source)):
-                shown = label if p == 0 else label + " " * p  # a key of its own for each photograph's row
-                rows[shown] = [source[p], *(edits[cell.number - 1][p] for cell in part)]
-                badges[shown] = ["", *(str(cell.number) for cell in part)]
-        fixed = [cell for cell in cells[:1] if "objective" not in axes]
-        title = f"{'/'.join(self.objective) if fixed else ''} from: {self.src_prompt or 'no source prompt'}".strip()
+            for p, name in enumerate(names):
+                label = f"{part[0].label(down)} {name if len(names) > 1 else ''}".strip()
+                rows[label] = [source[p], *(edits[cell.number - 1][p] for cell in part)]
+                badges[label] = ["", *(str(cell.number) for cell in part)]
+        objective = "" if "objective" in axes else f"{cells[0].settings['objective']}: "
+        title = objective + (self.src_prompt or "no source prompt")
+        title += "" if "tgt_prompt" in axes else f"   to   {cells[0].tgt_prompt}"
         headings = ["photograph", *(f"{cell.label(across)}" for cell in cells[:columns])]
         contact_sheet(rows, self.out / "sheet.png", title, 192, headings, badges)
         for cell, edited in zip(cells, edits, strict=True):
-            for path, image in zip(photographs.paths, edited, strict=True):
-                save_image(image, self.out / f"{cell.number:02d}_{path.stem}.png")
+            for name, image in zip(names, edited, strict=True):
+                save_image(image, self.out / f"{cell.number:02d}_{name}.png")
         lines = {cell.number: ns_train_line(cell, self, photographs) for cell in cells}
         record = {
             "photographs": [str(path) for path in photographs.paths],

@@ -12,7 +12,7 @@ from pds_nerfstudio.errors import UserError
 if TYPE_CHECKING:
     from pds_nerfstudio.evaluation.pairs import Pair
 
-Path3D = Literal["training", "interpolated", "orbit"]
+FilmPath = Literal["training", "interpolated", "orbit"]
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Render:
 
     run_folder: Annotated[Path, tyro.conf.Positional]
     """Folder of the edited run."""
-    paths: tuple[Path3D, ...] = ("training", "interpolated")
+    paths: tuple[FilmPath, ...] = ("training", "interpolated")
     """What to film: the training views in their order, a smooth way through some of them, one turn around what they
     look at. None, if nothing follows."""
     frames: int = 60
@@ -52,6 +52,8 @@ class Render:
             raise UserError(f"--resolution {self.resolution} is too small: give at least 2 pixels.")
         if not (self.paths or self.held_out or self.export):
             raise UserError("Nothing is asked for: give --paths, --held-out or --export.")
+        if self.export and self.step is not None:
+            raise UserError("--export writes the run's last checkpoint: leave --step out, or export without it.")
         from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
         from pds_nerfstudio.evaluation.renders import export, export_splat_mesh
         from pds_nerfstudio.pipelines.outcome import export_lines

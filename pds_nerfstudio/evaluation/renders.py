@@ -10,6 +10,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.base_model import Model
 
 from pds_nerfstudio.evaluation.pairs import Pair, load_run
+from pds_nerfstudio.files import distinct_names
 from pds_nerfstudio.pictures import heat, save_image, side_by_side, video
 from pds_nerfstudio.pipelines.outcome import Shot, before_after_sheet, depth_pictures, shoot, view_camera
 from pds_nerfstudio.scenes.paths import evenly
@@ -62,7 +63,7 @@ def still_views(
 ) -> None:
     """The held-out views: FOLDER/{before,after,change,depth_before,depth_after}/VIEW.png; a sheet of up to eight."""
     keep, kept = evenly(len(pair.held_out), SHEET_COLUMNS), []
-    for i, name in enumerate(pair.held_out.names):
+    for i, name in enumerate(distinct_names(pair.held_out.names)):
         camera = view_camera(pair.held_out, i, short_side)
         before, after = shoot(pair.before, camera), shoot(pair.after, camera)
         depth_before, depth_after = depth_pictures(before, after)
@@ -74,7 +75,7 @@ def still_views(
             "depth_after": depth_after,
         }
         for kind, picture in pictures.items():
-            save_image(picture, folder / kind / f"{Path(name).stem}.png")
+            save_image(picture, folder / kind / f"{name}.png")
         if i in keep:
             kept.append((before, after))
         on_frame()

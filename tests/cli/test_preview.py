@@ -34,6 +34,11 @@ def test_settings_with_several_values_are_the_axes_of_the_sheet(tmp_path):
     assert [cell.number for cell in cells] == [1, 2, 3, 4]
 
 
+def test_a_value_given_twice_is_one(tmp_path):
+    cells, axes = preview(tmp_path, guidance_scale=(7.5, 7.5))._cells()
+    assert (len(cells), axes) == (1, {})
+
+
 def test_without_guidance_each_objective_has_its_own(tmp_path):
     cells, axes = preview(tmp_path, objective=("pds", "piva"))._cells()
     assert axes == {"objective": 2}

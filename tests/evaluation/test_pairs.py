@@ -168,6 +168,7 @@ def test_runs_that_cannot_be_compared_are_named(edits, toy_splats, tmp_path):
         (("render", "nowhere"), "does not exist"),
         (("render", "nowhere", "--frames", 1), "at least 2"),
         (("render", "nowhere", "--paths", "--no-held-out"), "Nothing is asked for"),
+        (("render", "nowhere", "--export", "--step", 5), "leave --step out"),
         (("evaluate",), "No run is given"),
         (("evaluate", "nowhere"), "does not exist"),
     ],
