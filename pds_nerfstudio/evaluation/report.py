@@ -113,13 +113,13 @@ def _section(entry: Entry) -> str:
     title = f"{source or 'before'}   to   {target or 'after'}"
     with TemporaryDirectory() as folder:
         sheet = Path(folder) / "sheet.png"
-        sides = ([shots[i] for i in shown] for shots in (measured.before, measured.after))
-        before_after_sheet(*sides, sheet, title)
+        before, after = ([shots[i] for i in shown] for shots in (measured.before, measured.after))
+        before_after_sheet(before, after, sheet, title)
         picture = _data_url(Image.open(sheet))
-    before, after = (_data_url(as_pil(shots[0].image), least_width=512) for shots in (measured.before, measured.after))
+    left, right = (_data_url(as_pil(shots[0].image), least_width=512) for shots in (measured.before, measured.after))
     return (
         f"<h2>{html.escape(entry.label)}</h2>\n<p>{html.escape(title)}<br><code>{html.escape(str(entry.folder))}</code>"
-        f"</p>\n<div class=slider style='--at:50%'><img src='{before}' alt=before><img class=after src='{after}' "
+        f"</p>\n<div class=slider style='--at:50%'><img src='{left}' alt=before><img class=after src='{right}' "
         "alt=after><input type=range min=0 max=100 value=50 aria-label='before and after' "
         "oninput=\"this.parentNode.style.setProperty('--at', this.value + '%')\"></div>\n"
         f"<p><img src='{picture}' alt='held-out views before and after'></p>\n"
