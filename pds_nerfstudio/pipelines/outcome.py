@@ -15,13 +15,13 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.splatfacto import SplatfactoModel
-from nerfstudio.utils import comms
 from nerfstudio.utils.colormaps import apply_float_colormap
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from pds_nerfstudio.images import working_size
 from pds_nerfstudio.pictures import contact_sheet, heat
+from pds_nerfstudio.pipelines import ranks
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.rendering import render
 from pds_nerfstudio.scenes.views import Views, eval_views, train_views
@@ -124,7 +124,7 @@ def write_sheet(pipeline: "EditPipeline", path: Path) -> None:
 
 def conclude(pipeline: "EditPipeline", trainer: "Trainer", step: int) -> None:
     """When an edit has ended and is saved: put a sheet into the run's folder and print the next commands."""
-    if not comms.is_main_process():
+    if ranks.rank() > 0:
         return
     sheet, config_path = trainer.base_dir / SHEET, trainer.base_dir / "config.yml"
     try:
