@@ -15,11 +15,17 @@ COLOURS = {"pds": "tab:blue", "pnr": "tab:red"}
 STYLES = ("-", "--", ":", "-.")
 
 
-def main(results: Path = Path("outputs/perturb/results.json"), out: Path = Path("outputs/perturb.png")) -> None:
-    """One figure of three panels."""
-    cells = json.loads(results.read_text())
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    with_curve = [cell for cell in cells if cell["curve"]]
+def main(
+    results: Path = Path("outputs/perturb/results.json"),
+    out: Path = Path("outputs/perturb.png"),
+    edits: tuple[str, ...] = (),
+) -> None:
+    """One figure of three panels, or of two where no η was swept; of these edits, or of all."""
+    cells = [cell for cell in json.loads(results.read_text()) if not edits or cell["edit"] in edits]
+    sweep = [cell for cell in cells if cell["row"].startswith("eta ")]
+    panels = 3 if sweep else 2
+    figure, axes = plt.subplots(1, panels, figsize=(4.3 * panels, 3.8), layout="constrained")
+    with_curve = [cell for cell in cells if cell["curve"] and cell["row"] in COLOURS]
     for cell in with_curve:
         edits = list(dict.fromkeys(c["edit"] for c in with_curve))
         style = STYLES[edits.index(cell["edit"]) % len(STYLES)]
@@ -34,7 +40,6 @@ def main(results: Path = Path("outputs/perturb/results.json"), out: Path = Path(
     axes[1].set(xlabel="edit step", ylabel="dB", title="PSNR to the source, outside of it")
     axes[0].legend(fontsize=8)
 
-    sweep = [cell for cell in cells if cell["row"].startswith("eta ")]
     for i, edit in enumerate(dict.fromkeys(cell["edit"] for cell in sweep)):
         of_edit = sorted((float(cell["row"].removeprefix("eta ")), cell) for cell in sweep if cell["edit"] == edit)
         etas = [eta for eta, _ in of_edit]
@@ -45,8 +50,9 @@ def main(results: Path = Path("outputs/perturb/results.json"), out: Path = Path(
             axes[2].plot(
                 etas, [cell[name] for _, cell in of_edit], STYLES[i] + "o", color=colour, label=f"{edit}, {what}"
             )
-    axes[2].set(xlabel="η", ylabel="dB", title="how far to perturb")
-    axes[2].legend(fontsize=8)
+    if sweep:
+        axes[2].set(xlabel="η", ylabel="dB", title="how far to perturb")
+        axes[2].legend(fontsize=8)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=90)
 

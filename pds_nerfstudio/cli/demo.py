@@ -32,7 +32,7 @@ Objective = Literal["pds", "pnr"]
 PACKAGES = ("pds-nerfstudio", "nerfstudio", "gsplat", "torch", "diffusers", "transformers")
 SHOWN: dict[Family, tuple[tuple[str, Objective], ...]] = {
     "splatfacto": (("can-to-cone", "pnr"), ("red-to-blue", "pds")),
-    "nerfacto": (("can-to-cone", "pds"),),
+    "nerfacto": (("can-to-cone", "pnr"),),
 }
 """What the demo shows unless asked for something else: a change of shape, then one of colour; on NeRFs, which take
 many times as long, a small change of shape."""
@@ -45,7 +45,7 @@ class Demo:
     edit: str | None = None
     """Which toybox edit; an unknown name lists the known ones. By default one of shape, and on splats one of colour."""
     method: Objective | None = None
-    """By what: "pds", or "pnr" (perturb and revise). By default pnr for edits of a splat's shape, else pds."""
+    """By what: "pds", or "pnr" (perturb and revise). By default pnr for edits of shape, else pds."""
     family: Family = "splatfacto"
     """What the scenes are reconstructed as."""
     out: Path = Path("outputs/demo")
@@ -71,7 +71,7 @@ class Demo:
                 edit = find_edit(self.edit)
             except ValueError as error:
                 raise UserError(str(error)) from error
-            jobs = [(edit, self.method or ("pnr" if edit.kind == "shape" and self.family == "splatfacto" else "pds"))]
+            jobs = [(edit, self.method or ("pnr" if edit.kind == "shape" else "pds"))]
         self._clear()
         console = Console(file=sys.stdout)
         started: dict[str, float] = {}

@@ -35,7 +35,7 @@ def test_the_demo_runs_on_a_nerf(run_command, tmp_path):
     short = ("--steps", 4, "--reconstruction-steps", 30)
     run_command("pds", "demo", "--family", "nerfacto", *short, "--out", out, timeout=900)
     report = json.loads((out / "report.json").read_text())
-    assert report["method"] == "pds-edit"
+    assert report["method"] == "pnr-edit"
     assert (out / "can-to-cone/export/tsdf_mesh.ply").stat().st_size > 1000
 
 
