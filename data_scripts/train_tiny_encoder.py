@@ -1,7 +1,6 @@
 """Trains a tiny encoder for the toybox prior, by distilling the encoder of its VAE.
 
-    python data_scripts/train_tiny_encoder.py --out outputs/tiny_encoder
-    python data_scripts/train_tiny_encoder.py --out outputs/tiny_encoder --install     # into the package when done
+    python data_scripts/train_tiny_encoder.py --out outputs/tiny_encoder      # leaves outputs/tiny_encoder/tiny
 
 It is diffusers' AutoencoderTiny, whose decoder nobody uses and is therefore as small as can be. What an edit takes from
 an encoder is its latents and, for a gradient on them, the gradient on the image. It learns both:
@@ -9,33 +8,35 @@ an encoder is its latents and, for a gradient on them, the gradient on the image
     loss = |E_tiny(I) − E(I)|² / var E  +  |J_tinyᵀ g − Jᵀ g|² / |Jᵀ g|²,      g random on the latents
 """
 
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import tyro
 from diffusers import AutoencoderTiny
 from torch import Tensor
-from train_toybox_prior import WEIGHTS, Bank, Settings, World, save_atomically, trace_random_views, train
+from train_toybox_prior import Bank, World, save_atomically, trace_random_views, train
 
 from pds_nerfstudio.priors.stable_diffusion import load_prior
 from pds_nerfstudio.toybox.spec import HATS, SHAPES
 
 
 @dataclass
-class TinySettings(Settings):
+class TinySettings:
     """Everything the training depends on."""
 
     out: Path = Path("outputs/tiny_encoder")
     """Checkpoint and finished folder."""
-    steps: int = 1200
+    steps: int = 600
     views: int = 12
     """Traced views of each shape, with and without hat."""
     channels: int = 16
     blocks: tuple[int, ...] = (1, 2, 3)
     """Residual blocks at each resolution, from the picture's to the latent's."""
     images_per_step: int = 8
+    checkpoint_every: int = 250
+    seed: int = 0
+    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def make_tiny(settings: TinySettings) -> AutoencoderTiny:
@@ -100,10 +101,7 @@ def main(settings: TinySettings) -> None:
     cosine = torch.cosine_similarity(gradient.flatten(1), own_gradient.flatten(1)).mean()
     error = (own - latents).square().mean().sqrt()
     print(f"held-out pairs: cosine of image gradients {cosine:.4f}, error of latents {error:.4f} of 1")
-    folder = settings.out / "tiny"
-    tiny.half().save_pretrained(folder)
-    if settings.install:
-        shutil.copytree(folder, WEIGHTS / "tiny", dirs_exist_ok=True)
+    tiny.half().save_pretrained(settings.out / "tiny")
 
 
 if __name__ == "__main__":

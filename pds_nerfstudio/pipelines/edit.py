@@ -86,7 +86,7 @@ class EditPipelineConfig(VanillaPipelineConfig):
     recompute_encoder: bool = False
     """Run the VAE's encoder again in the backward pass instead of keeping its activations."""
     encoder: str | None = None
-    """A tiny encoder (diffusers' AutoencoderTiny) in place of the VAE's: a hub id, a local folder, or "toybox"."""
+    """A tiny encoder (diffusers' AutoencoderTiny) in place of the VAE's: a hub id or a local folder."""
     channels_last: bool = False
     """Lay the prior's images out as GPUs' half-precision convolutions like them."""
     compile_prior: bool = False

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.check import TOYBOX, check_safetensors
+from pds_nerfstudio.priors.check import check_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -33,7 +33,7 @@ def check_encoder(name: str) -> None:
 
 
 def load_tiny(name: str, device: torch.device, dtype: torch.dtype, latent_stride: int, latent_channels: int) -> Any:
-    """The AutoencoderTiny `name`: "toybox", a local folder, or a hub id (downloaded once).
+    """The AutoencoderTiny `name`: a local folder, or a hub id (downloaded once).
 
     Raises:
         UserError: it cannot be loaded, or has not the VAE's stride and channels.
@@ -59,5 +59,5 @@ def load_tiny(name: str, device: torch.device, dtype: torch.dtype, latent_stride
 
 
 def _folder(name: str) -> Path | None:
-    path = TOYBOX.with_name("tiny") if name == "toybox" else Path(name).expanduser()
+    path = Path(name).expanduser()
     return path if path.is_dir() else None
