@@ -65,7 +65,7 @@ def cosines(prior: StableDiffusionPrior, other: StableDiffusionPrior, views: int
                 step = Edit(x0 + 0.1 * moved, x0, *prompts, t, s, eps, eps_s)
                 gradients.append(on_image(encoder, image, PDS(guidance_scale=15.0).gradient(prior, step)).flatten())
             pds.append(torch.cosine_similarity(*gradients, 0))
-    return float(torch.stack(random).mean()), float(torch.stack(pds).mean())
+    return float(torch.stack(random).double().mean()), float(torch.stack(pds).double().mean())
 
 
 def main(encoder: str | None = None, views: int = 8) -> None:
@@ -79,13 +79,13 @@ def main(encoder: str | None = None, views: int = 8) -> None:
         with torch.device("meta"):
             tiny = torch.nn.Module.to(AutoencoderTiny().requires_grad_(False).eval(), dtype)
         print(f"| AutoencoderTiny, {label} | {cost(tiny.encoder, list(tiny.parameters()), dtype)} |")
-    print("\n| toybox encoder | cosine, random directions | cosine, PDS |\n|---|---:|---:|")
+    print("\n| toybox encoder | 1 − cosine, random directions | 1 − cosine, PDS |\n|---|---:|---:|")
     plain = load_prior("toybox", "cpu")
     others = {"VAE, bf16": load_prior("toybox", "cpu", vae_dtype=torch.bfloat16)}
     if encoder is not None:
         others["tiny"] = load_prior("toybox", "cpu", encoder=encoder)
     for label, other in others.items():
-        print("| {} | {:.4f} | {:.4f} |".format(label, *cosines(plain, other, views)))
+        print("| {} | {:.1e} | {:.1e} |".format(label, *(1 - cosine for cosine in cosines(plain, other, views))))
 
 
 if __name__ == "__main__":
