@@ -7,6 +7,7 @@ A hull of soft masks: of what one view alone calls relevant, the part that most 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +24,15 @@ SEEN_BY = 0.3
 """A point has to be seen by this share of the views, or nothing is known of it."""
 INSIDE = 0.5
 """The hull are the points of at least this relevance."""
+
+
+@runtime_checkable
+class Region(Protocol):
+    """A part of space."""
+
+    def contains(self, points: Float[Tensor, "points 3"]) -> Bool[Tensor, " points"]:
+        """Whether each point, in scene units, is in it."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +63,7 @@ class Hull:
         """r(x) in [0, 1] of points in scene units; 0 where too few views see the point."""
         total, seen = points.new_zeros(len(points)), points.new_zeros(len(points))
         for camera, mask, depth in zip(self.cameras, self.masks, self.depths, strict=True):
-            place, distance = _project(camera.to(points.device), points)
+            place, distance = project(camera.to(points.device), points)
             height, width = mask.shape
             column, row = (place[:, i].nan_to_num(-1).clamp(-1, max(height, width)).floor().long() for i in (0, 1))
             inside = (distance > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
@@ -97,7 +107,7 @@ def box_of(points: Float[Tensor, "_ 3"], share: float = 0.98) -> tuple[Float[Ten
     return torch.from_numpy(low).float(), torch.from_numpy(high).float()
 
 
-def _project(camera: Cameras, points: Tensor) -> tuple[Float[Tensor, "points 2"], Float[Tensor, " points"]]:
+def project(camera: Cameras, points: Tensor) -> tuple[Float[Tensor, "points 2"], Float[Tensor, " points"]]:
     """Column and row in pixels, and depth along the optical axis; nerfstudio's cameras look along −z, y up."""
     pose = camera.camera_to_worlds[0]
     x, y, z = ((points - pose[:, 3]) @ pose[:, :3]).unbind(-1)

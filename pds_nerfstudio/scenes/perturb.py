@@ -21,7 +21,7 @@ from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel
 from torch import Tensor
 
 from pds_nerfstudio.objectives.perturb import interpolate
-from pds_nerfstudio.scenes.hull import Hull, box_of
+from pds_nerfstudio.scenes.hull import Hull, Region, box_of
 
 OF_THE_PHOTOGRAPHS = ("camera_optimizer", "embedding_appearance")
 """Names of nerfacto's parameters that no perturbation touches."""
@@ -65,15 +65,15 @@ def perturb_nerf(model: NerfactoModel, fresh: Model, eta: float, hull: Hull | No
             parameter.copy_(torch.where(masks[name], moved, parameter))
 
 
-def entries_read(model: NerfactoModel, hull: Hull, candidates: int = 200_000) -> dict[str, Bool[Tensor, "..."]]:
-    """By name, which entries of a nerfacto scene's hash tables some point of the hull reads.
+def entries_read(model: NerfactoModel, region: Region, candidates: int = 200_000) -> dict[str, Bool[Tensor, "..."]]:
+    """By name, which entries of a nerfacto scene's hash tables some point of the region reads.
 
     Found by whether the density there depends on them, so that it holds for any implementation of the tables.
     """
     generator = torch.Generator().manual_seed(0)
     low, high = model.scene_box.aabb.cpu()
     points = (low + (high - low) * torch.rand(candidates, 3, generator=generator)).to(model.device)
-    points = points[hull.contains(points)]
+    points = points[region.contains(points)]
     tables = {name: p for name, p in nerf_parameters(model).items() if "hash_table" in name or "tcnn_encoding" in name}
     if not len(points):
         return {name: torch.zeros_like(table, dtype=torch.bool) for name, table in tables.items()}

@@ -9,14 +9,16 @@ Four differences from `SplatfactoModel`, each by `super()`:
 """
 
 import copy
-import dataclasses
 import math
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from gsplat.strategy.default import DefaultStrategy, remove
+from jaxtyping import Bool
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models import splatfacto as upstream
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
@@ -30,6 +32,8 @@ RECONSTRUCTED = 30_000
 """The step that splatfacto takes a loaded scene to be at: all SH bands on, full resolution."""
 SATURATED = 1e-3
 """How near to 0 and 1 a seed colour may be where colours are stored as logits: a logit of 1 would be infinite."""
+HELD = "held"
+"""The key of a strategy's state under which `SplatfactoScene.hold` keeps its Gaussians."""
 NEVER = 2**62
 """A step that no run reaches."""
 
@@ -49,6 +53,21 @@ class SplatfactoScene(SplatfactoModel):
     """See `begin_edit`."""
     first_edit_step: int | None = None
     """The trainer's step at which the edit began; None while the scene is being reconstructed."""
+
+    @property
+    def held(self) -> Bool[Tensor, " gaussians"] | None:
+        """Which Gaussians densification leaves alone, see `hold`."""
+        return self.strategy_state.get(HELD)
+
+    def hold(self, gaussians: Bool[Tensor, " gaussians"] | None) -> None:
+        """From here on, clone, split and prune none of these; None for all as usual.
+
+        gsplat takes along what a strategy's state holds for each Gaussian, as their number changes. Loading a scene
+        forgets it.
+        """
+        self.strategy_state.pop(HELD, None)
+        if gaussians is not None:
+            self.strategy_state[HELD] = gaussians.to(self.device)
 
     def populate_modules(self):
         """Build the scene. Seed colours are set here: upstream's branch for them allocates on CUDA."""
@@ -106,16 +125,17 @@ class SplatfactoScene(SplatfactoModel):
         self.first_edit_step = first_step
         self.step = RECONSTRUCTED
         self.grow_share = grow_share
-        self.strategy = dataclasses.replace(
-            self.strategy,
-            refine_start_iter=refine_start,
-            refine_stop_iter=refine_stop,
-            refine_every=refine_every or self.strategy.refine_every,
-            reset_every=reset_opacity_every,
+        settings: dict[str, Any] = vars(self.strategy) | {
+            "refine_start_iter": refine_start,
+            "refine_stop_iter": refine_stop,
+            "refine_every": refine_every or self.strategy.refine_every,
+            "reset_every": reset_opacity_every,
             # splatfacto waits this long after each reset, and takes the beginning for one.
-            pause_refine_after_reset=0 if reset_opacity_every == NEVER else self.strategy.pause_refine_after_reset,
-        )
+            "pause_refine_after_reset": 0 if reset_opacity_every == NEVER else self.strategy.pause_refine_after_reset,
+        }
+        self.strategy, held = EditStrategy(**settings), self.held
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+        self.hold(held)
 
     def step_cb(self, optimizers, step):
         """Take over the trainer's step. In an edit, SH bands and resolution stay those of a finished scene."""
@@ -141,7 +161,9 @@ class SplatfactoScene(SplatfactoModel):
         sums, counts = self.strategy_state["grad2d"], self.strategy_state["count"]
         if sums is None or counts is None:
             return math.inf
-        return float(np.quantile((sums / counts.clamp(min=1)).cpu().numpy(), max(1 - share, 0)))
+        means = sums / counts.clamp(min=1)
+        free = means if self.held is None else means[~self.held]
+        return float(np.quantile(free.cpu().numpy(), max(1 - share, 0)))
 
     def get_outputs(self, camera):
         """splatfacto's outputs (see `SplatfactoModel.get_outputs`); `camera` is left as it was."""
@@ -168,6 +190,28 @@ _outputs = _reading(
     # Compiling these ten lines costs seconds, and on a CPU needs a C++ compiler.
     get_viewmat=getattr(upstream.get_viewmat, "_torchdynamo_orig_callable", upstream.get_viewmat),
 )
+
+
+class EditStrategy(DefaultStrategy):
+    """gsplat's densification, of the Gaussians that are not held."""
+
+    def _grow_gs(self, params, optimizers, state, step):
+        if state.get(HELD) is not None:
+            for name in ("grad2d", "radii"):
+                if state.get(name) is not None:
+                    state[name][state[HELD]] = 0
+        return super()._grow_gs(params, optimizers, state, step)
+
+    def _prune_gs(self, params, optimizers, state, step):
+        return _prune_gs(self, params, optimizers, state, step)
+
+
+def _remove(params, optimizers, state, mask):
+    held = state.get(HELD)
+    remove(params=params, optimizers=optimizers, state=state, mask=mask if held is None else mask & ~held)
+
+
+_prune_gs = _reading(DefaultStrategy._prune_gs, remove=_remove)
 
 
 class _StaysHere(torch.Tensor):

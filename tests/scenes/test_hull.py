@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pds_nerfstudio.scenes.hull import Hull, _project, box_of
+from pds_nerfstudio.scenes.hull import Hull, box_of, project
 
 from .conftest import look_at_origin
 
@@ -29,7 +29,7 @@ def test_a_point_on_a_ray_projects_to_the_pixel_of_that_ray(camera):
     one = camera(height=9, width=7)
     rays = one.generate_rays(camera_indices=0)
     points = rays.origins + 1.7 * rays.directions
-    place, depth = _project(one, points.reshape(-1, 3))
+    place, depth = project(one, points.reshape(-1, 3))
     rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(7.0), indexing="ij")
     torch.testing.assert_close(place.reshape(9, 7, 2), torch.stack([columns, rows], -1) + 0.5, atol=1e-4, rtol=0)
     along = depth.reshape(9, 7, 1) * rays.metadata["directions_norm"]

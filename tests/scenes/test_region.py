@@ -1,0 +1,97 @@
+"""What lies outside a box or masks stays as it is, to the bit, whatever the optimisers remember."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes.region import Box, Common, Held, hull_of_masks
+from pds_nerfstudio.scenes.views import train_views
+
+from .test_splatfacto import GROUPS, optimizers, train_step
+
+HALF = Box((0.0, -9.0, -9.0, 9.0, 9.0, 9.0))
+
+
+def test_a_box_holds_its_faces_and_an_empty_one_is_refused():
+    points = torch.tensor([[0.0, 0.0, 0.0], [-0.1, 0.0, 0.0], [9.0, 9.0, 9.0]])
+    assert HALF.contains(points).tolist() == [True, False, True]
+    assert Common(HALF, Box((-9.0, -9.0, -9.0, 1.0, 1.0, 1.0))).contains(points).tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="is empty"):
+        Box((0.0, 0.0, 0.0, 1.0, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+def test_gaussians_outside_stay_to_the_bit_while_those_inside_move_multiply_and_go(splats, camera, remembered):
+    model = splats(200).train()
+    model.gauss_params["opacities"].data[::5] = -8.0  # to be pruned
+    built = optimizers(model)
+    if remembered:  # moments from an edit without a box
+        model.begin_edit()
+        for step in range(3):
+            train_step(model, built, camera(0), step)
+    held = Held(model, HALF)
+    for optimizer in built.optimizers.values():
+        optimizer.register_step_pre_hook(lambda optimizer, *_: held.still(optimizer))
+    model.begin_edit(refine_start=1, refine_stop=20, refine_every=4, grow_share=0.2)
+    outside = model.held.clone()
+    before = {name: model.gauss_params[name].detach().clone() for name in GROUPS}
+    for step in range(3, 14) if remembered else range(12):
+        train_step(model, built, camera(0), step)
+    assert len(model.held) == len(model.means) != len(outside)
+    assert int(model.held.sum()) == int(outside.sum())
+    for name in GROUPS:
+        assert torch.equal(model.gauss_params[name][model.held], before[name][outside]), name
+    inside = model.gauss_params["means"][~model.held]
+    assert not any(torch.equal(mean, other) for mean in inside for other in before["means"][~outside])
+
+
+def test_whatever_happens_within_holding_is_put_back_outside(splats, nerfacto):
+    for model in (splats(50), nerfacto()):
+        held = Held(model, HALF)
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        with held.holding(), torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 1
+        kinds = {"moved": 0, "held": 0}
+        for name, parameter in model.named_parameters():
+            mask = held.of(name, parameter)
+            if mask is None:
+                continue
+            assert torch.equal(parameter[mask], before[name][mask])
+            assert not (parameter[~mask] == before[name][~mask]).any()
+            kinds["held"] += int(mask.sum())
+            kinds["moved"] += int((~mask).sum())
+        assert all(kinds.values())
+
+
+def test_a_box_without_anything_in_it_is_an_error(splats, nerfacto):
+    nowhere = Box((50.0, 50.0, 50.0, 51.0, 51.0, 51.0))
+    with pytest.raises(UserError, match="contain none of the 60 Gaussians"):
+        Held(splats(), nowhere)
+    with pytest.raises(UserError, match="contain nothing"):
+        Held(nerfacto(), nowhere)
+
+
+def test_masks_hold_what_they_show_black(splats, make_dataset, tmp_path):
+    from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    parser = NerfstudioDataParserConfig(
+        data=make_dataset(), eval_mode="all", auto_scale_poses=False, center_method="none", orientation_method="none"
+    )
+    views = train_views(FullImageDatamanagerConfig(dataparser=parser).setup(device="cpu"))
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    with pytest.raises(UserError, match="is named like a training view"):
+        hull_of_masks(splats(), views, folder)
+    mask = np.zeros((20, 16), np.uint8)
+    mask[10:] = 255  # the lower half of every view
+    for name in views.names:
+        Image.fromarray(mask).save(folder / f"{name.split('/')[-1].split('.')[0]}.png")
+    model = splats(300)
+    inside = hull_of_masks(model, views, folder).contains(model.means.detach())
+    height = model.means.detach()[:, 2]
+    assert inside.any()
+    assert height[inside].mean() < height[~inside].mean() - 0.1
