@@ -1,4 +1,4 @@
-"""The `pds` command: `pds demo`, `pds preview`, `pds render`, `pds evaluate`, `pds bench`, `pds calibrate-eta`."""
+"""The `pds` command: demo, preview, render, evaluate, import-ply, bench, calibrate-eta."""
 
 import os
 
@@ -15,6 +15,7 @@ def main() -> None:
     from pds_nerfstudio.cli.calibrate import CalibrateEta
     from pds_nerfstudio.cli.demo import Demo
     from pds_nerfstudio.cli.evaluate import Evaluate
+    from pds_nerfstudio.cli.import_ply import ImportPly
     from pds_nerfstudio.cli.preview import Preview
     from pds_nerfstudio.cli.render import Render
 
@@ -25,6 +26,7 @@ def main() -> None:
                 "preview": Preview,
                 "render": Render,
                 "evaluate": Evaluate,
+                "import-ply": ImportPly,
                 "bench": Bench,
                 "calibrate-eta": CalibrateEta,
             },
