@@ -8,6 +8,7 @@ The prior is a plain attribute, loaded on the first training step: an edited run
 evaluated without it, and its checkpoints are ordinary nerfstudio checkpoints.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.images import depth_picture, working_size
+from pds_nerfstudio.images import depth_picture, to_channels_last, working_size
 from pds_nerfstudio.objectives.base import SOURCE, Edit, ScoreDistillation, surrogate_loss
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.schedule import Latents
@@ -34,10 +35,12 @@ from pds_nerfstudio.pipelines.outcome import conclude
 from pds_nerfstudio.pipelines.ranks import NonFiniteGradient
 from pds_nerfstudio.priors.control import load_control
 from pds_nerfstudio.priors.learning import LearningPrior
+from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.memory import bytes_per_ray, free_memory, rays_that_fit
+from pds_nerfstudio.scenes.region import Box, Common, Corners, Held, hull_of_masks
 from pds_nerfstudio.scenes.rendering import RAYS_PER_CHUNK, Rendering, render
-from pds_nerfstudio.scenes.source import find_run, load_source_state
-from pds_nerfstudio.scenes.splatfacto import NEVER, SplatfactoScene
+from pds_nerfstudio.scenes.source import find_run, load_model_state, load_source_state
+from pds_nerfstudio.scenes.splatfacto import HELD, NEVER, SplatfactoScene
 from pds_nerfstudio.scenes.views import Views, train_views
 
 if TYPE_CHECKING:
@@ -127,6 +130,12 @@ class EditPipelineConfig(VanillaPipelineConfig):
     or splits the share of them that this takes, those with the largest screen gradients; splatfacto's own threshold
     is for the scale of a photometric loss. Its other rule holds besides: what covers more of the screen than
     --pipeline.model.split-screen-size is split, which a perturbation of scales makes frequent."""
+    box: Corners | None = None
+    """Change only what lies in this box: the least x, y, z, then the greatest, in the scene's coordinates, which are
+    the viewer's. Of splats, what lies outside stays as it is to the bit."""
+    masks: Path | None = None
+    """Change only what these images show white: a folder with black-and-white images named like training views, not
+    necessarily all of them. What most of them show white is what may change."""
     adapter_rank: int = 16
     """VSD and Piva only: rank of the LoRA adapters that learn the source's and the edited renderings."""
     control: str | None = None
@@ -167,10 +176,21 @@ class EditPipeline(VanillaPipeline):
         self._source_images: dict[int, Tensor] = {}
         self._source_latents: dict[int, Tensor] = {}
         self._source_controls: dict[int, Tensor] = {}
+        self.held = Held(self.model, None)
+        """What box and masks keep from moving."""
+        self.decisions: dict[str, str] = {}
+        """What this run has decided for itself, in words."""
+        self.last_view: tuple[Tensor, Tensor] | None = None
+        """Of the last step: the rendered image and the loss's gradient on it, [1 3 H W] each."""
         for name in FROZEN:
             for part in (self.model, getattr(self.model, "field", None)):
                 if isinstance(getattr(part, name, None), torch.nn.Module):
                     getattr(part, name).requires_grad_(False)
+
+    @property
+    def adapters(self) -> "Adapters | None":
+        """The prior's adapters, where this edit has made any."""
+        return None if self._prior is None else self._prior.adapters
 
     def get_param_groups(self):
         """The scene's parameter groups, without camera poses and per-image colour corrections; and the adapters."""
@@ -180,12 +200,32 @@ class EditPipeline(VanillaPipeline):
         return groups
 
     def state_dict(self, *args, **kwargs):
-        """The scene's, and the adapters' beside it: whoever loads the scene alone leaves them out."""
+        """The scene's; the adapters' and what is held beside it: whoever loads the scene alone leaves them out."""
         state = super().state_dict(*args, **kwargs)
-        if self._prior is not None and self._prior.adapters is not None:
-            own = self._prior.adapters.state_dict()
+        if isinstance(self.model, SplatfactoScene) and self.model.held is not None:
+            state[HELD] = self.model.held
+        if self.adapters is not None:
+            own = self.adapters.state_dict()
             state |= {f"_{ADAPTERS}.{name}": value for name, value in own.items()}
         return state
+
+    def confine(self, state: dict[str, Tensor] | None = None) -> None:
+        """Hold what lies outside box and masks, as the scene is now or as `state`, an edit's that goes on, says.
+
+        Raises:
+            UserError: nothing lies inside, or the masks cannot be read.
+        """
+        region: Region | None = None if self.config.box is None else Box(self.config.box)
+        if self.config.masks is not None:
+            masks = hull_of_masks(self.model, train_views(self.datamanager), self.config.masks)
+            region = masks if region is None else Common(region, masks)
+        self.held = Held(self.model, region)
+        if state is not None and HELD in state and isinstance(self.model, SplatfactoScene):
+            self.model.hold(state[HELD])
+        if isinstance(self.model, SplatfactoScene) and self.model.held is not None:
+            free = len(self.model.held) - int(self.model.held.sum())
+            self.decisions["confined"] = f"{free} of {len(self.model.held)} Gaussians may change."
+            CONSOLE.log(self.decisions["confined"])
 
     def load_adapters(self, state: dict[str, Tensor]) -> None:
         """Take the adapters, where this edit has any, from the pipeline state dict of an edit that goes on."""
@@ -233,7 +273,13 @@ class EditPipeline(VanillaPipeline):
         pairs = [objective.sample_timesteps(prior.schedule, 1, generator) for generator in generators]
         t, s = (torch.cat(steps) for steps in zip(*pairs, strict=True))  # on the CPU: a look-up then waits for no GPU
         if image.requires_grad:
-            image.register_hook(lambda grad: _require_finite(grad, "image", objective, t))
+            pixels = image[:1].detach()  # the hook must not hold the graph that it hangs on
+
+            def look(grad: Tensor) -> None:
+                _require_finite(grad, "image", objective, t)
+                self.last_view = pixels, grad[:1].detach()
+
+            image.register_hook(look)
         x0_tgt = prior.encode(image)
         sources = [self._source_view(prior, views, index, *image.shape[-2:]) for index in indices]
         x0_src = torch.cat([source.latent for source in sources])
@@ -309,18 +355,34 @@ class EditPipeline(VanillaPipeline):
             return self.config.resolution
         return self._prior.unet.config.sample_size * self._prior.latent_stride
 
+    @torch.no_grad()
+    def before_and_after(self, count: int) -> dict[str, Float[Tensor, "height both 3"]]:
+        """`count` training views, evenly chosen: the source image beside the scene as it is, RGB in [0, 1], by name."""
+        prior, views = self._ready()
+        pairs = {}
+        for index in range(0, len(views), math.ceil(len(views) / count)):
+            height, width = self._working_size(prior, views, index)
+            source = self._source_view(prior, views, index, height, width).image.float().cpu()
+            now = render(self.model, views.camera(index, height, width)).image.cpu()
+            pairs[Path(views.names[index]).stem] = to_channels_last(torch.cat([source, now], dim=-1))[0]
+        return pairs
+
     def build_model(self) -> Model:
-        """Another scene of the same settings and data, as its initialisation leaves it."""
+        """Another scene of the same settings and data, as its initialisation leaves it.
+
+        An edit draws the same numbers whether and whenever one is built, for a viewer or for its pictures.
+        """
         dataset = self.datamanager.train_dataset
         assert dataset is not None
-        return self.config.model.setup(
-            scene_box=dataset.scene_box,
-            num_train_data=len(dataset),
-            metadata=dataset.metadata,
-            device=self.device,
-            grad_scaler=None,
-            seed_points=None,
-        ).to(self.device)
+        with torch.random.fork_rng():
+            return self.config.model.setup(
+                scene_box=dataset.scene_box,
+                num_train_data=len(dataset),
+                metadata=dataset.metadata,
+                device=self.device,
+                grad_scaler=None,
+                seed_points=None,
+            ).to(self.device)
 
     def _ready(self) -> "tuple[StableDiffusionPrior, Views]":
         if self._prior is None:
@@ -338,6 +400,7 @@ class EditPipeline(VanillaPipeline):
                 channels_last=self.config.channels_last,
                 compiled=self.config.compile_prior,
             )
+            self.decisions["prior"] = f"{self.config.prior}, {str(self._prior.unet.dtype).removeprefix('torch.')}"
             if self.config.control is not None and self.config.objective.adapters:
                 CONSOLE.log(f"Loading the ControlNet {self.config.control}")
                 self._prior.controlnet = load_control(self.config.control, self._prior)
@@ -418,31 +481,6 @@ class EditPipeline(VanillaPipeline):
 
 def _depth_picture(rendering: Rendering) -> Tensor:
     return depth_picture(rendering.depth.detach(), rendering.accumulation.detach())
-
-
-def load_model_state(model: torch.nn.Module, state: dict[str, Tensor]) -> None:
-    """Load the scene's part of a pipeline state dict; weights of metrics may be missing or left over.
-
-    Raises:
-        UserError: where the weights belong to another scene: other settings, or another number of photographs.
-    """
-    prefix = "_model."
-    state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    missing = [
-        name for name in model.state_dict() if name not in state and not name.startswith(("lpips", "psnr", "ssim"))
-    ]
-    try:
-        model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        reason = " ".join(str(error).splitlines()[1:2]).strip() or str(error)
-        raise UserError(
-            f"The run's weights do not fit its settings and data ({reason}): edit it with the dataset it was made from."
-        ) from error
-    if missing:
-        raise UserError(
-            f"The run's checkpoint lacks {len(missing)} weights that its settings ask for, the first is {missing[0]}: "
-            "leave the model's settings as the run has them."
-        )
 
 
 def _noise_like(latents: Tensor, generators: list[torch.Generator]) -> Tensor:

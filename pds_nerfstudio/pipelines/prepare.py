@@ -20,6 +20,8 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipelineConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig, chosen_objective
+from pds_nerfstudio.pipelines.session import adopt_settings, read_session
+from pds_nerfstudio.scenes.region import Box
 from pds_nerfstudio.scenes.source import SourceRun, as_config, find_run, load_source_state, scene_config
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
@@ -27,8 +29,9 @@ SPLAT_SUFFIX = "-splat"
 ADAPTER_RATE = 1e-4
 """Learning rate of VSD's and Piva's adapters (Le et al. 2024, section 4)."""
 KEPT_ON_RESUMING = (
-    *("prior", "encoder", "objective", "loss_weight", "resolution", "source_images", "adapter_rank", "control", "seed"),
-    *("by", "eta", "anneal", "edit_steps", "refine_steps", "spare_relevant", "identity_l1", "identity_perceptual"),
+    *("prior", "encoder", "objective", "loss_weight", "resolution", "source_images", "box", "masks"),
+    *("adapter_rank", "control", "seed", "by", "eta", "anneal", "edit_steps", "refine_steps"),
+    *("spare_relevant", "identity_l1", "identity_perceptual"),
 )
 """What a resumed edit takes from its run where the command line does not say otherwise."""
 
@@ -63,6 +66,8 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     assert isinstance(pipeline, EditPipelineConfig)
     assert isinstance(default.pipeline, EditPipelineConfig)
     _adopt_prompt_flag(config)
+    if replay := getattr(config, "replay", None):
+        adopt_settings(pipeline, read_session(replay)[0].value)
     run = _named_run(config)
     _check_family(config, run)
 
@@ -85,6 +90,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     _check_prompts(config)
     _check_numbers(pipeline)
     _check_prior(pipeline)
+    _check_region(pipeline)
     if isinstance(pipeline, ReviseConfig):
         pipeline.objective = chosen_objective(pipeline)
     if pipeline.objective.adapters and ADAPTERS not in config.optimizers:
@@ -195,6 +201,16 @@ def _check_prior(pipeline: EditPipelineConfig) -> None:
             f"--pipeline.resolution {pipeline.resolution} is below the prior's latent stride of {stride} pixels: leave "
             "it out, or give the size the prior was trained at."
         )
+
+
+def _check_region(pipeline: EditPipelineConfig) -> None:
+    try:
+        if pipeline.box is not None:
+            Box(pipeline.box)
+    except ValueError as error:
+        raise UserError(f"--pipeline.box: {error}") from error
+    if pipeline.masks is not None and not pipeline.masks.is_dir():
+        raise UserError(f"--pipeline.masks {pipeline.masks} is no folder: give one with an image for some views.")
 
 
 def _merged(of_run: Any, given: Any, default: Any) -> Any:

@@ -130,7 +130,7 @@ class RevisePipeline(EditPipeline):
 
     def __init__(self, config: ReviseConfig, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
-        self._maps: dict[int, Tensor] = {}
+        self._maps: dict[tuple[int, str, str], Tensor] = {}
 
     def begin(self, probe: Callable[[int], list[float]]) -> None:
         """Choose η and perturb the scene."""
@@ -139,29 +139,35 @@ class RevisePipeline(EditPipeline):
         if eta == "auto":
             increase = loss_increase(probe(self.config.probe_steps))
             eta = choose_eta(increase, self.config.minimum_decrease, self.config.eta_max)
-            CONSOLE.log(
+            self.decisions["eta"] = (
                 f"Probe of {self.config.probe_steps} steps: the edit's loss "
                 f"{'rose' if increase > 0 else 'fell'} by {abs(increase):.4g} (Δ_min {self.config.minimum_decrease:g}, "
                 f"η_max {self.config.eta_max:g}), hence η = {eta:.3f}."
             )
         else:
-            CONSOLE.log(f"Perturbing the scene with η = {eta:g}.")
+            self.decisions["eta"] = f"Perturbing the scene with η = {eta:g}."
+        CONSOLE.log(self.decisions["eta"])
         self.perturb_scene(eta)
 
     def perturb_scene(self, eta: float) -> None:
-        """Move the scene, which is still the source, towards a fresh draw: the same one on every rank and machine.
+        """Move the scene towards a fresh draw: the same one each time, on every rank and machine.
 
         At η = 0 nothing moves at all.
         """
         if eta == 0:
             return
+        with self.held.holding():
+            self._perturb(eta)
+
+    def _perturb(self, eta: float) -> None:
         seed = self.config.seed
         hull = self.relevant_hull() if self.config.perturb == "relevant" else None
         if isinstance(self.model, SplatfactoModel):
             colours, opacities = self.config.eta_colour, self.config.eta_opacity
             etas = {"means": eta, "scales": eta, "opacities": opacities, "features_dc": colours}
             count = perturb_splats(self.model, etas, torch.Generator().manual_seed(seed), hull)
-            CONSOLE.log(f"{count} of {len(self.model.means)} Gaussians perturbed.")
+            self.decisions["perturbed"] = f"{count} of {len(self.model.means)} Gaussians perturbed."
+            CONSOLE.log(self.decisions["perturbed"])
             if count == 0:
                 CONSOLE.log(
                     "[yellow]The prior sees nothing to change in this scene for these prompts: try the prompts in two "
@@ -189,16 +195,17 @@ class RevisePipeline(EditPipeline):
 
     def _relevance(self, prior: "StableDiffusionPrior", source: SourceView) -> Tensor:
         """How much of each place of a view the prior would change, in [0, 1], at the latent's size; measured once."""
-        if source.index not in self._maps:
+        prompts = self.config.src_prompt, self.config.tgt_prompt
+        key = (source.index, *prompts)  # prompts may change while the edit runs
+        if key not in self._maps:
             generator = torch.Generator().manual_seed(self.config.seed)
             low, high = (round(share * prior.schedule.num_steps) for share in MIDDLE)
             t = torch.randint(low, high, (RELEVANCE_DRAWS,), generator=generator)
             eps = torch.randn(RELEVANCE_DRAWS, *source.latent.shape[1:], generator=generator).to(source.latent)
             x0 = source.latent.expand(RELEVANCE_DRAWS, -1, -1, -1)
-            prompts = self.config.src_prompt, self.config.tgt_prompt
             difference = prediction_difference(prior, x0, *prompts, t, eps).mean(0)
-            self._maps[source.index] = relevance(difference).to(self.device)
-        return self._maps[source.index]
+            self._maps[key] = relevance(difference).to(self.device)
+        return self._maps[key]
 
     def stage_at(self, step: int) -> str:
         """ "edit" or "refinement"."""

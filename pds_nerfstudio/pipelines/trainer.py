@@ -3,21 +3,24 @@ and the edit's trainer on top: new or resumed, its own step count, and two check
 """
 
 import copy
+import datetime
 import functools
 import inspect
 import itertools
+import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer.viewer import Viewer
 from PIL import Image
 from rich.console import Console
 from rich.progress import (
@@ -34,12 +37,17 @@ from rich.progress import (
 from pds_nerfstudio.errors import UserError, one_sentence
 from pds_nerfstudio.pipelines import ranks
 from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipeline
+from pds_nerfstudio.pipelines.panel import Panel
 from pds_nerfstudio.pipelines.prepare import Plan, prepare
 from pds_nerfstudio.pipelines.ranks import NonFiniteElsewhere, NonFiniteGradient, SharedOptimizers
-from pds_nerfstudio.scenes.source import load_source_state
+from pds_nerfstudio.pipelines.session import Session, read_session
+from pds_nerfstudio.pipelines.shown import Shown
+from pds_nerfstudio.scenes.source import find_run, load_model_state, load_source_state
 
 MOVED_AFTER = 20
 """Steps after which the scene must have moved."""
+LOGGED_VIEWS = 3
+"""Training views that are logged as pictures, with each checkpoint."""
 MOST_SKIPPED = 5
 """Steps in a row without a finite gradient that end a run."""
 
@@ -60,7 +68,7 @@ class SceneTrainer(Trainer):
     _bar: Progress | None = None
     _task = TaskID(0)
 
-    def setup(self, test_mode="val") -> None:
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; a dataset that cannot be read ends in one sentence."""
         with one_sentence():
             try:
@@ -91,12 +99,19 @@ class SceneTrainer(Trainer):
                 _close_event_writers()
 
     def train_iteration(self, step: int):
-        """One step of nerfstudio's, shown in the bar."""
-        result = super().train_iteration(step)
+        """One step of nerfstudio's, shown in the bar.
+
+        What it returns has no graph: nerfstudio keeps it, and a graph remembers the sizes of parameters that a restored
+        snapshot changes.
+        """
+        loss, losses, metrics = super().train_iteration(step)
         if self._bar is not None:
-            note = f"loss {float(result[0].detach()):.4g}"
+            note = f"loss {float(loss.detach()):.4g}"
             self._bar.update(self._task, completed=step + 1, note=note, description=self._title(step))
-        return result
+        return loss.detach(), *(
+            {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+            for values in (losses, metrics)
+        )
 
     def _before_training(self) -> None:
         """What happens once, before the first step."""
@@ -142,6 +157,9 @@ class EditTrainerConfig(SceneTrainerConfig):
     _target: type = field(default_factory=lambda: EditTrainer)
     max_num_iterations: int = 30_000
     """Edit steps in all, counted from 0 by the edit itself; a resumed edit runs what is left of them."""
+    replay: Path | None = None
+    """The session.jsonl of an edit that was steered in the viewer: begin with its prompts and settings, and make its
+    changes again at the same steps. With the same other flags it ends in the same scene."""
 
     def set_timestamp(self) -> None:
         """The first thing nerfstudio calls once it has read the command line: complete the configuration here, so
@@ -171,8 +189,15 @@ class EditTrainer(SceneTrainer):
     """Trains an `EditPipeline`: loads the scene before the optimisers are built, counts edit steps from 0."""
 
     pipeline: EditPipeline  # pyright: ignore[reportIncompatibleVariableOverride]
+    session: Session
+    shown: Shown | None = None
+    """What open pages render; None without a viewer."""
     skipped = 0
     """Steps without a finite gradient so far."""
+    panel: Panel | None = None
+    _next_step = 0
+    _total_steps = 0
+    _last_loss = math.nan
     _skipped_in_a_row = 0
     _before: dict[str, torch.Tensor] | None = None
 
@@ -182,22 +207,42 @@ class EditTrainer(SceneTrainer):
         assert isinstance(self.config, EditTrainerConfig)
         return self.config.plan
 
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build everything; pages render a copy of the scene."""
+        super().setup(test_mode)
+        self._next_step = self._start_step
+        if isinstance(self.viewer_state, Viewer):
+            base = self.pipeline.config.base
+            assert base is not None
+            source = self.pipeline.build_model()
+            load_model_state(source, load_source_state(find_run(base, self.pipeline.config.base_step)))
+            self.shown = Shown(self.viewer_state, self.pipeline.model, self.pipeline.build_model(), source)
+
     def setup_optimizers(self):
         """Load the scene first: optimisers built earlier would hold the parameters of an empty one."""
-        from pds_nerfstudio.pipelines.edit import load_model_state
-
         state = load_source_state(self.plan.run)
         load_model_state(self.pipeline.model, state)
+        with one_sentence():
+            self.pipeline.confine(state if self.plan.resumes else None)
+        self.optimizers = self._build_optimizers()
+        for optimizer in self.optimizers.optimizers.values():
+            optimizer.register_step_pre_hook(lambda optimizer, *_: self.pipeline.held.still(optimizer))
+        assert isinstance(self.config, EditTrainerConfig)
+        self.session = Session(self, read_session(self.config.replay) if self.config.replay else ())
         if self.plan.resumes:
             self.pipeline.load_adapters(state)
-        return self._build_optimizers()
+        self.pipeline.decisions["run"] = self.plan.summary.replace("/", " / ")  # a page breaks lines at spaces alone
+        if self.config.is_viewer_enabled():  # the viewer looks for its elements before the checkpoint is loaded
+            self.panel = self.pipeline.panel = Panel(self.pipeline.config, self._ask, self._show_source)
+            self.session.on_answer = self.panel.follow
+        return self.optimizers
 
     def _build_optimizers(self) -> SharedOptimizers:
         return SharedOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
 
     def _load_checkpoint(self) -> None:
         """Optimisers and step of an edit that goes on; a new edit has neither."""
-        self._start_step = self.plan.first_step
+        self._start_step, self._total_steps = self.plan.first_step, self.config.max_num_iterations
         if not self.plan.resumes:
             return
         saved = torch.load(self.plan.run.checkpoint_path, map_location="cpu", weights_only=True)
@@ -207,7 +252,7 @@ class EditTrainer(SceneTrainer):
         self.grad_scaler.load_state_dict(saved["scalers"])
 
     def _steps_to_run(self) -> int:
-        return self.config.max_num_iterations - self._start_step
+        return self._total_steps - self._start_step
 
     def train(self) -> None:
         """Run what is left of the edit. nerfstudio's releases disagree about what `max_num_iterations` counts."""
@@ -216,6 +261,8 @@ class EditTrainer(SceneTrainer):
 
     def train_iteration(self, step: int):
         """One edit step; one whose gradient is not finite changes nothing."""
+        self.session.apply(step)
+        self._next_step = step + 1
         if self._before is None:
             self._before = self._checksums()
         try:
@@ -224,7 +271,7 @@ class EditTrainer(SceneTrainer):
             if not isinstance(error, NonFiniteElsewhere):
                 ranks.any_of(True, self.pipeline.device)  # the others wait for this process's gradients
             return self._skip(step, str(error))
-        self._skipped_in_a_row = 0
+        self._skipped_in_a_row, self._last_loss = 0, float(result[0])
         done = step - self._start_step + 1
         if done == 1:
             self._require_gradient()
@@ -238,9 +285,64 @@ class EditTrainer(SceneTrainer):
 
     def _before_training(self) -> None:
         """A new edit may measure and change the scene before its first step."""
-        if not self.plan.resumes:
-            self.pipeline.begin(self.probe)
-            ranks.share(itertools.chain(*self.optimizers.parameters.values()))
+        with self.train_lock:
+            if not self.plan.resumes:
+                self.pipeline.begin(self.probe)
+                ranks.share(itertools.chain(*self.optimizers.parameters.values()))
+            self.session.begin(self._start_step)
+        self._log_images(self._start_step)
+        self._show(now=True)
+
+    def save_checkpoint(self, step: int) -> None:
+        """As ever, while nobody changes the scene; a log of pictures gets some of it."""
+        with self.train_lock:
+            super().save_checkpoint(step)
+            self._log_images(step)
+
+    def _log_images(self, step: int) -> None:
+        """Source and edit side by side for tensorboard, wandb or comet, where one of them is on."""
+        if self.config.vis not in ("viewer", "viewer_legacy"):
+            for name, pair in self.pipeline.before_and_after(LOGGED_VIEWS).items():
+                writer.put_image(f"Edit: source, edited/{name}", pair, step)
+
+    def _ask(self, change: str, value: Any = None) -> None:
+        """From the panel, on one of the viewer's threads. A paused edit makes the change at once."""
+        if self.training_state == "completed":
+            self.session.note = "The edit has ended and is saved: start another from it."
+        else:
+            self.session.request(change, value)
+        if self.training_state == "paused":
+            with self.train_lock:
+                self.session.apply(self._next_step)
+        if self.training_state != "training":
+            self._show(now=True)
+
+    def _show_source(self, share: float) -> None:
+        if self.shown is not None:
+            self.shown.source_share = share
+
+    def _update_viewer_state(self, step: int) -> None:
+        """The viewer asks its pages to render again, where it is time; a page may come or go while it does."""
+        if self.shown is None:
+            super()._update_viewer_state(step)
+            return
+        self.shown.after_step()
+        with suppress(KeyError):
+            super()._update_viewer_state(step)
+        if self.shown.watched:
+            self._show()
+
+    def _show(self, now: bool = False) -> None:
+        """Bring the panel, and with `now` the scene that pages render, up to date."""
+        if self.shown is None or self.panel is None:
+            return
+        if now:
+            self.shown.refresh()
+        left = None if self._bar is None else self._bar.tasks[0].time_remaining
+        status = f"**Step {self._next_step} of {self._total_steps}** · {self.pipeline.stage_at(self._next_step)}"
+        status += "" if left is None else f" · {datetime.timedelta(seconds=round(left))} left"
+        status += "" if math.isnan(self._last_loss) else f" · loss {self._last_loss:.4g}"
+        self.panel.update(status, self.session.note, self.pipeline.decisions, self.pipeline.last_view, now)
 
     def probe(self, steps: int, still: bool = False) -> list[float]:
         """Run edit steps −steps … −1 on optimisers of their own, and put scene and adapters back bit for bit.

@@ -150,6 +150,31 @@ def load_source_state(run: SourceRun) -> dict[str, Tensor]:
     return state
 
 
+def load_model_state(model: torch.nn.Module, state: dict[str, Tensor]) -> None:
+    """Load the scene's part of a pipeline state dict; weights of metrics may be missing or left over.
+
+    Raises:
+        UserError: where the weights belong to another scene: other settings, or another number of photographs.
+    """
+    prefix = "_model."
+    state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    missing = [
+        name for name in model.state_dict() if name not in state and not name.startswith(("lpips", "psnr", "ssim"))
+    ]
+    try:
+        model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = " ".join(str(error).splitlines()[1:2]).strip() or str(error)
+        raise UserError(
+            f"The run's weights do not fit its settings and data ({reason}): edit it with the dataset it was made from."
+        ) from error
+    if missing:
+        raise UserError(
+            f"The run's checkpoint lacks {len(missing)} weights that its settings ask for, the first is {missing[0]}: "
+            "leave the model's settings as the run has them."
+        )
+
+
 def scene_config(run: SourceRun, state: dict[str, Tensor] | None = None) -> NerfactoSceneConfig | SplatfactoSceneConfig:
     """The run's model settings for the scene class of its family.
 

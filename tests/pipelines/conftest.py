@@ -1,6 +1,7 @@
 """nerfstudio's own command line, parsed and run in this process."""
 
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,18 @@ import pytest
 
 PROMPTS = ("--pipeline.src-prompt", "a photo of a red can", "--pipeline.tgt-prompt", "a photo of a red cone")
 HEADLESS = ("--vis", "tensorboard", "--viewer.quit-on-train-completion", "True")
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """`free_port()`: one on which nobody listens."""
+
+    def find() -> int:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            return free.getsockname()[1]
+
+    return find
 
 
 @pytest.fixture

@@ -172,3 +172,28 @@ def test_a_prior_that_answers_nan_stops_the_run_and_keeps_its_checkpoint(ns_trai
     assert "5 steps in a row had no finite gradient" in message
     assert "PDS at timestep" in message
     assert len(calls) == 15
+
+
+def test_a_tensorboard_run_ends_by_itself_and_logs_pictures_of_before_and_after(run_command, toy_splats, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_command(
+        *("ns-train", "pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX),
+        *(
+            "--max-num-iterations",
+            12,
+            "--vis",
+            "tensorboard",
+            "--output-dir",
+            tmp_path,
+        ),  # and no other word about ending
+    )
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    log = EventAccumulator(str(events.parent), size_guidance={"images": 0})
+    log.Reload()
+    names = [name for name in log.Tags()["images"] if name.startswith("Edit")]
+    assert len(names) == 3
+    before, after = log.Images(names[0])
+    assert (before.step, after.step) == (0, 11)
+    assert before.width == 2 * before.height == 64
+    assert before.encoded_image_string != after.encoded_image_string

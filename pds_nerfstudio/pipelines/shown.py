@@ -1,0 +1,81 @@
+"""What an open page shows of a running edit: a copy of the scene, and the source beside it.
+
+    edit step ──► scene ── copied where no picture is being made ──► copy ◄── rendered by each page's own thread
+
+nerfstudio's viewer renders the trained model itself, under the trainer's lock: a slow picture holds the edit up for
+many steps, and leaves its background and its crop behind in the scene. The copy costs the scene's memory once more.
+"""
+
+import threading
+import time
+from typing import Any
+
+import torch
+from nerfstudio.models.base_model import Model
+from nerfstudio.viewer.viewer import Viewer
+
+from pds_nerfstudio.scenes.splatfacto import SplatfactoScene
+
+SECONDS_BETWEEN_COPIES = 0.1
+VIEWER_SHARE = 0.5
+"""The share of the time in which a picture is being rendered while a page is open; nerfstudio's own is 0.1."""
+DIVIDER = (0.133, 0.157, 0.192)
+"""RGB in [0, 1] of the line between source and edited, as in the viewer's own split screen."""
+
+
+class Shown:
+    """The copy that a viewer renders, and its lock, which the trainer never waits for."""
+
+    source_share = 0.0
+    """How much of the picture, from its left, shows the source: 0 none of it, 1 all."""
+
+    def __init__(self, viewer: Viewer, trained: Model, copy: Model, source: Model):
+        """Let `viewer` render `copy` in place of `trained`; the three models are of the same settings."""
+        self.lock = threading.RLock()
+        self._viewer, self._trained, self._copy, self._source = viewer, trained, copy, source
+        self._copied_at = -float("inf")
+        for model in (copy, source):
+            model.requires_grad_(False).eval()
+            if isinstance(model, SplatfactoScene):
+                model.begin_edit()
+        self._render = copy.get_outputs_for_camera
+        copy.get_outputs_for_camera = self._outputs
+        viewer.get_model = lambda: copy
+        viewer.train_lock = self.lock  # pyright: ignore[reportAttributeAccessIssue]
+        self.refresh()
+
+    @property
+    def watched(self) -> bool:
+        """Whether a page is open."""
+        return bool(self._viewer.render_statemachines)
+
+    def refresh(self) -> None:
+        """Copy the scene as it is now; waits for a picture that is being made."""
+        with self.lock:
+            self._copy.load_state_dict(self._trained.state_dict())
+            self._copied_at = time.monotonic()
+
+    def after_step(self) -> None:
+        """Copy the scene if somebody watches, it is time, and no picture is being made."""
+        self._viewer.last_move_time = 0  # nerfstudio would hold the edit while a camera moves
+        self._viewer.train_util = 1 - VIEWER_SHARE
+        if not self.watched or time.monotonic() < self._copied_at + SECONDS_BETWEEN_COPIES:
+            return
+        if self.lock.acquire(blocking=False):
+            try:
+                self.refresh()
+            finally:
+                self.lock.release()
+
+    def _outputs(self, camera: Any, obb_box: Any = None) -> dict[str, torch.Tensor]:
+        """The model's outputs, in `rgb` the source up to `source_share` of the width."""
+        outputs = self._render(camera, obb_box)
+        columns = round(self.source_share * outputs["rgb"].shape[1])
+        if columns:
+            if isinstance(self._source, SplatfactoScene):
+                self._source.set_background(self._copy.background_color)  # pyright: ignore[reportArgumentType]
+            of_source = self._source.get_outputs_for_camera(camera, obb_box)
+            outputs["rgb"] = torch.cat([of_source["rgb"][:, :columns], outputs["rgb"][:, columns:]], dim=1)
+            if columns < outputs["rgb"].shape[1]:
+                outputs["rgb"][:, columns] = outputs["rgb"].new_tensor(DIVIDER)
+        return outputs

@@ -1,0 +1,83 @@
+"""Local edits through `ns-train`: outside the box nothing changes, in parameters or in pictures."""
+
+import pytest
+import torch
+
+from pds_nerfstudio.evaluation.trial import load_run
+from pds_nerfstudio.scenes.rendering import render
+from pds_nerfstudio.scenes.source import find_run, load_source_state
+from pds_nerfstudio.scenes.views import eval_views
+
+from .conftest import PROMPTS
+from .test_edit import TOYBOX, scene_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def upper_half(toy_splats) -> tuple[list[float], torch.Tensor]:
+    """A box around the upper half of the toybox splats, and which of them lie in it."""
+    means = load_source_state(find_run(toy_splats))["_model.gauss_params.means"]
+    low, high = means.amin(0), means.amax(0)
+    low[2] = means[:, 2].median()
+    inside = (means >= low).all(-1)
+    return [*low.tolist(), *high.tolist()], inside
+
+
+def test_two_hundred_steps_leave_everything_outside_the_box_as_it_was_to_the_bit(ns_train, toy_splats, upper_half):
+    box, inside = upper_half
+    config = ns_train(
+        *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 200),
+        *("--pipeline.box", *box),
+    )
+    source, edited = load_source_state(find_run(toy_splats)), scene_of(config)
+    names = [name for name in edited if "gauss_params" in name and source[name].numel()]
+    assert len(names) >= 5
+    for name in names:
+        assert torch.equal(edited[name][~inside], source[name][~inside]), name
+        assert not torch.equal(edited[name][inside], source[name][inside]), name
+
+    runs = load_run(toy_splats), load_run(config.get_base_dir() / "config.yml")
+    views = eval_views(runs[0].datamanager)
+    cameras = [views.camera(i, *views.size(i)) for i in range(len(views))]
+    with torch.no_grad():
+        pictures = [torch.cat([render(run.model, camera).image for camera in cameras]) for run in runs]
+        for run, state in zip(runs, (source, edited), strict=True):  # what lies inside, alone
+            run.model.load_state_dict(
+                {name.removeprefix("_model."): state[name][inside] for name in names}, strict=False
+            )
+        coverage = [torch.cat([render(run.model, camera).accumulation for camera in cameras]) for run in runs]
+    untouched = ((coverage[0] == 0) & (coverage[1] == 0)).expand(-1, 3, -1, -1)
+    assert 0.1 < untouched.float().mean() < 0.98
+    assert torch.equal(pictures[0][untouched], pictures[1][untouched])
+    assert not torch.equal(pictures[0], pictures[1])
+
+
+def test_a_resumed_and_densified_local_edit_still_holds_the_rest(ns_train, toy_splats, upper_half):
+    box, inside = upper_half
+    densify = ("--pipeline.densify-from", 1, "--pipeline.densify-until", 12, "--pipeline.densify-every", 3)
+    first = ns_train(
+        *("pnr-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--pipeline.refine-steps", 0),
+        *("--pipeline.eta", 0.4, "--pipeline.perturb", "everywhere", "--pipeline.box", *box, *densify),
+        *("--max-num-iterations", 8),
+    )
+    resumed = ns_train(
+        *("pnr-edit-splat", "--load-dir", first.get_base_dir(), "--max-num-iterations", 14, *densify),
+        *("--pipeline.refine-steps", 0),
+    )
+    source = load_source_state(find_run(toy_splats))
+    edited = load_source_state(find_run(resumed.get_base_dir()))
+    held = edited["held"]
+    means = "_model.gauss_params.means"
+    assert len(held) == len(edited[means]) > len(source[means])
+    for name in (name for name in source if "gauss_params" in name and source[name].numel()):
+        assert torch.equal(edited[name][held], source[name][~inside]), name
+
+
+def test_a_box_that_contains_nothing_is_an_error(ns_train, toy_splats, capfd):
+    for box, message in (((90, 90, 90, 91, 91, 91), "contain none of the"), ((0, 0, 0, 0, 1, 1), "is empty")):
+        with pytest.raises(SystemExit):
+            ns_train(
+                *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--pipeline.box", *box),
+            )
+        assert message in capfd.readouterr().err

@@ -1,0 +1,253 @@
+"""The panel in a real browser: Chromium, without a screen or a GPU, on a running toybox edit.
+
+Screenshots are kept in outputs/panel/ (or PDS_ARTEFACTS), to be looked at.
+"""
+
+import io
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from viser import SceneApi
+
+from pds_nerfstudio.pipelines.session import SESSION_FILE, Session, read_session
+from pds_nerfstudio.pipelines.trainer import EditTrainer
+from pds_nerfstudio.scenes.source import find_run, load_source_state
+
+from .conftest import PROMPTS
+from .test_edit import TOYBOX
+
+pytestmark = pytest.mark.slow
+
+ARTEFACTS = Path(os.environ.get("PDS_ARTEFACTS", Path(__file__).parents[2] / "outputs" / "panel"))
+SOFTWARE_GL = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+PATIENCE = 240_000
+"""Milliseconds that a page may take for anything: what is tested is not speed."""
+MEANS = "_model.gauss_params.means"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("NO BROWSER, THE PANEL IS NOT TESTED: install Chromium (Debian and Ubuntu: apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[*SOFTWARE_GL, "--ignore-gpu-blocklist"])
+        yield browser
+        browser.close()
+
+
+class RunningEdit(threading.Thread):
+    """An edit with a viewer, in a thread of its own so that the test can be in the browser."""
+
+    def __init__(self, train: Callable, arguments: tuple, port: int):
+        super().__init__(daemon=True)
+        self.port = port
+        self.trainer: EditTrainer | None = None
+        self.error: BaseException | None = None
+        self.sent: np.ndarray | None = None
+        """The last picture that went to a page."""
+        self._train, self._arguments = train, arguments
+
+    def run(self) -> None:
+        viewer = ("--vis", "viewer", "--viewer.websocket-host", "127.0.0.1", "--viewer.websocket-port", self.port)
+        try:
+            self._train(*self._arguments, *viewer)
+        except BaseException as error:
+            self.error = error
+
+    def open(self, browser, **options):
+        """A page of it, with the panel in view."""
+        page = browser.new_page(viewport={"width": 1000, "height": 1000}, **options)
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"http://127.0.0.1:{self.port}")
+        page.get_by_role("button", name="Back to the source").wait_for()
+        return page
+
+
+@pytest.fixture
+def running(ns_train, toy_splats, free_port, monkeypatch) -> Iterator[Callable[..., RunningEdit]]:
+    """`running(method, …)`: an edit that goes on until the test ends it, paused before its first step."""
+    started: list[RunningEdit] = []
+    setup = EditTrainer.setup
+
+    def caught(self, *arguments, **options):
+        setup(self, *arguments, **options)
+        started[-1].trainer = self
+
+    send = SceneApi.set_background_image
+
+    def watched(self, image, *arguments, **options):
+        started[-1].sent = image
+        send(self, image, *arguments, **options)
+
+    monkeypatch.setattr(EditTrainer, "setup", caught)
+    monkeypatch.setattr(SceneApi, "set_background_image", watched)
+
+    def run(method: str, *arguments: object) -> RunningEdit:
+        options = (*TOYBOX, "--max-num-iterations", 100_000, "--start-paused", "True", *arguments)
+        edit = RunningEdit(ns_train, (method, "--load-dir", toy_splats.parent, *PROMPTS, *options), free_port())
+        started.append(edit)
+        edit.start()
+        wait(lambda: edit.trainer is not None or edit.error is not None)
+        assert edit.error is None, edit.error
+        return edit
+
+    yield run
+    for edit in started:
+        if edit.trainer is not None:
+            edit.trainer.shutdown()
+        edit.join(120)
+        assert not edit.is_alive()
+        assert edit.error is None, edit.error
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def field(page, label: str):
+    """The input in the row with this label."""
+    return page.locator(".mantine-Flex-root", has=page.get_by_text(label, exact=True)).last.locator("input").last
+
+
+def press(page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def after(edit: RunningEdit, action: Callable[[], object]) -> np.ndarray:
+    """The whole picture, [height, width, 3], that goes to a page after `action`."""
+    edit.sent = None
+    action()
+    wait(lambda: edit.sent is not None and 512 in edit.sent.shape)
+    assert edit.sent is not None
+    return edit.sent
+
+
+def screenshot(page) -> np.ndarray:
+    """What the page shows in place of the scene, in [0, 255].
+
+    At a fiftieth of its size: with software GL the page lowers its own resolution as it sees fit.
+    """
+    shown = Image.open(io.BytesIO(page.locator("canvas").first.screenshot())).convert("RGB")
+    return np.asarray(shown.resize((shown.width // 50, shown.height // 50), Image.Resampling.BOX)).astype(int)
+
+
+def divide(page, share: str) -> None:
+    """Let the source have this share of the view."""
+    slider = field(page, "Source | edited")
+    slider.fill(share)
+    slider.press("Enter")
+
+
+def keep(page, name: str) -> None:
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=ARTEFACTS / f"{name}.png")
+
+
+def test_an_edit_is_steered_from_the_page_and_goes_back_to_its_source(running, browser, toy_splats, monkeypatch):
+    asked_at = {}
+    request = Session.request
+
+    def noting(self, change, value=None):
+        asked_at[change] = self._trainer._next_step
+        request(self, change, value)
+
+    monkeypatch.setattr(Session, "request", noting)
+    edit = running("pds-edit-splat")
+    trainer, pages = edit.trainer, []
+    source = after(edit, lambda: pages.append(edit.open(browser)))
+    (page,) = pages
+    assert source.std() > 10  # it shows something
+    wait(lambda: screenshot(page).std() > 10)
+    page.wait_for_timeout(3000)
+    seen_at_first = screenshot(page)
+    keep(page, "1_source")
+
+    press(page, "Resume Training")
+    wait(lambda: trainer._next_step > 5)
+    field(page, "Target prompt").fill("a photo of a blue can")
+    press(page, "Use these prompts")
+    page.get_by_text("Before step").wait_for()
+    log = trainer.base_dir / SESSION_FILE
+    change = read_session(log)[-1]
+    assert (change.change, change.value) == ("prompts", ["a photo of a red can", "a photo of a blue can"])
+    assert 0 <= change.step - asked_at["prompts"] <= 2
+    assert trainer.pipeline.config.tgt_prompt == "a photo of a blue can"
+
+    press(page, "Take a snapshot")
+    wait(lambda: read_session(log)[-1].change == "snapshot")
+    reached = read_session(log)[-1].step
+    wait(lambda: trainer._next_step > reached + 20)
+    press(page, "Pause Training")
+    wait(lambda: trainer.training_state == "paused")
+    page.get_by_alt_text("gradient").scroll_into_view_if_needed()
+    keep(page, "2_edited")
+
+    divided, half = after(edit, lambda: divide(page, "0.5")), source.shape[1] // 2
+    assert np.array_equal(divided[:, :half], source[:, :half])
+    assert not np.array_equal(divided[:, half + 1 :], source[:, half + 1 :])
+    wait(lambda: np.abs(screenshot(page) - seen_at_first).max() > 10)
+    keep(page, "3_source_beside_edited")
+    edited = after(edit, lambda: divide(page, "0"))
+    assert np.array_equal(edited[:, half + 1 :], divided[:, half + 1 :])
+    assert not np.array_equal(edited[:, :half], source[:, :half])
+
+    after(edit, lambda: press(page, "Back to the snapshot"))
+    page.get_by_text(re.compile("Before step .*back to the snapshot")).wait_for()
+    assert np.array_equal(after(edit, lambda: press(page, "Back to the source")), source)
+    page.get_by_text(re.compile("Before step .*back to the source")).wait_for()
+    assert torch.equal(trainer.pipeline.model.means, load_source_state(find_run(toy_splats))[MEANS])
+    wait(lambda: np.abs(screenshot(page) - seen_at_first).max() <= 4)
+    keep(page, "4_back_to_the_source")
+
+    stood_at = trainer._next_step
+    press(page, "Resume Training")
+    wait(lambda: trainer._next_step > stood_at + 2)
+    page.close()
+
+
+def test_two_pages_a_closed_and_a_late_one_neither_stop_nor_change_the_edit(running, browser):
+    edit = running("pnr-edit-splat", "--pipeline.eta", 0.3, "--pipeline.perturb", "everywhere")
+    trainer = edit.trainer
+    first, second = edit.open(browser), edit.open(browser)
+    press(first, "Resume Training")
+    wait(lambda: trainer._next_step > 5)
+    press(second, "Perturb now")
+    first.get_by_text(re.compile("Before step .* perturb")).wait_for()  # each page hears of what the other does
+    at = trainer._next_step
+    first.close()
+    wait(lambda: trainer._next_step > at + 10)
+    late = edit.open(browser)
+    late.get_by_text("Gaussians perturbed").wait_for()
+    before = trainer._next_step
+    wait(lambda: trainer._next_step > before + 10)
+
+    background = trainer.pipeline.model.background_color.clone()
+    shown = trainer.shown
+    assert shown is not None
+    with shown.lock:  # as if a picture took for ever: the edit does not wait for it
+        held_at = trainer._next_step
+        wait(lambda: trainer._next_step > held_at + 5)
+    press(late, "Pause Training")
+    wait(lambda: trainer.training_state == "paused")
+    keep(late, "5_opened_late")
+    assert screenshot(late).std() > 10
+    assert torch.equal(trainer.pipeline.model.background_color, background)
+    assert trainer.pipeline.model.crop_box is None
+    second.close()
+    late.close()

@@ -1,0 +1,224 @@
+"""Steering: changes take effect between steps, restore what they say, are kept with the run, and can be replayed."""
+
+import copy
+import json
+
+import pytest
+import torch
+import yaml
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.objectives import DDS, PDS
+from pds_nerfstudio.pipelines.session import (
+    SESSION_FILE,
+    Session,
+    Snapshot,
+    adopt_settings,
+    change_setting,
+    read_session,
+    settings_of,
+)
+from pds_nerfstudio.scenes.source import find_run, load_source_state
+
+from .conftest import PROMPTS
+from .test_edit import TOYBOX, scene_of
+
+BEGIN = {"step": 0, "change": "begin", "value": {"prompts": ["a", "b"], "objective": "pds"}}
+DENSIFY = (
+    *("--pipeline.densify-from", 1, "--pipeline.densify-until", 14, "--pipeline.densify-every", 4),
+    *("--pipeline.densify-growth", 3),
+)
+
+
+@pytest.fixture
+def steered(ns_train, monkeypatch, free_port):
+    """`steered(requests, method, …)`: an edit with a viewer; `requests`, (change, value) by step, are made meanwhile.
+
+    An entry may be a function of the trainer instead, which is called before the step.
+    """
+    apply = Session.apply
+
+    def run(requests: dict, method: str, *arguments):
+        def asking(self, step):
+            for request in requests.get(step, ()):
+                request(self._trainer) if callable(request) else self.request(*request)
+                apply(self, step)
+            apply(self, step)
+
+        monkeypatch.setattr(Session, "apply", asking)
+        viewer = ("--vis", "viewer", "--viewer.websocket-host", "127.0.0.1", "--viewer.websocket-port", free_port())
+        config = ns_train(method, *arguments, *viewer)
+        monkeypatch.setattr(Session, "apply", apply)
+        return config
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_steered_edit_replays_to_the_bit(steered, ns_train, toy_splats):
+    edit = (
+        "--load-dir",
+        toy_splats.parent,
+        *TOYBOX,
+        "--pipeline.refine-steps",
+        2,
+        "--max-num-iterations",
+        18,
+        *DENSIFY,
+    )
+    requests = {
+        2: [("prompts", ["a photo of a red can", "a photo of a blue can"])],
+        3: [("guidance_scale", 12.0), ("timesteps", [0.3, 0.6])],
+        5: [("snapshot", None)],
+        8: [("perturb", 0.3)],
+        11: [("restore", "snapshot"), ("objective", "dds")],
+        13: [("restore", "source")],
+        15: [("timesteps", [0.9, 0.1])],  # refused
+    }
+    live = steered(requests, "pnr-edit-splat", *PROMPTS, *edit)
+    log = live.get_base_dir() / SESSION_FILE
+    changes = [(change.step, change.change) for change in read_session(log)]
+    assert changes == [
+        *((0, "begin"), (2, "prompts"), (3, "guidance_scale"), (3, "timesteps"), (5, "snapshot"), (8, "perturb")),
+        *((11, "restore"), (11, "objective"), (13, "restore")),
+    ]
+    # The prompts come from the session; the others are what the command line of the edit said.
+    again = ns_train("pnr-edit-splat", *edit, "--replay", log)
+    assert (again.get_base_dir() / SESSION_FILE).read_text() == log.read_text()
+    straight = ns_train("pnr-edit-splat", *PROMPTS, *edit)
+    live, again, straight = (scene_of(config) for config in (live, again, straight))
+    assert all(torch.equal(live[name], again[name]) for name in live)
+    assert not torch.equal(
+        live["_model.gauss_params.features_dc"],
+        straight["_model.gauss_params.features_dc"][: len(live["_model.gauss_params.features_dc"])],
+    )
+
+
+@pytest.mark.slow
+def test_restoring_brings_back_scene_and_optimisers_whatever_densification_did(steered, toy_splats):
+    seen = {}
+
+    def remember(name):
+        return lambda trainer: seen.__setitem__(name, Snapshot.of(trainer))
+
+    requests = {
+        0: [remember("begin")],
+        7: [("snapshot", None), remember("at 7")],
+        13: [remember("at 13"), ("restore", "snapshot"), remember("back to 7"), ("restore", "source")],
+        14: [remember("one after the source")],
+    }
+    requests[13].append(remember("back to the source"))
+    steered(
+        requests,
+        *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 15, *DENSIFY),
+    )
+    counts = {name: len(kept.scene["_model.gauss_params.means"]) for name, kept in seen.items()}
+    assert counts["begin"] == counts["back to the source"]
+    assert counts["at 7"] == counts["back to 7"]
+    assert len({counts[name] for name in ("begin", "at 7", "at 13")}) == 3
+    for restored, original in (("back to 7", "at 7"), ("back to the source", "begin")):
+        a, b = seen[restored], seen[original]
+        assert all(torch.equal(a.scene[name], b.scene[name]) for name in b.scene)
+        assert str(a.optimizers) == str(b.optimizers)  # moments and rates, to the printed digits
+        assert {name: state["last_epoch"] for name, state in a.schedulers.items()} == {
+            name: state["last_epoch"] for name, state in b.schedulers.items()
+        }
+    source = load_source_state(find_run(toy_splats))
+    means = "_model.gauss_params.means"
+    assert torch.equal(seen["back to the source"].scene[means], source[means])
+    moved = seen["one after the source"].scene[means] - source[means]
+    assert moved.abs().max() > 0  # the optimisers step the restored parameters, not those that densification replaced
+
+
+@pytest.mark.slow
+def test_nerfs_are_restored_too(steered, toy_nerf):
+    seen = {}
+
+    def remember(name):
+        return lambda trainer: seen.__setitem__(name, Snapshot.of(trainer).scene)
+
+    requests = {2: [remember("edited"), ("restore", "source"), remember("back")]}
+    steered(
+        requests,
+        *("pds-edit", "--load-dir", toy_nerf.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 3),
+    )
+    source = load_source_state(find_run(toy_nerf))
+    fields = [name for name in source if name.startswith("_model.field.mlp_base")]
+    assert all(torch.equal(seen["back"][name], source[name]) for name in fields)
+    assert not all(torch.equal(seen["edited"][name], source[name]) for name in fields)
+
+
+@pytest.mark.slow
+def test_a_resumed_edit_goes_on_with_the_changed_settings_and_keeps_the_log(steered, ns_train, toy_splats):
+    new = ["a photo of a red can", "a photo of a blue can"]
+    edit = ("--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 6)
+    first = steered({3: [("prompts", new)], 4: [("objective", "dds")]}, "pds-edit-splat", *edit)
+    saved = yaml.load((first.get_base_dir() / "config.yml").read_text(), Loader=yaml.Loader)
+    assert [saved.pipeline.src_prompt, saved.pipeline.tgt_prompt] == new
+    assert type(saved.pipeline.objective) is DDS
+    resumed = ns_train("pds-edit-splat", "--load-dir", first.get_base_dir(), "--max-num-iterations", 8)
+    assert resumed.pipeline.tgt_prompt == new[1]
+    assert (resumed.get_base_dir() / SESSION_FILE).read_text() == (first.get_base_dir() / SESSION_FILE).read_text()
+
+
+@pytest.mark.slow
+def test_a_session_that_cannot_be_read_is_refused_before_anything_is_loaded(ns_train, toy_splats, tmp_path, capfd):
+    with pytest.raises(SystemExit):
+        ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *TOYBOX, "--replay", tmp_path / "nowhere.jsonl")
+    assert "--replay" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "does not start with the settings"),
+        ([{"step": 3, "change": "snapshot"}], "does not start with the settings"),
+        ([BEGIN, {"step": 3, "change": "colour", "value": 1}], "Line 2"),
+        ([BEGIN, {"when": 3}], "Line 2"),
+        ([BEGIN, "no object"], "Line 2"),
+    ],
+)
+def test_a_broken_session_names_the_line(tmp_path, lines, message):
+    path = tmp_path / SESSION_FILE
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=message):
+        read_session(path)
+
+
+def pipeline_config(method: str):
+    config = copy.deepcopy(METHODS[method].config.pipeline)
+    config.src_prompt, config.tgt_prompt = "a photo of a can", "a photo of a cone"
+    return config
+
+
+@pytest.mark.parametrize("method", ["pds-edit-splat", "pnr-edit", "piva-edit-splat", "sds-edit"])
+def test_settings_can_be_read_changed_and_adopted(method):
+    config = pipeline_config(method)
+    before = settings_of(config)
+    change_setting(config, "guidance_scale", 3.0)
+    change_setting(config, "timesteps", [0.25, 0.5])
+    change_setting(config, "objective", "pds")
+    assert config.objective == PDS(guidance_scale=3.0, min_step_percent=0.25, max_step_percent=0.5)
+    fresh = pipeline_config(method)
+    adopt_settings(fresh, before)
+    assert settings_of(fresh) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prompts", ["a can", "a can "]),
+        ("prompts", ["a can", " "]),
+        ("timesteps", [0.9, 0.1]),
+        ("objective", "piva"),  # its adapters have not been made
+        ("objective", "magic"),
+        ("regularisation", 0.3),
+    ],
+)
+def test_changes_that_cannot_work_are_refused_and_change_nothing(name, value):
+    config = pipeline_config("pds-edit-splat")
+    before = settings_of(config)
+    with pytest.raises(ValueError, match=r"\w"):
+        change_setting(config, name, value)
+    assert settings_of(config) == before
