@@ -101,10 +101,11 @@ class Bench:
 
         from pds_nerfstudio.evaluation import bench, summary
 
-        records = [json.loads(cell.record_file.read_text()) for cell in cells if cell.record_file.exists()]
-        if not records:
+        done = [cell.record_file for cell in cells if cell.record_file.exists()]
+        if not done:
             return
-        bench.write_atomically(out / "results.json", records)
+        bench.write_json(out / "results.json", [json.loads(path.read_text()) for path in done])
+        records = [bench.read_record(path) for path in done]
         text = summary.table(records)
         outside = summary.outside_the_anchors(records)
         if outside:

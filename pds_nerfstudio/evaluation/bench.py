@@ -16,6 +16,7 @@ import contextlib
 import importlib.metadata
 import io
 import json
+import math
 import threading
 import time
 import traceback
@@ -31,7 +32,9 @@ import torch
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import trial
+from pds_nerfstudio.evaluation.report import json_number
 from pds_nerfstudio.evaluation.suite import Suite
+from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.toybox.dataset import write_edit
 from pds_nerfstudio.toybox.spec import ToyEdit
@@ -115,7 +118,7 @@ def prepare(cell: Cell) -> Path:
             write_edit(cell.edit, folder / "scene", seed=cell.seed)
             steps = cell.settings.reconstruction_steps
             run = trial.reconstruct(cell.family, folder / "scene" / "source", folder, steps, cell.seed)
-        write_atomically(finished, {"config": str(run)})
+        write_json(finished, {"config": str(run)})
     return Path(json.loads(finished.read_text())["config"])
 
 
@@ -130,13 +133,13 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         comparison = trial.compare(cell.edit, cell.scene_folder / "scene", source, edited)
         comparison.sheet(cell.folder / "sheet.png")
     record = cell.describe() | {
-        "metrics": comparison.numbers,
+        "metrics": {name: json_number(value) for name, value in comparison.numbers.items()},
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(peak_memory() / 2**20),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-    write_atomically(cell.record_file, record)
-    return record
+    write_json(cell.record_file, record)
+    return read_record(cell.record_file)
 
 
 def edit_of(cell: Cell, source: Path) -> Path:
@@ -215,12 +218,16 @@ def quietly(log: Path) -> Iterator[None]:
         yield
 
 
-def write_atomically(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
     """JSON, complete or not there at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A cell's record, with numbers where its JSON has "inf" or null."""
+    record = json.loads(path.read_text())
+    record["metrics"] = {name: math.nan if v is None else float(v) for name, v in record["metrics"].items()}
+    return record
 
 
 def forget_peak_memory() -> None:
