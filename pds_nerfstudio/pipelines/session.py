@@ -24,6 +24,7 @@ from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
+from pds_nerfstudio.pipelines import ranks
 from pds_nerfstudio.pipelines.edit import EditPipelineConfig
 from pds_nerfstudio.pipelines.revise import REVISING, ReviseConfig, RevisePipeline
 from pds_nerfstudio.scenes.region import Box
@@ -290,13 +291,15 @@ class Session:
             self._snapshot.put_back(trainer)
 
     def _write(self) -> None:
+        if ranks.rank() > 0:
+            return
         lines = (json.dumps(vars(change), ensure_ascii=False) + "\n" for change in self._done)
         write_whole(self._trainer.base_dir / SESSION_FILE, "".join(lines))
 
     def _keep_settings(self) -> None:
         """Let the run's `config.yml` say what the edit now goes by: who resumes or judges it reads that."""
         path = self._trainer.base_dir / "config.yml"
-        if path.is_file():
+        if path.is_file() and ranks.rank() == 0:
             saved, now = yaml.load(path.read_text(encoding="utf8"), Loader=yaml.Loader), self._trainer.pipeline.config
             for name in (
                 "src_prompt",

@@ -44,4 +44,5 @@ def test_views_of_one_step_share_one_call(ns_train, toy_splats, calls):
         *("--pipeline.views-per-step", 3),
     )
     assert calls["unet"] == [12, 12]
-    assert calls["encode"] == [3, 1, 1, 1] * 2
+    assert calls["encode"].count(3) == 2
+    assert set(calls["encode"]) == {1, 3}  # sources, which are logged before the first step, and the renderings
