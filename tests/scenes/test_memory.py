@@ -45,7 +45,7 @@ def test_recomputed_rendering_keeps_next_to_nothing_beside_its_image(nerfacto, c
 
 
 def test_chunks_fit_a_quarter_of_the_memory_within_bounds():
-    assert rays_that_fit(2**20) == CHUNK_BYTES // 2**20
-    assert rays_that_fit(2**20, free=2**30) == 256
-    assert rays_that_fit(2**20, free=0) == FEWEST_RAYS
-    assert rays_that_fit(1) == MOST_RAYS
+    assert rays_that_fit(2.0**20) == CHUNK_BYTES // 2**20
+    assert rays_that_fit(2.0**20, free=2.0**30) == 256
+    assert rays_that_fit(2.0**20, free=0.0) == FEWEST_RAYS
+    assert rays_that_fit(1.0) == MOST_RAYS
