@@ -9,7 +9,7 @@ JOBS ?= 2
 .PHONY: demo test lint prior clean
 
 demo: $(READY)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/pds demo $(ARGS)
+	$(BIN)/pds demo $(ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
