@@ -33,6 +33,7 @@ from counters import flops, patched, unet_rows
 from random_prior import NAMES, random_prior
 from rendering import look_at_scene, scene
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from pds_nerfstudio.objectives import DDS, PDS, SDS, VSD, Edit, Piva, Query, surrogate_loss
 from pds_nerfstudio.objectives.base import EDITED, SOURCE, ScoreDistillation
@@ -125,6 +126,16 @@ def gradient_edit(x0_tgt: Tensor, x0_src: Tensor) -> Edit:
     return Edit(x0_tgt, x0_src, *PROMPTS, T, T - 2, noise, noise)
 
 
+def count_backward(loss: Tensor, lessons: dict[str, Tensor]) -> tuple[FlopCounterMode, FlopCounterMode]:
+    """Backward through the encoder, and through the adapters' lessons."""
+    with flops() as back:
+        loss.backward()
+    with flops() as taught:
+        for lesson in lessons.values():
+            lesson.backward()
+    return back, taught
+
+
 def our_step(prior: StableDiffusionPrior, objective: ScoreDistillation, size: int) -> Cost:
     """One step as the package runs it; the source latent is there from an earlier visit of the view."""
     image, x0_src = picture(prior, size), torch.zeros(1, 4, size // 8, size // 8, device=prior.device)
@@ -137,11 +148,7 @@ def our_step(prior: StableDiffusionPrior, objective: ScoreDistillation, size: in
             gradient = objective.gradient(learning, edit)
             lessons = learning.losses()
         loss = surrogate_loss(x0_tgt, gradient)
-    with flops() as back:
-        loss.backward()
-    with flops() as taught:
-        for lesson in lessons.values():
-            lesson.backward()
+    back, taught = count_backward(loss, lessons)
     inside = sum(asked.get_flop_counts()[type(prior.unet).__name__].values()) + taught.get_total_flops()
     everything = sum(counter.get_total_flops() for counter in (encoded, asked, back, taught))
     forward, backward = encoded.get_total_flops(), back.get_total_flops()
@@ -169,11 +176,7 @@ def naive_step(prior: StableDiffusionPrior, objective: ScoreDistillation, size: 
             apart = gradient_edit(x0_tgt.detach(), x0_src)
             lessons = LearningPrior.of_step(prior, objective.adapters, apart).losses()
         loss = surrogate_loss(x0_tgt, gradient)
-    with flops() as back:
-        loss.backward()
-    with flops() as taught:
-        for lesson in lessons.values():
-            lesson.backward()
+    back, taught = count_backward(loss, lessons)
     unet = asked.get_total_flops() + taught.get_total_flops()
     return Cost(unet, encoded.get_total_flops(), back.get_total_flops(), rows=tuple(rows), kept=kept.bytes)
 
