@@ -34,15 +34,21 @@ LARGE = (
 SMALL = ("can-to-cone",)
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "pds": ("pds-edit", {}),
-    "pds, densified": ("pds-edit", {"densify_from": 100, "densify_every": 50, "densify_growth": 2.0}),
+    "pds, densified": (
+        "pds-edit",
+        {"pipeline.densify_from": 100, "pipeline.densify_every": 50, "pipeline.densify_growth": 2.0},
+    ),
     "pnr": ("pnr-edit", {}),
-    "pnr, densified": ("pnr-edit", {"densify_from": 100, "densify_every": 50, "densify_growth": 2.0}),
-    "pnr, no refinement": ("pnr-edit", {"refine_steps": 0}),
-    "pnr, everywhere": ("pnr-edit", {"perturb": "everywhere"}),
-    "pnr, annealed": ("pnr-edit", {"anneal": True}),
-    "pnr, proposals frozen": ("pnr-edit", {"proposal_losses": False}),
+    "pnr, densified": (
+        "pnr-edit",
+        {"pipeline.densify_from": 100, "pipeline.densify_every": 50, "pipeline.densify_growth": 2.0},
+    ),
+    "pnr, no refinement": ("pnr-edit", {"pipeline.refine_steps": 0}),
+    "pnr, everywhere": ("pnr-edit", {"pipeline.perturb": "everywhere"}),
+    "pnr, annealed": ("pnr-edit", {"pipeline.anneal": True}),
+    "pnr, proposals frozen": ("pnr-edit", {"pipeline.proposal_losses": False}),
     **{
-        f"eta {eta}": ("pnr-edit", {"eta": eta, "eta_opacity": min(1.0, eta * 0.8 / 0.3)})
+        f"eta {eta}": ("pnr-edit", {"pipeline.eta": eta, "pipeline.eta_opacity": min(1.0, eta * 0.8 / 0.3)})
         for eta in (0.0, 0.2, 0.4, 0.6, 0.8)
     },
 }
@@ -105,8 +111,8 @@ def run(
     method += "-splat" * (family == "splatfacto")
     settings = trial.SETTINGS[family]
     settings = dataclasses.replace(settings, edit_steps=steps or settings.edit_steps)
-    if "densify_growth" in changes:
-        changes = changes | {"densify_until": settings.edit_steps // 2 + 20}
+    if "pipeline.densify_growth" in changes:
+        changes = changes | {"pipeline.densify_until": settings.edit_steps // 2 + 20}
     trainer.progress_console = Console(stderr=True)
     with contextlib.redirect_stdout(io.StringIO()):
         if not (folder / "scene").exists():

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import write_whole
 
 
 @dataclass
@@ -21,7 +22,8 @@ class Bench:
     suite: Path
     """A YAML file: suites/dev.yaml, suites/ci.yaml or your own."""
     methods: tuple[str, ...] = ("nothing", "ceiling", "regenerate", "sds-edit", "dds-edit", "pds-edit", "pnr-edit")
-    """Methods without their -splat, and the anchors nothing, ceiling and regenerate."""
+    """Methods without their -splat, and the anchors nothing, ceiling and regenerate. A method's settings stand in
+    brackets: 'piva-edit[pipeline.objective.regularisation=0.8]'."""
     family: Literal["splatfacto", "nerfacto"] = "splatfacto"
     """What the scenes are reconstructed as."""
     seeds: int = 1
@@ -39,7 +41,7 @@ class Bench:
     """Steps of the edits, likewise."""
 
     def run(self) -> None:
-        """Run what is missing, then write results.json, table.md, pareto.png and wall.png."""
+        """Run what is missing, then write results.json, table.md, table.html, pareto.png and wall.png."""
         from pds_nerfstudio.evaluation.suite import read_suite
 
         suite = read_suite(self.suite)
@@ -56,7 +58,7 @@ class Bench:
         mine = cells[index::count]
         failures = self._run(mine, console)
         if count == 1:
-            self._summarise(cells, out, console)
+            self._summarise(suite, cells, out, console)
         if failures:
             raise UserError(
                 f"{len(failures)} of {len(mine)} cells failed, the first is {failures[0]}; their logs are beside them. "
@@ -96,7 +98,7 @@ class Bench:
                 progress.advance(task)
         return failures
 
-    def _summarise(self, cells: list, out: Path, console: Console) -> None:
+    def _summarise(self, suite: Any, cells: list, out: Path, console: Console) -> None:
         import json
 
         from pds_nerfstudio.evaluation import bench, summary
@@ -110,7 +112,10 @@ class Bench:
         outside = summary.outside_the_anchors(records)
         if outside:
             text += "### outside the anchors\n\n" + "\n".join(f"- {line}" for line in outside) + "\n"
-        (out / "table.md").write_text(text)
+        write_whole(out / "table.md", text)
+        write_whole(out / "table.html", summary.page(suite.name, records, outside))
         summary.plot(records, out / "pareto.png")
+        summary.wall([cell for cell in cells if cell.record_file.exists()], out / "wall.png")
         console.print(text)
-        console.print(f"{out / 'table.md'}\n{out / 'results.json'}\n{out / 'pareto.png'}")
+        for name in ("table.md", "table.html", "results.json", "pareto.png", "wall.png"):
+            console.print(out / name)

@@ -12,7 +12,9 @@ can share a folder, and a cell that failed is tried again. Three rows anchor the
     regenerate   pnr-edit with η = 1 everywhere: a new scene, for which the source is only a camera path
 """
 
+import ast
 import contextlib
+import copy
 import importlib.metadata
 import io
 import json
@@ -36,11 +38,14 @@ from pds_nerfstudio.evaluation.report import json_number
 from pds_nerfstudio.evaluation.suite import Suite
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pictures import save_image
 from pds_nerfstudio.toybox.dataset import write_edit
 from pds_nerfstudio.toybox.spec import ToyEdit
 
 NOTHING, CEILING, REGENERATE = "nothing", "ceiling", "regenerate"
 ANCHORS = (NOTHING, CEILING, REGENERATE)
+VIEW, SHOWN = "view.png", 0
+"""A cell's picture in the wall, and which held-out view it is."""
 PACKAGES = ("torch", "nerfstudio", "diffusers", "peft", "gsplat")
 
 
@@ -96,8 +101,12 @@ def plan_cells(
     """Every cell, anchors first. Raises UserError for methods that are unknown or of another family."""
     suffix = "-splat" * (family == "splatfacto")
     known = [name.removesuffix(suffix) for name in METHODS if name.endswith("-edit" + suffix)]
-    if wrong := [method for method in methods if method not in known and method not in ANCHORS]:
-        raise UserError(f"There is no method {wrong[0]!r}: choose among {', '.join([*ANCHORS, *known])}.")
+    for text in methods:
+        method, changes = read_variant(text)
+        if text not in ANCHORS and method not in known:
+            raise UserError(f"There is no method {text!r}: choose among {', '.join([*ANCHORS, *known])}.")
+        for name, value in changes.items():
+            trial.change_setting(copy.deepcopy(METHODS[method + suffix].config), name, value)
     if seeds < 1:
         raise UserError(f"--seeds {seeds} leaves nothing to run: give at least 1.")
     ordered = [*(name for name in ANCHORS if name in methods), *(name for name in methods if name not in ANCHORS)]
@@ -107,6 +116,29 @@ def plan_cells(
         for seed in range(seeds)
         for method in ordered
     ]
+
+
+def read_variant(text: str) -> tuple[str, dict[str, Any]]:
+    """A method and the settings that it is given in brackets: "piva-edit[pipeline.objective.regularisation=0.8]".
+
+    Several settings stand between commas; their names are those of `ns-train`'s flags.
+
+    Raises:
+        UserError: the brackets cannot be read.
+    """
+    method, bracket, rest = text.partition("[")
+    pairs = [pair.partition("=") for pair in rest.removesuffix("]").split(",")] if bracket else []
+    if (bracket and not rest.endswith("]")) or any(not (name and equals) for name, equals, _ in pairs):
+        raise UserError(f"The method {text!r} cannot be read: write METHOD[NAME=VALUE,NAME=VALUE].")
+    return method, {name.strip(): _value(text) for name, _, text in pairs}
+
+
+def _value(text: str) -> Any:
+    """A number, True, False, None, or the text itself."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text.strip()
 
 
 def prepare(cell: Cell) -> Path:
@@ -132,6 +164,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         comparison = trial.compare(cell.edit, cell.scene_folder / "scene", source, edited)
         comparison.sheet(cell.folder / "sheet.png")
+        save_image(comparison.edited[SHOWN], cell.folder / VIEW)
     record = cell.describe() | {
         "metrics": {name: json_number(value) for name, value in comparison.numbers.items()},
         "seconds": round(seconds, 1),
@@ -151,10 +184,11 @@ def edit_of(cell: Cell, source: Path) -> Path:
     if cell.method == CEILING:
         steps = settings.reconstruction_steps + settings.edit_steps
         return trial.reconstruct(family, cell.scene_folder / "scene" / "target", cell.folder, steps, cell.seed)
-    method, changes = cell.method, {}
+    method, changes = read_variant(cell.method)
     if cell.method == REGENERATE:
         method = "pnr-edit"
-        changes = {"eta": 1.0, "eta_opacity": 1.0, "eta_colour": 1.0, "perturb": "everywhere", "refine_steps": 0}
+        settings_of = {"eta": 1.0, "eta_opacity": 1.0, "eta_colour": 1.0, "perturb": "everywhere", "refine_steps": 0}
+        changes = {f"pipeline.{name}": value for name, value in settings_of.items()}
     return trial.run_edit(method + suffix, source, cell.edit, cell.folder, settings, cell.seed, changes)
 
 

@@ -104,15 +104,26 @@ class ClipScorer:
         return (self.model.logit_scale.exp() * self.similarity(images, prompts)).softmax(dim=-1)
 
 
-def ssim(images: Images, reference: Images) -> Float[Tensor, " views"]:
-    """Structural similarity (Wang et al. 2004), 11-pixel Gaussian window, as torchmetrics computes it."""
+def ssim(
+    images: Images, reference: Images, mask: Float[Tensor, "views height width"] | None = None
+) -> Float[Tensor, " views"]:
+    """Structural similarity (Wang et al. 2004), 11-pixel Gaussian window, as torchmetrics computes it.
+
+    With a mask, the mean of its map where that is 1, NaN for a view where it nowhere is: windows look across the
+    mask's border.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     # In float64: in float32 equal images come out at 0.999996, by the cancellation in its variances.
     pair = images.double(), reference.double()
-    score = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
-    assert isinstance(score, Tensor)
-    return score.reshape(-1).float()
+    scores = structural_similarity_index_measure(
+        *pair, data_range=1.0, reduction="none", return_full_image=mask is not None
+    )
+    if mask is None:
+        assert isinstance(scores, Tensor)
+        return scores.reshape(-1).float()
+    of_pixel = scores[1].mean(dim=1).float()
+    return (of_pixel * mask).sum((1, 2)) / mask.sum((1, 2))
 
 
 def directional_similarity(

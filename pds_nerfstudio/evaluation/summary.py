@@ -1,21 +1,27 @@
 """What the records of a benchmark say together: means with intervals, who lies outside the anchors, a plot."""
 
+import html
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from pds_nerfstudio.evaluation.bench import ANCHORS, CEILING, NOTHING
+from pds_nerfstudio.evaluation.bench import ANCHORS, CEILING, NOTHING, SHOWN, VIEW, Cell
+from pds_nerfstudio.pictures import contact_sheet, read_images
 
 COLUMNS = {
     "psnr_to_target_in_change_mask_after": ("in mask, dB", "{:.2f}"),
     "background_psnr": ("background, dB", "{:.1f}"),
     "target_probability_after": ("probability", "{:.2f}"),
     "success": ("success", "{:.0%}"),
+    "distance_to_target_in_change_mask": ("distance", "{:.3f}"),
+    "view_consistency": ("consistency, dB", "{:.1f}"),
     "saturation_drift": ("saturation drift", "{:+.3f}"),
 }
+HEADINGS = ("method", "cells", *(title for title, _ in COLUMNS.values()))
 BRACKETED = ("psnr_to_target_in_change_mask_after", "target_probability_after")
 """Metrics in which doing nothing is the worst that a method should do, and the ceiling the best."""
 KINDS = ("appearance", "addition", "shape")
@@ -35,16 +41,37 @@ def mean_with_interval(values: Sequence[float], draws: int = 2000) -> tuple[floa
 def table(records: Records) -> str:
     """Markdown: for each kind of edit a line per method, means over edits and seeds with their intervals."""
     lines = []
-    for kind in [kind for kind in KINDS if any(record["kind"] == kind for record in records)]:
-        lines += [f"### {kind}", "", "| method | cells | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
-        lines.append("|---" * (2 + len(COLUMNS)) + "|")
+    for kind, rows in _rows(records).items():
+        lines += [f"### {kind}", "", "| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def page(suite: str, records: Records, outside: Sequence[str]) -> str:
+    """The same as HTML, with the plot and the wall that lie beside it."""
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in HEADINGS)
+    tables = ""
+    for kind, rows in _rows(records).items():
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(entry)}</td>" for entry in row) + "</tr>\n" for row in rows)
+        tables += f"<h2>{kind}</h2>\n<table><tr>{head}</tr>\n{body}</table>\n"
+    if outside:
+        tables += (
+            "<h2>outside the anchors</h2>\n<ul>" + "".join(f"<li>{html.escape(line)}" for line in outside) + "</ul>\n"
+        )
+    return PAGE.format(suite=html.escape(suite), tables=tables)
+
+
+def _rows(records: Records) -> dict[str, list[list[str]]]:
+    """For each kind of edit that is there, a line of entries per method."""
+    rows: dict[str, list[list[str]]] = {}
+    for kind in KINDS:
         for method in dict.fromkeys(record["method"] for record in records):
             chosen = [r["metrics"] for r in records if (r["kind"], r["method"]) == (kind, method)]
             if chosen:
                 entries = [_entry([m[name] for m in chosen], form) for name, (_, form) in COLUMNS.items()]
-                lines.append(f"| {method} | {len(chosen)} | " + " | ".join(entries) + " |")
-        lines.append("")
-    return "\n".join(lines)
+                rows.setdefault(kind, []).append([method, str(len(chosen)), *entries])
+    return rows
 
 
 def _entry(values: list[float], form: str) -> str:
@@ -69,6 +96,20 @@ def outside_the_anchors(records: Records) -> list[str]:
                 if sign * (metrics[name] - bound[name]) < -1e-6
             ]
     return found
+
+
+def wall(cells: Sequence[Cell], path: Path) -> None:
+    """One held-out view of every edit (first seed): a row for each method, the ground truth below."""
+    shown = {(cell.edit.name, cell.method): cell for cell in cells if cell.seed == 0}
+    edits = list(dict.fromkeys(edit for edit, _ in shown))
+    scenes = [next(cell for (name, _), cell in shown.items() if name == edit).scene_folder / "scene" for edit in edits]
+    truth = [read_images([scene / "target" / "images" / f"test_{SHOWN:03d}.png"])[0] for scene in scenes]
+    rows = {}
+    for method in dict.fromkeys(method for _, method in shown):
+        files = [shown[edit, method].folder / VIEW if (edit, method) in shown else None for edit in edits]
+        rows[method] = [torch.ones_like(truth[0]) if file is None else read_images([file])[0] for file in files]
+    rows["ground truth"] = truth
+    contact_sheet(rows, path, "One held-out view of each edit", tile=96, columns=edits)
 
 
 def plot(records: Records, path: Path) -> None:
@@ -96,3 +137,15 @@ def plot(records: Records, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+PAGE = """<!doctype html>
+<html lang=en><meta charset=utf-8><title>{suite}</title>
+<style>body {{font: 15px/1.4 sans-serif; margin: 2em}} table {{border-collapse: collapse}}
+td, th {{padding: .2em .8em; text-align: right}} td:first-child, th:first-child {{text-align: left}}
+tr:nth-child(even) {{background: #f4f4f4}} img {{max-width: 100%}}</style>
+<h1>{suite}</h1>
+<p>Means over edits and seeds, with 95 % bootstrap intervals.</p>
+{tables}<p><img src=pareto.png alt="target against background PSNR"></p>
+<p><img src=wall.png alt="one held-out view of each edit"></p>
+"""

@@ -5,7 +5,7 @@ The settings here are for 64-pixel scenes on two CPU cores; on a real scene the 
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,18 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.scripts import train as ns_train
 from torch import Tensor
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import renders
-from pds_nerfstudio.evaluation.metrics import ClipScorer, psnr, saturation, target_probability
+from pds_nerfstudio.evaluation.consistency import view_consistency
+from pds_nerfstudio.evaluation.measure import Distance, load_judges
+from pds_nerfstudio.evaluation.metrics import (
+    ClipScorer,
+    directional_similarity,
+    psnr,
+    saturation,
+    ssim,
+    target_probability,
+)
 from pds_nerfstudio.evaluation.pairs import load_run
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pictures import contact_sheet, heat, read_images
@@ -27,7 +37,7 @@ from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.rendering import render
 from pds_nerfstudio.scenes.source import Family
 from pds_nerfstudio.scenes.views import eval_views, train_views
-from pds_nerfstudio.toybox.dataset import change_mask
+from pds_nerfstudio.toybox.dataset import change_mask, read_geometry
 from pds_nerfstudio.toybox.spec import ToyEdit
 
 Images = Float[Tensor, "views 3 height width"]
@@ -97,7 +107,7 @@ def run_edit(
     """Train an edit method on a reconstructed toybox scene; returns the edited run's `config.yml`.
 
     Args:
-        changes: fields of the method's pipeline to set, by name.
+        changes: settings of the method, by the names of `ns-train`'s flags: "pipeline.objective.regularisation".
         steps_per_save: keep a checkpoint every so many steps; only the last by default.
     """
     config = _config(method, out, settings.edit_steps, seed)
@@ -122,13 +132,36 @@ def run_edit(
     if isinstance(pipeline, ReviseConfig):
         pipeline.refine_steps = settings.edit_steps // 4
     for name, value in (changes or {}).items():
-        if not hasattr(pipeline, name):
-            raise ValueError(f"{method} has no setting {name!r}.")
-        setattr(pipeline, name, value)
+        change_setting(config, name, value)
     if steps_per_save is not None:
         config.steps_per_save, config.save_only_latest_checkpoint = steps_per_save, False
     ns_train.main(config)
     return config.get_base_dir() / "config.yml"
+
+
+def change_setting(config: Any, name: str, value: Any) -> Any:
+    """Set one value in a tree of configurations and dictionaries by its dotted name; returns the tree's root.
+
+    A frozen part, such as an objective, is replaced in what holds it.
+
+    Raises:
+        UserError: there is no such setting.
+    """
+    first, _, rest = name.replace("-", "_").partition(".")
+    known = config if isinstance(config, dict) else {field.name for field in fields(config)}
+    if first not in known:
+        raise UserError(f"There is no setting {first!r} in {type(config).__name__}, only {', '.join(sorted(known))}.")
+    inner = config[first] if isinstance(config, dict) else getattr(config, first)
+    if rest and not (isinstance(inner, dict) or is_dataclass(inner)):
+        raise UserError(f"The setting {first!r} of {type(config).__name__} has no part {rest!r}.")
+    new = change_setting(inner, rest, value) if rest else value
+    if isinstance(config, dict):
+        config[first] = new
+    elif type(config).__dataclass_params__.frozen:
+        return replace(config, **{first: new})
+    else:
+        setattr(config, first, new)
+    return config
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +211,10 @@ def compare(edit: ToyEdit, scene: Path, source: Path, edited: Path, step: int | 
     closer = psnr(edited_render, target_truth, changed) > psnr(edited_render, source_truth, changed)
     objects = read_images([scene / "target" / "object_masks" / Path(name).name for name in names])[:, 0]
     drift = saturation(edited_render, objects) - saturation(target_truth, objects)
+    distance = load_judges("toybox", ["toybox"]).distance
+    assert distance is not None  # toybox's VAE is in this package
+    within = target_truth + changed[:, None] * (edited_render - target_truth)
+    depth, cameras = read_geometry(scene / "target", names)
     numbers = {
         "psnr_source_reconstruction": float(psnr(source_render, source_truth).mean()),
         "psnr_to_target_before": float(psnr(source_render, target_truth).mean()),
@@ -191,8 +228,21 @@ def compare(edit: ToyEdit, scene: Path, source: Path, edited: Path, step: int | 
         "closer_to_target": float(closer.float().mean()),
         "success": float(closer.float().mean() >= SUCCESS_SHARE),
         "saturation_drift": float(drift.mean()),
+        "ssim_to_target": float(ssim(edited_render, target_truth).mean()),
+        "ssim_to_target_in_change_mask": float(ssim(edited_render, target_truth, changed).mean()),
+        "distance_to_target": _mean(distance, edited_render, target_truth),
+        "distance_to_target_in_change_mask": _mean(distance, within, target_truth),
+        "view_consistency": float(view_consistency(edited_render, depth, cameras, changed).nanmean()),
+        "clip_score": float(scorer.similarity(edited_render, [edit.target_prompt]).mean()),
+        "directional_similarity": float(
+            directional_similarity(scorer, source_render, edited_render, edit.source_prompt, edit.target_prompt).mean()
+        ),
     }
     return Comparison(edit, source_render, edited_render, target_truth, numbers)
+
+
+def _mean(distance: Distance, images: Images, reference: Images) -> float:
+    return sum(distance(a, b) for a, b in zip(images, reference, strict=True)) / len(images)
 
 
 def film(edit: ToyEdit, source: Path, edited: Path, path: Path) -> None:

@@ -9,6 +9,7 @@ FOLDER/sparse.ply           points on the visible surfaces
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,22 @@ def write_edit(edit: ToyEdit, folder: Path, **settings: int) -> tuple[RenderedVi
     }
     (folder / "edit.json").write_text(json.dumps(description, indent=1))
     return source, target
+
+
+def read_geometry(
+    folder: Path, names: Sequence[str | Path]
+) -> tuple[Float[Tensor, "views height width"], Float[Tensor, "views 3 4"]]:
+    """Exact depth in metres, 0 on the background, and cameras (OpenGL, camera to world) of a written scene's views.
+
+    Args:
+        names: the views' image files; only the last parts of their paths count.
+    """
+    frames = json.loads((folder / "transforms.json").read_text())["frames"]
+    matrices = {Path(frame["file_path"]).name: frame["transform_matrix"] for frame in frames}
+    wanted = [Path(name).name for name in names]
+    depth = [np.asarray(Image.open(folder / "depth" / name), dtype=np.float32) for name in wanted]
+    cameras = torch.tensor([matrices[name] for name in wanted])[:, :3]
+    return torch.from_numpy(np.stack(depth)) / MILLIMETRES_PER_METRE, cameras
 
 
 def surface_points(

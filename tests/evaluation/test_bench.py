@@ -1,5 +1,6 @@
 """The benchmark: what it plans, resumes, survives and sums up; and one small suite for real."""
 
+import copy
 import json
 import math
 import os
@@ -11,7 +12,8 @@ from pds_nerfstudio.cli.bench import Bench
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import bench, summary
 from pds_nerfstudio.evaluation.suite import read_suite
-from pds_nerfstudio.evaluation.trial import SETTINGS
+from pds_nerfstudio.evaluation.trial import SETTINGS, change_setting
+from pds_nerfstudio.methods import METHODS
 
 SUITES = Path(__file__).parents[2] / "suites"
 
@@ -37,6 +39,8 @@ def record(method: str, mask: float, edit="a", kind="shape", seed=0, probability
         "background_psnr": background,
         "target_probability_after": probability,
         "success": 1.0,
+        "distance_to_target_in_change_mask": 0.1,
+        "view_consistency": 25.0,
         "saturation_drift": 0.01,
     }
     return {"method": method, "edit": edit, "kind": kind, "seed": seed, "metrics": metrics}
@@ -58,6 +62,33 @@ def test_unknown_methods_seeds_and_shards_are_refused(tmp_path):
     for shard in ("1", "2/2", "a/b"):
         with pytest.raises(UserError, match="I/N"):
             Bench(suite=SUITES / "ci.yaml", out=tmp_path, shard=shard).run()
+
+
+def test_a_method_takes_settings_in_brackets(tmp_path):
+    text = "piva-edit[pipeline.objective.regularisation=0.8, optimizers.adapters.optimizer.lr=1e-3]"
+    method, changes = bench.read_variant(text)
+    assert method == "piva-edit"
+    config = copy.deepcopy(METHODS["piva-edit-splat"].config)
+    for name, value in changes.items():
+        change_setting(config, name, value)
+    assert config.pipeline.objective.regularisation == 0.8
+    assert config.optimizers["adapters"]["optimizer"].lr == 1e-3
+    assert METHODS["piva-edit-splat"].config.pipeline.objective.regularisation == 0.2
+    assert [cell.method for cell in cells_of(tmp_path, ["nothing", text])[:2]] == ["nothing", text]
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("piva-edit[", "cannot be read"),
+        ("piva-edit[lambda]", "cannot be read"),
+        ("piva-edit[pipeline.objective.lamda=1]", "no setting 'lamda' in Piva"),
+        ("piva-edit[pipeline.seed.low=1]", "has no part 'low'"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused_before_anything_runs(tmp_path, method, words):
+    with pytest.raises(UserError, match=words):
+        cells_of(tmp_path, [method])
 
 
 def test_a_cell_that_fails_or_dies_stops_no_other(tmp_path):
@@ -93,6 +124,9 @@ def test_the_table_has_a_line_per_kind_and_method():
     assert "### addition" in text
     assert "### appearance" not in text
     assert "| pds-edit | 2 | 15.00 (14.00 … 16.00) | 30.0 (30.0 … 30.0) | 0.50 (0.50 … 0.50) | 100%" in text
+    html = summary.page("ci", records, ["worse <than> nothing"])
+    assert "<td>15.00 (14.00 … 16.00)</td>" in html
+    assert "worse &lt;than&gt; nothing" in html
 
 
 def test_who_is_worse_than_nothing_or_better_than_the_ceiling_is_named():

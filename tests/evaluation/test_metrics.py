@@ -35,6 +35,17 @@ def test_psnr_in_a_mask_ignores_what_lies_outside():
     assert psnr(images, reference, 1 - mask).tolist() == [0.0]
 
 
+def test_ssim_in_a_mask_is_that_of_its_pixels():
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    other = images.clone()
+    other[..., :8] = 0
+    mask = torch.zeros(1, 32, 32)
+    mask[..., 20:] = 1
+    assert ssim(images, other, mask).item() == pytest.approx(1, abs=1e-6)
+    assert ssim(images, other, 1 - mask).item() < ssim(images, other).item() < 0.9
+    assert ssim(images, other, torch.ones_like(mask)).item() == pytest.approx(ssim(images, other).item(), abs=0.03)
+
+
 @pytest.fixture(scope="module")
 def scorer():
     return ClipScorer.load()
