@@ -140,7 +140,8 @@ class EditPipelineConfig(VanillaPipelineConfig):
     """VSD and Piva only: rank of the LoRA adapters that learn the source's and the edited renderings."""
     control: str | None = None
     """VSD and Piva only: a depth-conditioned ControlNet for the adapters, hub id or folder, such as
-    lllyasviel/sd-controlnet-depth for Stable Diffusion 1.5. Without one, adapters learn views mixed up (Janus)."""
+    lllyasviel/sd-controlnet-depth for Stable Diffusion 1.5, or "toybox". Without one, adapters learn views mixed up
+    (Janus)."""
     adapter_warmup: int = 0
     """Piva only: steps in which the source's adapter learns the source's views before the edit begins. It otherwise
     learns along with the edit, which an edit of a few hundred steps is too short for."""

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.check import check_safetensors, local_folder
+from pds_nerfstudio.priors.check import TOYBOX, check_safetensors, local_folder
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 
+TOYBOX_CONTROL = TOYBOX.with_name("control")
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 MUST_FIT = ("cross_attention_dim", "block_out_channels", "down_block_types", "layers_per_block", "in_channels")
 """Settings that a ControlNet shares with the U-Net whose features it adds to."""
@@ -32,20 +33,20 @@ def check_control(name: str, prior: str) -> None:
 
 
 def control_folder(name: str, download: bool = True) -> Path | None:
-    """The folder of a ControlNet: a local one, or a hub id's in the Hugging Face cache, downloaded if need be.
+    """The folder of a ControlNet: toybox's, a local one, or a hub id's in the cache, downloaded if need be.
 
     Only its configuration and safetensors weights are fetched. None if it would have to be downloaded and may not be.
 
     Raises:
         UserError: it is neither a folder nor on the hub, or the hub cannot be reached.
     """
-    path = Path(name).expanduser()
+    path = TOYBOX_CONTROL if name == "toybox" else Path(name).expanduser()
     if path.is_dir():
         return path
     if name.count("/") != 1 or path.exists():
         raise UserError(
             f"The ControlNet {name} is neither a folder nor a hub id of the form owner/name: give one for depth, such "
-            "as lllyasviel/sd-controlnet-depth for Stable Diffusion 1.5."
+            "as lllyasviel/sd-controlnet-depth for Stable Diffusion 1.5, or toybox for the toybox prior."
         )
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 

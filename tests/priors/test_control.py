@@ -8,10 +8,14 @@ import torch
 from diffusers import ControlNetModel
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.objectives import Edit, Piva, Query
 from pds_nerfstudio.priors.control import check_control, load_control
 from pds_nerfstudio.priors.learning import LearningPrior
 from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.toybox.dataset import capture_cameras
+from pds_nerfstudio.toybox.render import render
+from pds_nerfstudio.toybox.spec import SceneSpec
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +101,24 @@ def test_what_is_no_fitting_controlnet_is_refused_in_one_sentence(folder, contro
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "diffusion_pytorch_model.safetensors").unlink()
     assert "only safetensors" in refusal(copy)
+
+
+def test_toyboxs_controlnet_knows_depth():
+    """Its prediction under the right depth is closer to the noise than under another scene's, or under none."""
+    cameras = capture_cameras(4, 3)
+    man, ball = (render(SceneSpec(shape, "red"), cameras, 64, 64) for shape in ("man", "ball"))
+    check_control("toybox", "toybox")
+    prior = load_prior("toybox", "cpu")
+    prior.controlnet = load_control("toybox", prior)
+    prior.add_adapters(("source",), rank=4)
+    x0, t = prior.encode(man.image.movedim(-1, 1)), torch.full((4,), 600)
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    x_t = prior.schedule.add_noise(x0, t, eps)
+    depths = [depth_picture(views.depth[:, None], (views.depth[:, None] > 0).float()) for views in (man, ball)]
+    answers = [
+        prior.predict_noise([Query(x_t, t, "a photo of a red man", adapter="source", control=control)])[0]
+        for control in (*depths, None)
+    ]
+    right, wrong, without = (float((answer - eps).square().mean()) for answer in answers)
+    assert right < 0.8 * without
+    assert right < 0.8 * wrong

@@ -7,6 +7,7 @@ import torch
 
 from pds_nerfstudio.evaluation.metrics import TOYBOX_CLIP, ClipScorer, psnr
 from pds_nerfstudio.priors.check import TOYBOX
+from pds_nerfstudio.priors.control import TOYBOX_CONTROL
 from pds_nerfstudio.priors.stable_diffusion import load_prior
 from pds_nerfstudio.toybox.dataset import capture_cameras
 from pds_nerfstudio.toybox.render import render
@@ -20,6 +21,7 @@ def megabytes(folder: Path) -> float:
 def test_the_weights_are_small():
     assert megabytes(TOYBOX) <= 12
     assert megabytes(TOYBOX_CLIP) <= 3
+    assert megabytes(TOYBOX_CONTROL) <= 5
 
 
 def test_diffusers_own_pipeline_loads_the_folder():
