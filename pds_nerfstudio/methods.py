@@ -23,9 +23,9 @@ from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.vsd import VSD
 from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipelineConfig
-from pds_nerfstudio.pipelines.prepare import ADAPTER_RATE
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.trainer import EditTrainerConfig, SceneTrainerConfig
+from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.scenes.nerfacto import NerfactoSceneConfig, available_implementation
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 

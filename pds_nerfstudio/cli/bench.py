@@ -24,8 +24,8 @@ class Bench:
     methods: tuple[str, ...] = ("nothing", "ceiling", "regenerate", "sds-edit", "dds-edit", "pds-edit", "pnr-edit")
     """Methods without their -splat, and the anchors nothing, ceiling and regenerate. A method's settings stand in
     brackets: 'piva-edit[pipeline.objective.regularisation=0.8]'."""
-    family: Literal["splatfacto", "nerfacto"] = "splatfacto"
-    """What the scenes are reconstructed as."""
+    family: Literal["splatfacto", "nerfacto", "2d"] = "splatfacto"
+    """What the scenes are reconstructed as; 2d edits their held-out photographs instead."""
     seeds: int = 1
     """Every edit is run with seeds 0 … seeds − 1."""
     out: Path = Path("outputs/bench")
@@ -88,12 +88,13 @@ class Bench:
                 name = f"{cell.edit.name}, {cell.method}, seed {cell.seed}"
                 if isinstance(outcome, str):
                     failures.append(f"{name} ({outcome})")
-                    progress.console.print(f"[red]{name}: {outcome}")
+                    progress.console.print(f"{name}: {outcome}", style="red", markup=False)
                 else:
                     numbers = outcome["metrics"]
                     progress.console.print(
                         f"{name}: in mask {numbers['psnr_to_target_in_change_mask_after']:.2f} dB, "
-                        f"background {numbers['background_psnr']:.1f} dB"
+                        f"background {numbers['background_psnr']:.1f} dB",
+                        markup=False,
                     )
                 progress.advance(task)
         return failures
@@ -116,6 +117,6 @@ class Bench:
         write_whole(out / "table.html", summary.page(suite.name, records, outside))
         summary.plot(records, out / "pareto.png")
         summary.wall([cell for cell in cells if cell.record_file.exists()], out / "wall.png")
-        console.print(text)
+        console.print(text, markup=False)
         for name in ("table.md", "table.html", "results.json", "pareto.png", "wall.png"):
             console.print(out / name)

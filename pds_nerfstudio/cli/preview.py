@@ -166,7 +166,7 @@ class Preview:
                     cell.tgt_prompt,
                     **settings,
                     rate=cell.settings.get("learning_rate"),
-                    after_step=lambda: bar.advance(task),
+                    after_step=lambda _: bar.advance(task),
                 )
                 results.append(prior.decode(edited).cpu())
         return results

@@ -28,21 +28,23 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.evaluation import trial
+from pds_nerfstudio.evaluation import flat, trial
 from pds_nerfstudio.evaluation.report import json_number
 from pds_nerfstudio.evaluation.suite import Suite
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pictures import save_image
+from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.toybox.dataset import write_edit
 from pds_nerfstudio.toybox.spec import ToyEdit
 
 NOTHING, CEILING, REGENERATE = "nothing", "ceiling", "regenerate"
+Setting = trial.Family | Literal["2d"]
 ANCHORS = (NOTHING, CEILING, REGENERATE)
 VIEW, SHOWN = "view.png", 0
 """A cell's picture in the wall, and which held-out view it is."""
@@ -56,7 +58,7 @@ class Cell:
     suite: str
     edit: ToyEdit
     method: str
-    family: trial.Family
+    family: Setting
     seed: int
     settings: trial.TrialSettings
     out: Path
@@ -93,7 +95,7 @@ class Cell:
 def plan_cells(
     suite: Suite,
     methods: Sequence[str],
-    family: trial.Family,
+    family: Setting,
     seeds: int,
     out: Path,
     settings: trial.TrialSettings,
@@ -101,6 +103,9 @@ def plan_cells(
     """Every cell, anchors first. Raises UserError for methods that are unknown or of another family."""
     suffix = "-splat" * (family == "splatfacto")
     known = [name.removesuffix(suffix) for name in METHODS if name.endswith("-edit" + suffix)]
+    if family == "2d":  # no scene to perturb
+        known = [name for name in known if not isinstance(METHODS[name].config.pipeline, ReviseConfig)]
+        methods = [method for method in methods if method != REGENERATE]
     for text in methods:
         method, changes = read_variant(text)
         if text not in ANCHORS and method not in known:
@@ -148,8 +153,10 @@ def prepare(cell: Cell) -> Path:
     if not finished.exists():
         with quietly(folder / "log.txt"):
             write_edit(cell.edit, folder / "scene", seed=cell.seed)
-            steps = cell.settings.reconstruction_steps
-            run = trial.reconstruct(cell.family, folder / "scene" / "source", folder, steps, cell.seed)
+            run = None
+            if cell.family != "2d":
+                steps = cell.settings.reconstruction_steps
+                run = trial.reconstruct(cell.family, folder / "scene" / "source", folder, steps, cell.seed)
         write_json(finished, {"config": str(run)})
     return Path(json.loads(finished.read_text())["config"])
 
@@ -160,9 +167,14 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     forget_peak_memory()
     start = time.perf_counter()
     with quietly(cell.folder / "log.txt"):
-        edited = edit_of(cell, source)
-        seconds = time.perf_counter() - start
-        comparison = trial.compare(cell.edit, cell.scene_folder / "scene", source, edited)
+        scene = cell.scene_folder / "scene"
+        if cell.family == "2d":
+            comparison = edit_pictures(cell, scene)
+            seconds = time.perf_counter() - start
+        else:
+            edited = edit_of(cell, cell.family, source)
+            seconds = time.perf_counter() - start
+            comparison = trial.compare(cell.edit, scene, source, edited)
         comparison.sheet(cell.folder / "sheet.png")
         save_image(comparison.edited[SHOWN], cell.folder / VIEW)
     record = cell.describe() | {
@@ -175,9 +187,17 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     return read_record(cell.record_file)
 
 
-def edit_of(cell: Cell, source: Path) -> Path:
+def edit_pictures(cell: Cell, scene: Path) -> trial.Comparison:
+    """A cell in two dimensions."""
+    if cell.method == CEILING:
+        return flat.ceiling(cell.edit, scene)
+    method, changes = (None, {}) if cell.method == NOTHING else read_variant(cell.method)
+    return flat.run(method, cell.edit, scene, cell.settings, cell.seed, changes)
+
+
+def edit_of(cell: Cell, family: trial.Family, source: Path) -> Path:
     """`config.yml` of what the cell's method makes of the source."""
-    settings, family = cell.settings, cell.family
+    settings = cell.settings
     suffix = "-splat" * (family == "splatfacto")
     if cell.method == NOTHING:
         return source

@@ -4,10 +4,10 @@ The settings here are for 64-pixel scenes on two CPU cores; on a real scene the 
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -31,7 +31,10 @@ from pds_nerfstudio.evaluation.metrics import (
 )
 from pds_nerfstudio.evaluation.pairs import load_run
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.objectives import Piva
+from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.pictures import contact_sheet, heat, read_images
+from pds_nerfstudio.pipelines.edit import ADAPTERS
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.rendering import render
@@ -55,8 +58,17 @@ class TrialSettings:
     min_step_percent: float = 0.1
     max_step_percent: float = 0.9
 
+    def objective(self, kind: type[ScoreDistillation]) -> ScoreDistillation:
+        """An objective of that kind with these settings, its own defaults for the rest."""
+        return kind(
+            guidance_scale=self.guidance_scale,
+            min_step_percent=self.min_step_percent,
+            max_step_percent=self.max_step_percent,
+        )
 
-SETTINGS: dict[Family, TrialSettings] = {
+
+SETTINGS: dict[Family | Literal["2d"], TrialSettings] = {
+    "2d": TrialSettings(reconstruction_steps=0, edit_steps=500, guidance_scale=7.5),
     "splatfacto": TrialSettings(reconstruction_steps=600, edit_steps=800, guidance_scale=15.0),
     "nerfacto": TrialSettings(reconstruction_steps=1000, edit_steps=500, guidance_scale=15.0),
 }
@@ -66,6 +78,7 @@ SPLAT_EPSILON = {"means": 0.1, "features_dc": 3e-3, "opacities": 1e-3, "scales":
 """Adam's ε for each group, about the median gradient of an edit's middle. With nerfstudio's 1e-15 every Gaussian moves
 at the full rate, however small and noisy its gradient, and the floor drifts: 33.4 against 34.7 dB of background."""
 
+SIDES = ("source", "target")
 SUCCESS_SHARE = 0.9
 """An edit succeeded where so many of its held-out views are, in the change mask, closer to the target than to the
 source."""
@@ -73,6 +86,11 @@ source."""
 NERF_RATE = 3e-3
 """Learning rate of a toybox NeRF's field. At nerfacto's 1e-2 its small torch networks tie colour channels together: a
 man's head comes out grey, 25.4 instead of 31.4 dB after 1000 steps."""
+
+
+TRIAL_ADAPTER_RATE, PIVA_WARMUP = 1e-3, 300
+"""A few hundred steps are too few for adapters that learn at the paper's 1e-4 from the edit's own steps: they end as
+fresh as they began, and Piva as DDS."""
 
 
 def reconstruct(family: Family, data: Path, out: Path, steps: int, seed: int) -> Path:
@@ -117,14 +135,15 @@ def run_edit(
     pipeline.src_prompt, pipeline.tgt_prompt = edit.source_prompt, edit.target_prompt
     pipeline.prior = "toybox"
     pipeline.seed = seed
-    pipeline.objective = type(pipeline.objective)(
-        guidance_scale=settings.guidance_scale,
-        min_step_percent=settings.min_step_percent,
-        max_step_percent=settings.max_step_percent,
-    )
+    pipeline.objective = settings.objective(type(pipeline.objective))
     for group, epsilon in SPLAT_EPSILON.items():
         if group in config.optimizers:
             config.optimizers[group]["optimizer"].eps = epsilon
+    if pipeline.objective.adapters:
+        pipeline.control = "toybox"
+        config.optimizers[ADAPTERS]["optimizer"].lr = TRIAL_ADAPTER_RATE
+    if isinstance(pipeline.objective, Piva):
+        pipeline.objective, pipeline.adapter_warmup = replace(pipeline.objective, noisy_source="separate"), PIVA_WARMUP
     for group in ("fields", "proposal_networks"):
         if group in config.optimizers:
             config.optimizers[group]["optimizer"].lr = NERF_RATE
@@ -199,17 +218,21 @@ def compare(edit: ToyEdit, scene: Path, source: Path, edited: Path, step: int | 
         step: which checkpoint of the edited run; the latest by default.
     """
     before, after = load_run(source), load_run(edited, step)
-    names = eval_views(before.datamanager).names
-    source_truth, target_truth = (
-        read_images([scene / side / "images" / Path(name).name for name in names]) for side in ("source", "target")
-    )
-    source_render, edited_render = (render_eval_views(pipeline) for pipeline in (before, after))
+    names = [Path(name).name for name in eval_views(before.datamanager).names]
+    return against_truth(edit, scene, names, render_eval_views(before), render_eval_views(after))
+
+
+def against_truth(
+    edit: ToyEdit, scene: Path, names: Sequence[str], source_render: Images, edited_render: Images
+) -> Comparison:
+    """Pictures of an edit, before and after, against the photographs of those names in the two scenes."""
+    source_truth, target_truth = (read_images([scene / side / "images" / name for name in names]) for side in SIDES)
     changed = change_mask(source_truth.movedim(1, -1), target_truth.movedim(1, -1))
     scorer = ClipScorer.load()
     prompts = [spec.prompt(floor=False) for spec in edit.alternatives()]
     shown = scorer.probabilities(edited_render, prompts)[:, prompts.index(edit.target_prompt)]
     closer = psnr(edited_render, target_truth, changed) > psnr(edited_render, source_truth, changed)
-    objects = read_images([scene / "target" / "object_masks" / Path(name).name for name in names])[:, 0]
+    objects = read_images([scene / "target" / "object_masks" / name for name in names])[:, 0]
     drift = saturation(edited_render, objects) - saturation(target_truth, objects)
     distance = load_judges("toybox", ["toybox"]).distance
     assert distance is not None  # toybox's VAE is in this package

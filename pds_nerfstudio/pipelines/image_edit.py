@@ -16,12 +16,12 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.base import EDITED, SOURCE, Edit, ScoreDistillation, surrogate_loss
 from pds_nerfstudio.objectives.schedule import Latents
 from pds_nerfstudio.objectives.sdedit import SDEdit
+from pds_nerfstudio.priors.adapters import ADAPTER_RATE, WARMUP_RATE
 from pds_nerfstudio.priors.learning import LearningPrior
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 
 WAY = 1000 * 0.01
 """Steps times initial rate (Le et al. 2024, section 4: "SGD optimizer with learning rate 0.01", 1000 steps, cosine)."""
-ADAPTER_RATE = 1e-4
 
 
 def edit_latents(
@@ -34,7 +34,9 @@ def edit_latents(
     seed: int = 0,
     rate: float | None = None,
     adapter_rank: int = 16,
-    after_step: Callable[[], None] = lambda: None,
+    adapter_warmup: int = 0,
+    adapter_rate: float | None = None,
+    after_step: Callable[[Latents], None] = lambda _: None,
 ) -> Latents:
     """Edit the latents of photographs, each on its own, without a graph.
 
@@ -43,7 +45,9 @@ def edit_latents(
         steps: steps of gradient descent; SDEdit has its own.
         seed: of timesteps, noise and adapters: edits that differ in one setting share their draws.
         rate: the initial learning rate; by default `WAY` over the number of steps.
-        after_step: called after each step.
+        adapter_rank, adapter_rate: of adapters, where the objective has any; the photographs share them.
+        adapter_warmup: steps in which ψ learns the photographs before they are edited.
+        after_step: called after each step with the latents as they are.
 
     Raises:
         UserError: the latents are no longer finite.
@@ -55,29 +59,29 @@ def edit_latents(
 
     if isinstance(editor, SDEdit):
         edited = editor.edit(prior, x0_src, tgt_prompt, noise_like(x0_src))
-        after_step()
+        after_step(edited)
         return edited
+
+    def draw(x0_tgt: Latents) -> Edit:
+        t, s = editor.sample_timesteps(prior.schedule, len(x0_src), generator)
+        t, s = t.to(x0_src.device), s.to(x0_src.device)
+        return Edit(x0_tgt, x0_src, src_prompt, tgt_prompt, t, s, noise_like(x0_src), noise_like(x0_src))
 
     x0_tgt = x0_src.clone().requires_grad_(True)
     learners: list[Tensor] = []
     if editor.adapters:
         learners = _fresh_adapters(prior, editor.adapters, adapter_rank, seed)
+    if SOURCE in editor.adapters and adapter_warmup:
+        assert prior.adapters is not None
+        beginning = torch.optim.Adam(prior.adapters.parameters(SOURCE), lr=WARMUP_RATE)
+        for _ in range(adapter_warmup):
+            LearningPrior.of_step(prior, (SOURCE,), draw(x0_src)).teach(beginning)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD([x0_tgt], lr=WAY / steps if rate is None else rate)]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[0], steps)
     if learners:
-        optimizers.append(torch.optim.Adam(learners, lr=ADAPTER_RATE))
+        optimizers.append(torch.optim.Adam(learners, lr=adapter_rate or ADAPTER_RATE))
     for _ in range(steps):
-        t, s = editor.sample_timesteps(prior.schedule, len(x0_src), generator)
-        edit = Edit(
-            x0_tgt=x0_tgt.detach(),
-            x0_src=x0_src,
-            src_prompt=src_prompt,
-            tgt_prompt=tgt_prompt,
-            t=t.to(x0_src.device),
-            s=s.to(x0_src.device),
-            eps=noise_like(x0_src),
-            eps_s=noise_like(x0_src),
-        )
+        edit = draw(x0_tgt.detach())
         # Each photograph is an edit of its own: the sum over them, not the mean.
         learning = LearningPrior.of_step(prior, editor.adapters, edit)
         loss = len(x0_src) * surrogate_loss(x0_tgt, editor.gradient(learning, edit))
@@ -86,7 +90,7 @@ def edit_latents(
             optimizer.step()
             optimizer.zero_grad()
         schedule.step()
-        after_step()
+        after_step(x0_tgt.detach())
     if not bool(x0_tgt.isfinite().all()):
         raise UserError(
             f"The edited image is not finite after {steps} steps of {type(editor).__name__}: give a lower learning "

@@ -21,13 +21,12 @@ from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipelineConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig, chosen_objective
 from pds_nerfstudio.pipelines.session import adopt_settings, read_session
+from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.scenes.region import Box
 from pds_nerfstudio.scenes.source import SourceRun, as_config, find_run, load_source_state, scene_config
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
 SPLAT_SUFFIX = "-splat"
-ADAPTER_RATE = 1e-4
-"""Learning rate of VSD's and Piva's adapters (Le et al. 2024, section 4)."""
 KEPT_ON_RESUMING = (
     *("prior", "encoder", "objective", "loss_weight", "resolution", "source_images", "box", "masks"),
     *("adapter_rank", "control", "seed", "by", "eta", "anneal", "edit_steps", "refine_steps"),

@@ -16,6 +16,10 @@ from torch.nn import Parameter
 
 from pds_nerfstudio.errors import UserError
 
+ADAPTER_RATE = 1e-4
+"""Learning rate of VSD's and Piva's adapters beside an edit (Le et al. 2024, section 4)."""
+WARMUP_RATE = 1e-3
+"""Learning rate before one, where nothing depends yet on what is half learned."""
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 """The attention layers that LoRA adapts in diffusion models."""
 

@@ -85,6 +85,12 @@ class LearningPrior:
             answers |= dict(zip(asked, self._learn(self._lessons[adapter], [queries[i] for i in asked]), strict=True))
         return [answers[i] for i in range(len(queries))]
 
+    def teach(self, optimizer: torch.optim.Optimizer) -> None:
+        """One step on the lessons alone."""
+        optimizer.zero_grad()
+        torch.stack(list(self.losses().values())).sum().backward()
+        optimizer.step()
+
     def losses(self) -> dict[str, Float[Tensor, ""]]:
         """Mean of (ε̂ − ε)² by adapter, with its graph; an adapter that no query named learns its lesson now."""
         for adapter, lesson in self._lessons.items():

@@ -141,6 +141,24 @@ def test_who_is_worse_than_nothing_or_better_than_the_ceiling_is_named():
 
 
 @pytest.mark.slow
+def test_pictures_are_edited_without_a_scene(tmp_path):
+    Bench(SUITES / "ci.yaml", ("nothing", "ceiling", "regenerate", "dds-edit"), "2d", out=tmp_path, edit_steps=2).run()
+    folder = tmp_path / "ci" / "2d"
+    records = {(r["edit"], r["method"]): r["metrics"] for r in json.loads((folder / "results.json").read_text())}
+    assert {method for _, method in records} == {"nothing", "ceiling", "dds-edit"}  # no scene to regenerate
+    for edit in {edit for edit, _ in records}:
+        nothing, ceiling, dds = (records[edit, method] for method in ("nothing", "ceiling", "dds-edit"))
+        name = "psnr_to_target_in_change_mask_after"
+        assert nothing["background_psnr"] == "inf"
+        assert dds[name] != nothing[name]
+        assert ceiling[name] > 25
+        assert ceiling["success"] == 1
+    assert (folder / "wall.png").exists()
+    with pytest.raises(UserError, match="no method 'pnr-edit'"):
+        Bench(SUITES / "ci.yaml", ("pnr-edit",), "2d", out=tmp_path).run()
+
+
+@pytest.mark.slow
 def test_a_small_suite_runs_for_real_resumes_and_repeats(tmp_path, capfd):
     def results(out: Path) -> list:
         line = Bench(SUITES / "ci.yaml", ("nothing", "pds-edit"), out=out, reconstruction_steps=10, edit_steps=4)

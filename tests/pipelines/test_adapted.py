@@ -6,8 +6,11 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 
+from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.scenes.rendering import render
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 
 from .conftest import PROMPTS
@@ -99,3 +102,41 @@ def test_a_probe_leaves_adapters_as_they_were(toy_splats, tmp_path):
     after = trainer.pipeline.state_dict()
     assert any(name.startswith("_adapters.") for name in after)
     assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_after_two_hundred_steps_each_adapter_knows_its_scene_and_the_unet_is_what_it_was(toy_splats, tmp_path):
+    config = copy.deepcopy(METHODS["piva-edit-splat"].config)
+    config.load_dir, config.output_dir, config.vis = toy_splats.parent, tmp_path, "tensorboard"
+    config.viewer.quit_on_train_completion, config.max_num_iterations = True, 200
+    config.pipeline.src_prompt, config.pipeline.tgt_prompt = PROMPTS[1], PROMPTS[3]
+    config.pipeline.prior = config.pipeline.control = "toybox"
+    config.pipeline.resolution, config.pipeline.adapter_warmup = 32, 100
+    config.optimizers["adapters"]["optimizer"].lr = 1e-3
+    config.set_timestamp()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    prior, views = trainer.pipeline._ready()
+
+    def own() -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in prior.unet.state_dict().items() if "lora" not in name}
+
+    unet = own()
+    trainer.train()
+    assert all(torch.equal(value, unet[name]) for name, value in own().items())
+
+    @torch.no_grad()
+    def loss(model, prompt: str, adapter: str | None) -> float:
+        generator, total = torch.Generator().manual_seed(0), 0.0
+        for i in range(0, len(views), 4):
+            shown = render(model, views.camera(i, 32, 32))
+            x0 = prior.encode(shown.image).expand(8, -1, -1, -1)
+            depth = depth_picture(shown.depth, shown.accumulation).expand(8, -1, -1, -1)
+            t = torch.randint(100, 900, (8,), generator=generator)
+            eps = torch.randn(x0.shape, generator=generator)
+            query = Query(prior.schedule.add_noise(x0, t, eps), t, prompt, adapter=adapter, control=depth)
+            total += float((prior.predict_noise([query])[0] - eps).square().mean())
+        return total
+
+    source, edited = trainer.pipeline.source_scene(), trainer.pipeline.model
+    assert loss(source, PROMPTS[1], "source") < 0.8 * loss(source, PROMPTS[1], None)
+    assert loss(edited, PROMPTS[3], "edited") < 0.8 * loss(edited, PROMPTS[3], "source")
