@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pds_nerfstudio.evaluation.bench import ANCHORS, CEILING, NOTHING, SHOWN, VIEW, Cell
+from pds_nerfstudio.evaluation.bench import ANCHORS, CEILING, NOTHING, SHOWN, VIEW, Cell, read_variant
 from pds_nerfstudio.pictures import contact_sheet, read_images
 
 COLUMNS = {
@@ -62,6 +62,13 @@ def page(suite: str, records: Records, outside: Sequence[str]) -> str:
     return PAGE.format(suite=html.escape(suite), tables=tables)
 
 
+def short(method: str) -> str:
+    """A method's name with its settings by the last part of theirs: "piva-edit [regularisation=0.8]"."""
+    name, changes = read_variant(method)
+    settings = ", ".join(f"{setting.rpartition('.')[2]}={value}" for setting, value in changes.items())
+    return f"{name} [{settings}]" if settings else name
+
+
 def _rows(records: Records) -> dict[str, list[list[str]]]:
     """For each kind of edit that is there, a line of entries per method."""
     rows: dict[str, list[list[str]]] = {}
@@ -70,7 +77,7 @@ def _rows(records: Records) -> dict[str, list[list[str]]]:
             chosen = [r["metrics"] for r in records if (r["kind"], r["method"]) == (kind, method)]
             if chosen:
                 entries = [_entry([m[name] for m in chosen], form) for name, (_, form) in COLUMNS.items()]
-                rows.setdefault(kind, []).append([method, str(len(chosen)), *entries])
+                rows.setdefault(kind, []).append([short(method), str(len(chosen)), *entries])
     return rows
 
 
@@ -107,7 +114,7 @@ def wall(cells: Sequence[Cell], path: Path) -> None:
     rows = {}
     for method in dict.fromkeys(method for _, method in shown):
         files = [shown[edit, method].folder / VIEW if (edit, method) in shown else None for edit in edits]
-        rows[method] = [torch.ones_like(truth[0]) if file is None else read_images([file])[0] for file in files]
+        rows[short(method)] = [torch.ones_like(truth[0]) if file is None else read_images([file])[0] for file in files]
     rows["ground truth"] = truth
     contact_sheet(rows, path, "One held-out view of each edit", tile=96, columns=edits)
 
@@ -129,7 +136,7 @@ def plot(records: Records, path: Path) -> None:
             y = [m["psnr_to_target_in_change_mask_after"] for m in chosen]
             axis.scatter(x, y, s=9, alpha=0.35, color=f"C{i}")
             if chosen:
-                axis.scatter(np.mean(x), np.mean(y), s=60, color=f"C{i}", edgecolor="black", label=method)
+                axis.scatter(np.mean(x), np.mean(y), s=60, color=f"C{i}", edgecolor="black", label=short(method))
         axis.set(title=kind, xlabel="background PSNR to the source (dB)")
         axis.grid(alpha=0.2)
     axes[0][0].set_ylabel("PSNR to the target in the change mask (dB)")

@@ -68,6 +68,7 @@ def test_a_method_takes_settings_in_brackets(tmp_path):
     text = "piva-edit[pipeline.objective.regularisation=0.8, optimizers.adapters.optimizer.lr=1e-3]"
     method, changes = bench.read_variant(text)
     assert method == "piva-edit"
+    assert summary.short(text) == "piva-edit [regularisation=0.8, lr=0.001]"
     config = copy.deepcopy(METHODS["piva-edit-splat"].config)
     for name, value in changes.items():
         change_setting(config, name, value)
