@@ -1,4 +1,4 @@
-"""The `pds` command: demo, preview, render, evaluate, import-ply, bench, calibrate-eta."""
+"""The `pds` command: demo, preview, render, evaluate, import-ply, bench, pie-bench, calibrate-eta."""
 
 import os
 
@@ -16,6 +16,7 @@ def main() -> None:
     from pds_nerfstudio.cli.demo import Demo
     from pds_nerfstudio.cli.evaluate import Evaluate
     from pds_nerfstudio.cli.import_ply import ImportPly
+    from pds_nerfstudio.cli.pie import PieBench
     from pds_nerfstudio.cli.preview import Preview
     from pds_nerfstudio.cli.render import Render
 
@@ -28,6 +29,7 @@ def main() -> None:
                 "evaluate": Evaluate,
                 "import-ply": ImportPly,
                 "bench": Bench,
+                "pie-bench": PieBench,
                 "calibrate-eta": CalibrateEta,
             },
             prog="pds",

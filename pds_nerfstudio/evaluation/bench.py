@@ -104,7 +104,7 @@ def plan_cells(
     suffix = "-splat" * (family == "splatfacto")
     known = [name.removesuffix(suffix) for name in METHODS if name.endswith("-edit" + suffix)]
     if family == "2d":  # no scene to perturb
-        known = [name for name in known if not isinstance(METHODS[name].config.pipeline, ReviseConfig)]
+        known = flat_methods()
         methods = [method for method in methods if method != REGENERATE]
     for text in methods:
         method, changes = read_variant(text)
@@ -121,6 +121,12 @@ def plan_cells(
         for seed in range(seeds)
         for method in ordered
     ]
+
+
+def flat_methods() -> list[str]:
+    """Methods that have a meaning where there is no scene to perturb."""
+    edits = [name for name in METHODS if name.endswith("-edit")]
+    return [name for name in edits if not isinstance(METHODS[name].config.pipeline, ReviseConfig)]
 
 
 def read_variant(text: str) -> tuple[str, dict[str, Any]]:

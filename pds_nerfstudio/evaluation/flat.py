@@ -52,22 +52,29 @@ def run(
         config.pipeline.objective = settings.objective(type(config.pipeline.objective))
         for name, value in changes.items():
             change_setting(config, name, value)
-        with torch.no_grad():
-            x0 = prior.encode(photographs)
-        edited = edit_latents(
-            prior,
-            config.pipeline.objective,
-            x0,
-            edit.source_prompt,
-            edit.target_prompt,
-            settings.edit_steps,
-            seed,
-            adapter_rank=config.pipeline.adapter_rank,
-            adapter_warmup=config.pipeline.adapter_warmup,
-            adapter_rate=config.optimizers[ADAPTERS]["optimizer"].lr if ADAPTERS in config.optimizers else None,
-        )
-        after = prior.decode(edited)
+        prompts = edit.source_prompt, edit.target_prompt
+        after = edit_by(config, prior, photographs, prompts, settings.edit_steps, seed)
     return against_truth(edit, scene, names, before.cpu(), after.cpu())
+
+
+def edit_by(
+    config: Any, prior: StableDiffusionPrior, images: Images, prompts: tuple[str, str], steps: int, seed: int
+) -> Images:
+    """Pictures after an edit by the objective of a method's configuration, with its adapters' settings."""
+    with torch.no_grad():
+        x0 = prior.encode(images)
+    edited = edit_latents(
+        prior,
+        config.pipeline.objective,
+        x0,
+        *prompts,
+        steps,
+        seed,
+        adapter_rank=config.pipeline.adapter_rank,
+        adapter_warmup=config.pipeline.adapter_warmup,
+        adapter_rate=config.optimizers[ADAPTERS]["optimizer"].lr if ADAPTERS in config.optimizers else None,
+    )
+    return prior.decode(edited)
 
 
 def ceiling(edit: ToyEdit, scene: Path) -> Comparison:

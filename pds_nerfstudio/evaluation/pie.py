@@ -1,0 +1,199 @@
+"""PIE-Bench (Ju et al. 2024): image edits with a mask of what may change, and seven numbers for each.
+
+FOLDER/mapping_file.json       by name: image_path, original_prompt, editing_prompt, editing_type_id, mask
+FOLDER/annotation_images/…     the photographs, in the mask's size
+
+A mask lists runs of pixels, first and length in turn, in reading order; square brackets in a prompt mark the words that
+change and are no part of it. As in the benchmark's own evaluation a mask's border counts as changed.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.evaluation.measure import Judges
+from pds_nerfstudio.evaluation.metrics import Images, psnr, ssim
+
+MAPPING, PICTURES = "mapping_file.json", "annotation_images"
+DINO = "facebook/dino-vitb8"
+METRICS = {
+    "structure_distance": "structure distance",
+    "psnr": "background PSNR, dB",
+    "distance": "background distance",
+    "mse": "background MSE",
+    "ssim": "background SSIM",
+    "clip_whole": "CLIP, whole",
+    "clip_edited": "CLIP, edited part",
+}
+
+
+@dataclass(frozen=True)
+class PieEdit:
+    """One edit of one photograph."""
+
+    name: str
+    image: Path
+    source_prompt: str
+    target_prompt: str
+    kind: str
+    """The benchmark's editing_type_id."""
+    runs: tuple[int, ...]
+    """What may change, as the file lists it."""
+
+    def mask(self, height: int, width: int) -> Bool[Tensor, "height width"]:
+        """Where the photograph may change. Raises UserError if the runs leave the picture."""
+        mask = torch.zeros(height * width, dtype=torch.bool)
+        for first, length in zip(self.runs[::2], self.runs[1::2], strict=True):
+            if not 0 <= first < len(mask):
+                raise UserError(f"The mask of {self.name} begins outside its picture of {width}x{height} pixels.")
+            mask[first : first + length] = True
+        mask = mask.reshape(height, width)
+        mask[[0, -1]] = True
+        mask[:, [0, -1]] = True
+        return mask
+
+
+def read_pie(folder: Path) -> list[PieEdit]:
+    """Every edit of a folder in PIE-Bench's layout.
+
+    Raises:
+        UserError: the mapping file or a photograph is missing, or an entry lacks something.
+    """
+    try:
+        entries = json.loads((folder / MAPPING).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no folder of PIE-Bench: it has no readable {MAPPING}.") from error
+    edits = []
+    for name, entry in entries.items():
+        try:
+            prompts = [entry[key].replace("[", "").replace("]", "") for key in ("original_prompt", "editing_prompt")]
+            image, kind = folder / PICTURES / entry["image_path"], str(entry["editing_type_id"])
+            edits.append(PieEdit(name, image, *prompts, kind, tuple(map(int, entry["mask"]))))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"The entry {name} of {folder / MAPPING} cannot be read ({error!r}).") from error
+        if not image.is_file():
+            raise UserError(f"The photograph {image} of {name} is missing: unpack PIE-Bench's annotation_images there.")
+        if len(entry["mask"]) % 2:
+            raise UserError(f"The mask of {name} in {folder / MAPPING} lists a run without its length.")
+    if not edits:
+        raise UserError(f"{folder / MAPPING} lists no edits.")
+    return edits
+
+
+def write_pie(folder: Path, edits: Sequence[tuple[str, str, str, str, Images, Bool[Tensor, "height width"]]]) -> None:
+    """Write edits in the same layout: name, kind, source and target prompt, the photograph [1 3 H W], the mask."""
+    from pds_nerfstudio.files import write_whole
+    from pds_nerfstudio.pictures import save_image
+
+    entries = {}
+    for name, kind, source, target, image, mask in edits:
+        edges = torch.diff(mask.flatten().int(), prepend=torch.zeros(1), append=torch.zeros(1))
+        first, end = (torch.nonzero(edges == sign).flatten() for sign in (1, -1))
+        runs = torch.stack([first, end - first], dim=1).flatten().tolist()
+        save_image(image[0], folder / PICTURES / kind / f"{name}.png")
+        entries[name] = {
+            "image_path": f"{kind}/{name}.png",
+            "original_prompt": source,
+            "editing_prompt": target,
+            "editing_type_id": kind,
+            "mask": runs,
+        }
+    write_whole(folder / MAPPING, json.dumps(entries, indent=1) + "\n")
+
+
+def numbers(
+    edit: PieEdit, before: Images, after: Images, judges: Judges, structure: "Structure | None"
+) -> dict[str, float]:
+    """The seven numbers of an edited photograph; those whose network is not on this machine are missing."""
+    inside = edit.mask(*before.shape[-2:]).to(before)[None]
+    outside = 1 - inside
+    hidden = [images * outside[:, None] for images in (before, after)]
+    values = {
+        "psnr": float(psnr(after, before, outside)),
+        "mse": float(((after - before).square() * outside[:, None]).sum() / (3 * outside.sum()).clamp(min=1)),
+        "ssim": float(ssim(*hidden)),
+    }
+    if judges.distance is not None:
+        values["distance"] = judges.distance(hidden[0][0], hidden[1][0])
+    if judges.clip is not None:
+        values["clip_whole"] = float(judges.clip.similarity(after, [edit.target_prompt]))
+        values["clip_edited"] = float(judges.clip.similarity(after * inside[:, None], [edit.target_prompt]))
+    if structure is not None:
+        values["structure_distance"] = structure.distance(before, after)
+    return values
+
+
+class Structure:
+    """Self-similarity of a DINO transformer's keys (Tumanyan et al. 2022): where things are, however they look."""
+
+    def __init__(self, folder: str):
+        from transformers import ViTModel
+
+        self.model = ViTModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, add_pooling_layer=False
+        ).eval()
+        self._keys: Tensor | None = None
+        # transformers has renamed it: take either name, of the last layer.
+        *_, last = (module for name, module in self.model.named_modules() if name.endswith((".key", ".k_proj")))
+        last.register_forward_hook(self._keep)
+
+    def _keep(self, module: Any, args: Any, output: Tensor) -> None:
+        self._keys = output
+
+    @torch.no_grad()
+    def similarity(self, image: Images) -> Float[Tensor, "tokens tokens"]:
+        """Cosines between the keys of all tokens in the last layer."""
+        size = self.model.config.image_size
+        image = F.interpolate(image, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+        self.model((image - mean) / std)
+        assert self._keys is not None
+        keys = F.normalize(self._keys[0], dim=-1)
+        return keys @ keys.T
+
+    def distance(self, before: Images, after: Images) -> float:
+        """Mean squared difference of the two pictures' self-similarities."""
+        return float((self.similarity(before) - self.similarity(after)).square().mean())
+
+
+def load_structure(name: str = DINO) -> Structure | None:
+    """DINO, where it lies on this machine."""
+    try:
+        return Structure(name)
+    except (OSError, ValueError):
+        return None
+
+
+def table(records: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Markdown: the means of each method's edits; "not measured" where a network was missing."""
+    lines = [
+        "| method | edits | " + " | ".join(METRICS.values()) + " |",
+        "|---" * (2 + len(METRICS)) + "|",
+    ]
+    for method, values in records.items():
+        entries = []
+        for name in METRICS:
+            known = [value[name] for value in values if name in value]
+            entries.append(f"{math.fsum(known) / len(known):.4f}" if known else "not measured")
+        lines.append(f"| {method} | {len(values)} | " + " | ".join(entries) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def read_whole(path: Path) -> Images:
+    """A photograph in its own size, RGB in [0, 1]."""
+    from pds_nerfstudio.pictures import read_images
+
+    try:
+        return read_images([path])
+    except (OSError, Image.DecompressionBombError) as error:
+        raise UserError(f"The photograph {path} cannot be read ({error}).") from error
