@@ -2,8 +2,8 @@
 
 import copy
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ class PieBench:
     """A hub id, a local diffusers folder, or "toybox"; the paper's is Stable Diffusion 2.1 base."""
     steps: int = 500
     """Steps of each edit; Le et al. 2024 find 300 to 500 mostly enough."""
+    guidance_scale: float = 7.5
+    """Of every method that is not given another in brackets (Le et al. 2024, section 4)."""
     limit: int | None = None
     """Only the first so many edits."""
     seed: int = 0
@@ -72,12 +74,13 @@ class PieBench:
         method, changes = read_variant(text)
         if method not in flat_methods():
             raise UserError(f"There is no method {text!r} for pictures: choose among {', '.join(flat_methods())}.")
-        config = copy.deepcopy(METHODS[method].config)
+        config: Any = copy.deepcopy(METHODS[method].config)
+        config.pipeline.objective = replace(config.pipeline.objective, guidance_scale=self.guidance_scale)
         for name, value in changes.items():
             change_setting(config, name, value)
         return config
 
-    def _edit(self, waiting: Sequence, configs: dict[str, Any]) -> None:
+    def _edit(self, waiting: "Iterable[tuple[str, PieEdit]]", configs: dict[str, Any]) -> None:
         import torch
 
         from pds_nerfstudio.evaluation import pie
@@ -91,12 +94,14 @@ class PieBench:
         judges, structure = load_judges("auto", [self.prior]), pie.load_structure()
         for method, edit in waiting:
             before = pie.read_whole(edit.image)
-            size = before.shape[-2:]
-            shown = working_size(*size, prior.unet.config.sample_size * prior.latent_stride, prior.latent_stride)
+            height, width = before.shape[-2:]
+            shown = working_size(
+                height, width, prior.unet.config.sample_size * prior.latent_stride, prior.latent_stride
+            )
             small = torch.nn.functional.interpolate(before, shown, mode="bilinear", antialias=True)
             prompts = edit.source_prompt, edit.target_prompt
             after = edit_by(configs[method], prior, small.to(prior.device), prompts, self.steps, self.seed).cpu()
-            after = torch.nn.functional.interpolate(after, size, mode="bilinear", antialias=True).clamp(0, 1)
+            after = torch.nn.functional.interpolate(after, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
             save_image(after[0], self._record(method, edit).with_suffix(".png"))
             values = pie.numbers(edit, before, after, judges, structure)
             write_whole(self._record(method, edit), json.dumps(values, indent=1) + "\n")

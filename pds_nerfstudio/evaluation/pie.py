@@ -25,6 +25,7 @@ from pds_nerfstudio.evaluation.measure import Judges
 from pds_nerfstudio.evaluation.metrics import Images, psnr, ssim
 
 MAPPING, PICTURES = "mapping_file.json", "annotation_images"
+PROMPTS = "original_prompt", "editing_prompt"
 DINO = "facebook/dino-vitb8"
 METRICS = {
     "structure_distance": "structure distance",
@@ -76,9 +77,9 @@ def read_pie(folder: Path) -> list[PieEdit]:
     edits = []
     for name, entry in entries.items():
         try:
-            prompts = [entry[key].replace("[", "").replace("]", "") for key in ("original_prompt", "editing_prompt")]
+            source, target = (entry[key].replace("[", "").replace("]", "") for key in PROMPTS)
             image, kind = folder / PICTURES / entry["image_path"], str(entry["editing_type_id"])
-            edits.append(PieEdit(name, image, *prompts, kind, tuple(map(int, entry["mask"]))))
+            edits.append(PieEdit(name, image, source, target, kind, tuple(map(int, entry["mask"]))))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"The entry {name} of {folder / MAPPING} cannot be read ({error!r}).") from error
         if not image.is_file():
@@ -153,7 +154,7 @@ class Structure:
     @torch.no_grad()
     def similarity(self, image: Images) -> Float[Tensor, "tokens tokens"]:
         """Cosines between the keys of all tokens in the last layer."""
-        size = self.model.config.image_size
+        size = int(self.model.config.image_size)  # pyright: ignore[reportArgumentType]
         image = F.interpolate(image, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
         mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
         self.model((image - mean) / std)
