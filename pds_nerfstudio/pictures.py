@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import written
+from pds_nerfstudio.images import working_size
 
 Images = Float[Tensor, "views 3 height width"]
 Image3 = Float[Tensor, "3 height width"]
@@ -132,6 +135,21 @@ def read_images(paths: Sequence[Path]) -> Images:
     """PNG or JPEG files of one size."""
     arrays = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     return torch.from_numpy(np.stack(arrays)).movedim(-1, 1).float() / 255
+
+
+def read_photograph(path: Path, short_side: int, multiple: int) -> Images:
+    """One file at the size at which a prior is shown it (see `images.working_size`), in its own shape.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        image = read_images([path])
+    except OSError as error:
+        raise UserError(f"The image {path} cannot be read ({error}): replace it, or leave it out.") from error
+    height, width = image.shape[-2:]
+    size = working_size(height, width, short_side, multiple)
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
 
 def _bytes(images: Images) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The `pds` command: demo, preview, render, evaluate, import-ply, bench, pie-bench, calibrate-eta."""
+"""The `pds` command: demo, preview, dreambooth, render, evaluate, import-ply, bench, pie-bench, calibrate-eta."""
 
 import os
 
@@ -14,6 +14,7 @@ def main() -> None:
     from pds_nerfstudio.cli.bench import Bench
     from pds_nerfstudio.cli.calibrate import CalibrateEta
     from pds_nerfstudio.cli.demo import Demo
+    from pds_nerfstudio.cli.dreambooth import Dreambooth
     from pds_nerfstudio.cli.evaluate import Evaluate
     from pds_nerfstudio.cli.import_ply import ImportPly
     from pds_nerfstudio.cli.pie import PieBench
@@ -25,6 +26,7 @@ def main() -> None:
             {
                 "demo": Demo,
                 "preview": Preview,
+                "dreambooth": Dreambooth,
                 "render": Render,
                 "evaluate": Evaluate,
                 "import-ply": ImportPly,

@@ -267,21 +267,13 @@ def read_photographs(paths: Sequence[Path], prior: Any, resolution: int | None) 
         UserError: one cannot be read, or they differ in shape.
     """
     import torch
-    import torch.nn.functional as F
 
-    from pds_nerfstudio.images import working_size
-    from pds_nerfstudio.pictures import read_images
+    from pds_nerfstudio.pictures import read_photograph
 
     short_side = resolution or prior.unet.config.sample_size * prior.latent_stride
     images: list[Any] = []
     for path in paths:
-        try:
-            image = read_images([path])
-        except OSError as error:
-            raise UserError(f"The image {path} cannot be read ({error}): replace it, or leave it out.") from error
-        height, width = image.shape[-2:]
-        size = working_size(height, width, short_side, prior.latent_stride)
-        images.append(F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1))
+        images.append(read_photograph(path, short_side, prior.latent_stride))
         if images[-1].shape != images[0].shape:
             raise UserError(f"{path} has another shape than {paths[0]}: preview photographs of one shape at a time.")
     return torch.cat(images)

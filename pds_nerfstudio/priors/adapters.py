@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.priors.lora import ATTENTION, add_lora
 
 ADAPTER_RATE = 1e-4
 """Learning rate of VSD's and Piva's adapters beside an edit (Le et al. 2024, section 4)."""
 WARMUP_RATE = 1e-3
 """Learning rate before one, where nothing depends yet on what is half learned."""
-PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-"""The attention layers that LoRA adapts in diffusion models."""
 
 
 class Adapters:
@@ -33,24 +32,11 @@ class Adapters:
         Raises:
             UserError: the rank is not positive, or the U-Net has no attention that can be adapted.
         """
-        from peft import LoraConfig
-
-        if rank < 1:
-            raise UserError(f"The adapter's rank is {rank}: it must be at least 1 (the usual ones are 4 to 64).")
         self.unet, self.names, self.rank = unet, tuple(names), rank
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for name in self.names:
-                settings = LoraConfig(
-                    r=rank, lora_alpha=rank, target_modules=list(PROJECTIONS), init_lora_weights="gaussian"
-                )
-                try:
-                    unet.add_adapter(settings, adapter_name=name)
-                except ValueError as error:
-                    raise UserError(
-                        f"The prior's U-Net cannot be adapted ({str(error).splitlines()[0]}): it needs attention "
-                        f"layers named {', '.join(PROJECTIONS)}."
-                    ) from error
+                add_lora(unet, name, rank, ATTENTION)
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
         self._all_trainable()

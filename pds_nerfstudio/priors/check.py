@@ -1,7 +1,8 @@
 """Can this prior be loaded? Answered in milliseconds, before torch, diffusers or any weight is touched.
 
-A prior is named in one of three ways: `toybox` (the one in this package), a local diffusers folder, or a hub id
-`owner/name`. A hub id that lies complete in the local Hugging Face cache is used from there without asking the network.
+A prior is named in one of four ways: `toybox` (the one in this package), a local diffusers folder, a hub id
+`owner/name`, or the folder of a LoRA, which names the prior it changes. A hub id that lies complete in the local
+Hugging Face cache is used from there without asking the network.
 """
 
 import json
@@ -22,6 +23,11 @@ MOVED = {
 _KNOWN = f"{' or '.join(MOVED.values())} from the hub, or toybox"
 
 HUB_TIMEOUT_SECONDS = 3.0
+
+LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+"""Diffusers' own name for a LoRA's weights."""
+LORA_BASE = "lora.json"
+"""Beside them, which prior they change: {"base": a prior's name}."""
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -49,32 +55,66 @@ def check_prior(name: str) -> None:
     for package in ("diffusers", "transformers"):
         if find_spec(package) is None:
             raise UserError(f"The diffusion prior needs {package}, which is not installed: pip install {package}")
+    lora = lora_folder(name)
+    if lora is not None:
+        check_safetensors(lora / LORA_WEIGHTS)
     folder = local_folder(name)
     if folder is not None:
         check_folder(folder)
     else:
-        _check_hub(name)
+        _check_hub(base_of(name))
 
 
 def prior_folder(name: str) -> Path:
     """The checked local folder of the prior `name`; a hub id is downloaded into the Hugging Face cache if need be.
 
-    Only configurations, tokenizer and safetensors weights are fetched: no pickles, no code, no safety checker.
+    Of a LoRA, the folder of the prior it changes. Only configurations, tokenizer and safetensors weights are fetched:
+    no pickles, no code, no safety checker.
     """
     check_prior(name)
     folder = local_folder(name)
     if folder is None:
-        folder = _download(name)
+        folder = _download(base_of(name))
         check_folder(folder)
     return folder
+
+
+def lora_folder(name: str) -> Path | None:
+    """The folder of the LoRA that `name` stands for; None where it stands for a whole prior."""
+    folder = Path(name).expanduser()
+    is_lora = (folder / LORA_WEIGHTS).is_file() and not (folder / "model_index.json").is_file()
+    return folder if is_lora else None
+
+
+def base_of(name: str) -> str:
+    """The prior that the LoRA `name` changes; of a whole prior, `name` itself.
+
+    Raises:
+        UserError: the LoRA's folder does not say which, or names another LoRA.
+    """
+    lora = lora_folder(name)
+    if lora is None:
+        return name
+    base = _read_json(lora / LORA_BASE).get("base") if (lora / LORA_BASE).is_file() else None
+    if not isinstance(base, str):
+        raise UserError(
+            f"The LoRA {name} does not say which prior it changes: write the name of that prior into "
+            f'{lora / LORA_BASE}, as {{"base": "owner/name"}}.'
+        )
+    if lora_folder(base) is not None:
+        raise UserError(f"The LoRA {name} changes another LoRA ({base}): give one that changes a whole prior.")
+    return base
 
 
 def local_folder(name: str) -> Path | None:
     """The folder on this machine that `name` stands for, or None for a hub id that has to be downloaded.
 
+    Of a LoRA, the folder of the prior it changes.
+
     Raises:
         UserError: `name` is neither `toybox`, nor an existing folder, nor of the form owner/name.
     """
+    name = base_of(name)
     if not name.strip():
         raise UserError(f"No prior is given: name a local diffusers folder, {_KNOWN}.")
     if name == "toybox":

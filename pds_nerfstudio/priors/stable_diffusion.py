@@ -14,6 +14,7 @@ choice of its own. Autocast is switched off inside, because nerfstudio's trainer
 The trap: a prior here is a plain object. As an nn.Module attribute of a pipeline it would end up in every checkpoint.
 """
 
+import shutil
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
 from pds_nerfstudio.priors.adapters import Adapters
-from pds_nerfstudio.priors.check import prior_folder
+from pds_nerfstudio.priors.check import lora_folder, prior_folder
+from pds_nerfstudio.priors.lora import fuse_lora
 from pds_nerfstudio.priors.tiny import load_tiny
 
 try:
@@ -54,9 +56,10 @@ def load_prior(
     channels_last: bool = False,
     compiled: bool = False,
 ) -> "StableDiffusionPrior":
-    """Load the prior `name`: `toybox`, a local diffusers folder, or a hub id (downloaded once).
+    """Load the prior `name`: `toybox`, a local diffusers folder, a hub id (downloaded once), or a LoRA's folder.
 
-    Only safetensors are read, no code of the folder is run, and no safety checker is loaded.
+    Only safetensors are read, no code of the folder is run, and no safety checker is loaded. A LoRA
+    is added to its prior's weights in float32.
 
     Args:
         dtype: precision of U-Net and text encoder; None is float16 on CUDA and float32 elsewhere.
@@ -74,15 +77,20 @@ def load_prior(
     device = torch.device(device)
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
-    folder = prior_folder(name)
+    folder, lora = prior_folder(name), lora_folder(name)
+    exact = dtype if lora is None else torch.float32
     prior = StableDiffusionPrior(
         vae=_load_part(AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(device),
-        unet=_load_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype).to(device),
-        text_encoder=_load_part(CLIPTextModel, folder, "text_encoder").to(device=device, dtype=dtype),
+        unet=_load_part(UNet2DConditionModel, folder, "unet", torch_dtype=exact).to(device),
+        text_encoder=_load_part(CLIPTextModel, folder, "text_encoder").to(device=device, dtype=exact),
         tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
         scheduler=load_scheduler(folder),
         recompute_encoder=recompute_encoder,
     )
+    if lora is not None:
+        fuse_lora(prior, lora)
+        prior.unet.to(dtype)
+        prior.text_encoder.to(dtype)
     if encoder is not None:
         prior.tiny = load_tiny(encoder, device, vae_dtype, prior.latent_stride, prior.latent_channels)
     for network in (prior.unet, (prior.tiny or prior.vae).encoder):
@@ -253,18 +261,54 @@ class StableDiffusionPrior:
             self._texts[prompt] = self._embed(prompt)
         return self._texts[prompt]
 
-    @torch.no_grad()
-    def _embed(self, prompt: str) -> Tensor:
+    def forget_texts(self) -> None:
+        """Let prompts be computed anew, by a text encoder that has learned since."""
+        self._texts.clear()
+
+    def token_ids(self, prompt: str) -> Integer[Tensor, "1 tokens"]:
+        """What the text encoder reads: as many tokens as it can, the prompt's and then padding."""
         length = self.tokenizer.model_max_length
-        ids = self.tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         tokens = len(self.tokenizer(prompt, verbose=False).input_ids)
         if tokens > length:
             warnings.warn(
                 f"The prompt has {tokens} tokens and the prior reads {length}: its end is ignored ({prompt!r}).",
                 stacklevel=2,
             )
+        ids = self.tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return ids.input_ids.to(self.device)
+
+    @torch.no_grad()
+    def _embed(self, prompt: str) -> Tensor:
+        ids = self.token_ids(prompt)
         with self._own_precision():
-            return self.text_encoder(ids.input_ids.to(self.device)).last_hidden_state[0]
+            return self.text_encoder(ids).last_hidden_state[0]
+
+    def pipeline(self) -> Any:
+        """The same networks as diffusers' StableDiffusionPipeline."""
+        from diffusers import StableDiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
+
+        return StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            safety_checker=None,  # pyright: ignore[reportArgumentType]
+            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            requires_safety_checker=False,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write a diffusers folder, which `load_prior` reads: each part of it whole or absent, its index the last."""
+        partial = folder / ".partial-prior"
+        try:
+            self.pipeline().save_pretrained(partial, safe_serialization=True)
+            for part in sorted(partial.iterdir(), key=lambda path: path.name == "model_index.json"):
+                if part.is_dir():
+                    shutil.rmtree(folder / part.name, ignore_errors=True)
+                part.replace(folder / part.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def add_adapters(self, names: Sequence[str], rank: int, seed: int = 0) -> Adapters:
         """Give the U-Net fresh LoRA adapters, which queries may then name (see `Adapters`)."""

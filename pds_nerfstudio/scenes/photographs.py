@@ -23,11 +23,12 @@ class Photographs:
     """The dataset's folder, where one was named."""
 
 
-def find_photographs(inputs: Sequence[Path], views: Sequence[int] = (0,)) -> Photographs:
+def find_photographs(inputs: Sequence[Path], views: Sequence[int] | None = (0,)) -> Photographs:
     """Resolve `inputs`: image files, or one folder: a nerfstudio run, a dataset with a transforms.json, or of images.
 
     Args:
-        views: which of a folder's (training) photographs to take, counted from 0; image files are all taken.
+        views: which of a folder's (training) photographs to take, counted from 0; None for all. Image files are all
+            taken.
 
     Raises:
         UserError: nothing is there, nothing of it is an image, or there is no such view.
@@ -80,9 +81,11 @@ def _training_images(dataparser: Any, data: Path) -> list[Path]:
     return [Path(path) for path in outputs.image_filenames]
 
 
-def _chosen(files: Sequence[Path], views: Sequence[int], where: Path) -> tuple[Path, ...]:
+def _chosen(files: Sequence[Path], views: Sequence[int] | None, where: Path) -> tuple[Path, ...]:
     if not files:
         raise UserError(f"There are no images in {where}: name image files, a dataset's folder or a run's.")
+    if views is None:
+        return tuple(files)
     for view in views:
         if not 0 <= view < len(files):
             raise UserError(f"{where} has no view {view}: --views counts its {len(files)} images from 0.")

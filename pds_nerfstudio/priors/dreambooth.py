@@ -1,0 +1,397 @@
+"""DreamBooth (Ruiz et al. 2023): a prior learns the photographs of one subject under a rare word.
+
+    L = ‖ε_φ(x_t, t, y) − ε‖² + λ ‖ε_φ(x′_t, t, y′) − ε′‖²
+
+x are photographs, y says "a photo of a sks man"; x′ are samples of the prior itself under y′, "a photo of a man", made
+once. Why it works: the rare word has next to no meaning, so that it is free to mean the subject; the second term holds
+everything else where it was. The trap: without it (λ = 0) every man becomes this man.
+
+Draws depend on seed, step and process alone, so that a training that was interrupted ends where it would have ended.
+"""
+
+import importlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import write_whole, written
+from pds_nerfstudio.objectives import Latents
+from pds_nerfstudio.pictures import contact_sheet, read_images, read_photograph, save_image
+from pds_nerfstudio.priors.check import local_folder
+from pds_nerfstudio.priors.dreambooth_settings import (
+    CHECKPOINT,
+    CLASS_IMAGES,
+    LEARNING_RATE,
+    SAMPLES,
+    SETTINGS,
+    DreamBooth,
+    record,
+)
+from pds_nerfstudio.priors.lora import ATTENTION, LAYERS, TEXT_ATTENTION, add_lora, save_lora
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+
+SAMPLES_PER_PROMPT = 4
+
+
+def read_training_images(
+    paths: Sequence[Path], short_side: int, multiple: int
+) -> tuple[Float[Tensor, "photographs 3 height width"], int]:
+    """Photographs at one working size, RGB in [0, 1], and how many of them lost a margin for it.
+
+    The size is that of the commonest shape among them. A photograph of another shape is scaled to cover it and cropped
+    to its centre.
+    """
+    images = [read_photograph(path, short_side, multiple) for path in paths]
+    shapes = [tuple(image.shape[-2:]) for image in images]
+    height, width = max(dict.fromkeys(shapes), key=shapes.count)
+    for i, (h, w) in enumerate(shapes):
+        if (h, w) == (height, width):
+            continue
+        scale = max(height / h, width / w)
+        size = max(height, round(h * scale)), max(width, round(w * scale))
+        scaled = F.interpolate(images[i], size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        images[i] = scaled[..., top : top + height, left : left + width]
+    return torch.cat(images), sum(shape != (height, width) for shape in shapes)
+
+
+class Learner:
+    """A prior of which the U-Net, and the text encoder if asked, learn."""
+
+    def __init__(self, prior: "StableDiffusionPrior", settings: DreamBooth):
+        self.prior = prior
+        self.networks: dict[str, Any] = {"unet": prior.unet}
+        if settings.train_text_encoder:
+            self.networks["text_encoder"] = prior.text_encoder
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            for part, network in self.networks.items():
+                if settings.train == "full":
+                    network.requires_grad_(True)
+                    continue
+                layers = ATTENTION if settings.layers == "attention" else LAYERS
+                add_lora(network, "default", settings.rank, layers if part == "unet" else TEXT_ATTENTION)
+        for parameter in self.parameters():
+            parameter.data = parameter.data.float()
+        if settings.recompute:
+            prior.unet.enable_gradient_checkpointing()
+            if settings.train_text_encoder:
+                prior.text_encoder.gradient_checkpointing_enable()
+
+    def parameters(self) -> list[Parameter]:
+        """What learns."""
+        return list(self._named().values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What learns, by name."""
+        return {name: parameter.detach().cpu() for name, parameter in self._named().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` gave."""
+        with torch.no_grad():
+            for name, parameter in self._named().items():
+                parameter.copy_(state[name])
+
+    def _named(self) -> dict[str, Parameter]:
+        return {
+            f"{part}.{name}": parameter
+            for part, network in self.networks.items()
+            for name, parameter in network.named_parameters()
+            if parameter.requires_grad
+        }
+
+
+def denoising_error(
+    prior: "StableDiffusionPrior",
+    networks: Mapping[str, Module],
+    x0: Latents,
+    prompts: Sequence[str],
+    t: Float[Tensor, " batch"] | Tensor,
+    eps: Latents,
+) -> Float[Tensor, " batch"]:
+    """Mean squared error of what the U-Net predicts, in its own dialect, for each latent; with a graph.
+
+    Args:
+        networks: "unet", and "text_encoder" where that learns, as they are to be called (several processes wrap them).
+    """
+    scheduler, unet = prior.scheduler, prior.unet
+    noisy = scheduler.add_noise(x0, eps, t)
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            target = eps
+        case "v_prediction":
+            target = scheduler.get_velocity(x0, eps, t)
+        case _:
+            target = x0
+    if "text_encoder" in networks:
+        ids = torch.cat([prior.token_ids(prompt) for prompt in prompts])
+        texts = networks["text_encoder"](ids).last_hidden_state
+    else:
+        texts = torch.stack([prior.embed(prompt) for prompt in prompts])
+    predicted = networks["unet"](noisy.to(unet.dtype), t, texts.to(unet.dtype)).sample
+    return (predicted.float() - target.float()).square().mean((1, 2, 3))
+
+
+def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Train, or continue, and write what `--pipeline.prior` takes into `out`.
+
+    Call `check_settings` and `check_out` first. Runs in every process of an `accelerate launch`.
+
+    Returns:
+        what the model card says of the training.
+
+    Raises:
+        UserError: a file cannot be read or written, or the loss is not finite; the last checkpoint stays.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+    from rich.console import Console
+
+    from pds_nerfstudio.priors.model_card import write_card
+    from pds_nerfstudio.priors.stable_diffusion import load_prior
+
+    precision = _precision(settings.precision)
+    accelerator = Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision, gradient_accumulation_steps=settings.accumulate
+    )
+    set_seed(settings.seed)
+    console, first = Console(quiet=not accelerator.is_main_process), accelerator.is_main_process
+    if first:
+        with _saving(out, "The settings"):
+            write_whole(out / SETTINGS, json.dumps(record(settings, photographs), indent=2) + "\n")
+
+    console.print(f"[cyan]Loading the prior {settings.prior}")
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+    prior = load_prior(settings.prior, accelerator.device, torch.float32 if settings.train == "full" else dtype)
+    short_side = settings.resolution or prior.unet.config.sample_size * prior.latent_stride
+    images, cropped = read_training_images(photographs, short_side, prior.latent_stride)
+    if cropped:
+        console.print(
+            f"[yellow]{cropped} of {len(images)} photographs have another shape than most: they are cropped to the "
+            f"centre, at {images.shape[-1]}x{images.shape[-2]} pixels."
+        )
+    instance = _encoded(prior, images)
+    kept = _class_latents(settings, prior, accelerator, out, instance.shape[-2:])
+
+    learner = Learner(prior, settings)
+    optimizer = _optimizer(settings, learner.parameters())
+    step = _restored(out, learner, optimizer, console)
+    *wrapped, optimizer = accelerator.prepare(*learner.networks.values(), optimizer)
+    networks = dict(zip(learner.networks, wrapped, strict=True))
+    losses: list[float] = []
+    with _progress(console, accelerator.is_main_process) as bar:
+        task = bar.add_task("learning", total=settings.steps, completed=step, loss="")
+        while step < settings.steps:
+            for network in networks.values():
+                network.train()
+            for part in range(settings.accumulate):
+                loss = _learn(settings, accelerator, learner, networks, optimizer, instance, kept, (step, part))
+            step += 1
+            losses.append(loss)
+            bar.update(task, advance=1, loss=f"loss {sum(losses[-50:]) / len(losses[-50:]):.4f}")
+            if first and (step % settings.save_every == 0 or step == settings.steps):
+                with _saving(out, f"The checkpoint of step {step}"):
+                    _save_checkpoint(out, step, learner, optimizer)
+            if first and (step == settings.steps or (settings.sample_every and step % settings.sample_every == 0)):
+                with _saving(out, f"The samples of step {step}"):
+                    _sample_sheet(settings, prior, images, out / SAMPLES / f"step_{step:06d}.png")
+    accelerator.wait_for_everyone()
+    facts = {
+        "photographs": len(images),
+        "cropped": cropped,
+        "size": f"{images.shape[-1]}x{images.shape[-2]}",
+        "class images kept": 0 if kept is None else len(kept),
+        "learning rate": _rate(settings),
+        "precision": precision,
+        "processes": accelerator.num_processes,
+        "parameters": sum(parameter.numel() for parameter in learner.parameters()),
+        "loss": round(sum(losses[-50:]) / len(losses[-50:]), 5) if losses else None,
+    }
+    if first:
+        with _saving(out, "The finished prior"):
+            _write_prior(settings, learner, out)
+            write_card(out, settings, facts)
+    return facts
+
+
+def _learn(
+    settings: DreamBooth,
+    accelerator: Any,
+    learner: Learner,
+    networks: Mapping[str, Module],
+    optimizer: Any,
+    instance: Latents,
+    kept: Latents | None,
+    when: tuple[int, int],
+) -> float:
+    """One batch; the optimiser steps when the batches of a step are complete. Returns the loss."""
+    step, part = when
+    number = (step * settings.accumulate + part) * accelerator.num_processes + accelerator.process_index
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
+    sources = [(instance, settings.instance_prompt, 1.0)]
+    if kept is not None:
+        sources.append((kept, settings.class_prompt, settings.class_weight))
+    chosen = [x[torch.randint(len(x), (settings.batch_size,), generator=generator)] for x, _, _ in sources]
+    x0 = torch.cat(chosen).to(accelerator.device)
+    t = torch.randint(learner.prior.scheduler.config.num_train_timesteps, (len(x0),), generator=generator)
+    eps = torch.randn(x0.shape, generator=generator).to(x0)
+    prompts = [prompt for _, prompt, _ in sources for _ in range(settings.batch_size)]
+    with accelerator.accumulate(*networks.values()):
+        errors = denoising_error(learner.prior, networks, x0, prompts, t.to(x0.device), eps)
+        parts = errors.split(settings.batch_size)
+        loss = sum(
+            (weight * error.mean() for (_, _, weight), error in zip(sources, parts, strict=True)), errors.sum() * 0
+        )
+        if not loss.isfinite():
+            raise UserError(
+                f"The loss of step {step} is not finite: run again with a smaller --learning-rate or --precision bf16 "
+                "in a new folder."
+            )
+        accelerator.backward(loss)
+        if accelerator.sync_gradients:
+            accelerator.clip_grad_norm_(learner.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return float(loss.detach())
+
+
+def _rate(settings: DreamBooth) -> float:
+    return LEARNING_RATE[settings.train] if settings.learning_rate is None else settings.learning_rate
+
+
+def _optimizer(settings: DreamBooth, parameters: list[Parameter]) -> torch.optim.Optimizer:
+    kind = importlib.import_module("bitsandbytes").optim.AdamW8bit if settings.adam_8bit else torch.optim.AdamW
+    return kind(parameters, lr=_rate(settings), weight_decay=1e-2)
+
+
+def _precision(asked: str) -> str:
+    if asked != "auto":
+        return asked
+    if not torch.cuda.is_available():
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+@torch.no_grad()
+def _encoded(prior: "StableDiffusionPrior", images: Tensor) -> Latents:
+    """Latents on the CPU, a few pictures at a time."""
+    return torch.cat([prior.encode(part.to(prior.device)).cpu() for part in images.split(4)])
+
+
+def _class_latents(
+    settings: DreamBooth, prior: "StableDiffusionPrior", accelerator: Any, out: Path, latent_size: Sequence[int]
+) -> Latents | None:
+    """The class images' latents: what the prior draws under the class prompt, made once and kept as files."""
+    from rich.progress import track
+
+    if not settings.class_images:
+        return None
+    height, width = (side * prior.latent_stride for side in latent_size)
+    files = [out / CLASS_IMAGES / f"{i:04d}.png" for i in range(settings.class_images)]
+    own = range(accelerator.process_index, len(files), accelerator.num_processes)
+    missing = [i for i in own if not files[i].is_file()]
+    parts = [missing[i : i + 8] for i in range(0, len(missing), 8)]
+    for part in track(parts, "drawing the class", disable=not parts or not accelerator.is_main_process):
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + part[0])
+        drawn = prior.sample(
+            [settings.class_prompt] * len(part),
+            height,
+            width,
+            settings.sample_steps,
+            settings.guidance_scale,
+            generator,
+        )
+        with _saving(out, "A class image"):
+            for i, image in zip(part, drawn, strict=True):
+                save_image(image, files[i])
+    accelerator.wait_for_everyone()
+    return _encoded(prior, read_images(files))
+
+
+def _sample_sheet(settings: DreamBooth, prior: "StableDiffusionPrior", images: Tensor, path: Path) -> None:
+    """Samples of every prompt from the same noise, under photographs."""
+    for network in (prior.unet, prior.text_encoder):
+        network.eval()
+    prior.forget_texts()
+    height, width = images.shape[-2:]
+    rows: dict[str, Tensor] = {"photographs": images[:SAMPLES_PER_PROMPT]}
+    for prompt in settings.prompts:
+        generator = torch.Generator().manual_seed(settings.seed)
+        asked = [prompt] * SAMPLES_PER_PROMPT
+        rows[prompt] = prior.sample(
+            asked, height, width, settings.sample_steps, settings.guidance_scale, generator
+        ).cpu()
+    contact_sheet(rows, path, f"{path.stem.replace('_0', ' ')} of {settings.steps}")
+
+
+def _save_checkpoint(out: Path, step: int, learner: Learner, optimizer: Any) -> None:
+    """The whole state of the training; the previous one is replaced when this is complete."""
+    state = {"step": step, "weights": learner.state_dict(), "optimizer": optimizer.state_dict()}
+    with written(out / CHECKPOINT) as partial:
+        torch.save(state, partial)
+
+
+def _restored(out: Path, learner: Learner, optimizer: Any, console: Any) -> int:
+    """Steps done before; what was learned in them is taken over."""
+    path = out / CHECKPOINT
+    if not path.is_file():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    learner.load_state_dict(state["weights"])
+    optimizer.load_state_dict(state["optimizer"])
+    console.print(f"Continuing the training in {out} from step {state['step']}.")
+    return state["step"]
+
+
+def _write_prior(settings: DreamBooth, learner: Learner, out: Path) -> None:
+    """A LoRA's folder, or a whole diffusers folder."""
+    if settings.train == "lora":
+        folder = local_folder(settings.prior)
+        local = folder is not None and Path(settings.prior).expanduser().is_dir()
+        base = str(folder.resolve()) if folder is not None and local else settings.prior
+        save_lora(out, base, learner.prior.unet, learner.networks.get("text_encoder"))
+    else:
+        learner.prior.save(out)
+
+
+@contextmanager
+def _saving(out: Path, what: str) -> Iterator[None]:
+    """Within this block a file that cannot be written ends the training in one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        before = out / CHECKPOINT
+        at = f"step {torch.load(before, weights_only=True)['step']}" if before.is_file() else "its beginning"
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{what} could not be written to {out} ({reason}): free some space there and run the same command again, "
+            f"which continues from {at}."
+        ) from error
+
+
+@contextmanager
+def _progress(console: Any, shown: bool) -> Iterator[Any]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("learning"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not shown) as bar:
+        yield bar

@@ -1,0 +1,92 @@
+"""Low-rank changes of a whole prior as diffusers writes them: one safetensors file, and the name of their prior.
+
+Unlike the adapters of an edit, which are switched (see `adapters`), these are added to the weights once, when the prior
+is loaded: W + B·A. Nothing after that knows that there was a LoRA.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import write_whole, written
+from pds_nerfstudio.priors.check import LORA_BASE, LORA_WEIGHTS
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+"""The attention layers that LoRA adapts in diffusion models."""
+LAYERS = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut")
+"""Those, and the other layers of a U-Net's transformer and residual blocks."""
+TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+"""The same in CLIP's text encoder."""
+
+
+def add_lora(network: Any, name: str, rank: int, layers: tuple[str, ...]) -> None:
+    """Give a network of diffusers or transformers a fresh LoRA in those of its layers; it changes nothing yet.
+
+    Raises:
+        UserError: the rank is not positive, or the network has no such layer.
+    """
+    from peft import LoraConfig
+
+    if rank < 1:
+        raise UserError(f"The adapter's rank is {rank}: it must be at least 1 (the usual ones are 4 to 64).")
+    settings = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers), init_lora_weights="gaussian")
+    try:
+        network.add_adapter(settings, adapter_name=name)
+    except ValueError as error:
+        raise UserError(
+            f"The prior's {type(network).__name__} cannot be adapted ({str(error).splitlines()[0]}): it needs layers "
+            f"named {', '.join(layers)}."
+        ) from error
+
+
+def save_lora(folder: Path, base: str, unet: Any, text_encoder: Any | None) -> None:
+    """Write the LoRAs of a U-Net and, if given, of a text encoder into `folder`, in diffusers' format.
+
+    Args:
+        base: the prior that they change, as `--pipeline.prior` takes it.
+    """
+    from diffusers import StableDiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
+
+    with written(folder / LORA_WEIGHTS) as partial:
+        StableDiffusionPipeline.save_lora_weights(
+            str(folder),
+            unet_lora_layers=_layers_of(unet),
+            text_encoder_lora_layers=None if text_encoder is None else _layers_of(text_encoder),  # pyright: ignore[reportArgumentType]
+            weight_name=partial.name,
+        )
+    write_whole(folder / LORA_BASE, json.dumps({"base": base}) + "\n")
+
+
+def fuse_lora(prior: "StableDiffusionPrior", folder: Path) -> None:
+    """Add the LoRA in `folder` to the weights of its prior.
+
+    Raises:
+        UserError: it was made for a prior of other sizes, or cannot be read.
+    """
+    pipeline = prior.pipeline()
+    try:
+        pipeline.load_lora_weights(folder, weight_name=LORA_WEIGHTS, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(
+            f"The LoRA {folder} cannot be added to its prior ({reason}): {LORA_BASE} must name the one it was made for."
+        ) from error
+    pipeline.fuse_lora(components=[part for part in ("unet", "text_encoder") if _is_adapted(getattr(pipeline, part))])
+    pipeline.unload_lora_weights()
+
+
+def _is_adapted(network: Any) -> bool:
+    return bool(getattr(network, "peft_config", None))
+
+
+def _layers_of(network: Any) -> dict[str, Any]:
+    from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    return convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
