@@ -333,7 +333,7 @@ def _sample_sheet(settings: DreamBooth, prior: "StableDiffusionPrior", images: T
         rows[prompt] = prior.sample(
             asked, height, width, settings.sample_steps, settings.guidance_scale, generator
         ).cpu()
-    contact_sheet(rows, path, f"{path.stem.replace('_0', ' ')} of {settings.steps}")
+    contact_sheet(rows, path, f"after {int(path.stem.split('_')[1])} steps")
 
 
 def _save_checkpoint(out: Path, step: int, learner: Learner, optimizer: Any) -> None:

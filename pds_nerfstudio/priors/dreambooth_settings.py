@@ -95,6 +95,8 @@ def check_settings(settings: DreamBooth) -> None:
             "The class prompt is the instance prompt, so preserving one would undo learning the other: leave the rare "
             f"word {settings.token!r} out of the class prompt."
         )
+    if settings.class_images < 0:
+        raise UserError(f"--class-images is {settings.class_images}: give 0 for no prior preservation, or more.")
     for name in ("steps", "batch_size", "accumulate", "save_every", "rank", "sample_steps"):
         if getattr(settings, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}: give at least 1.")

@@ -86,7 +86,6 @@ def _is_adapted(network: Any) -> bool:
 
 
 def _layers_of(network: Any) -> dict[str, Any]:
-    from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
-    return convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
+    return get_peft_model_state_dict(network, save_embedding_layers=False)
