@@ -8,8 +8,6 @@ the toybox CLIP finds its caption more likely than the captions with every other
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,24 +15,14 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
 from torchvision.utils import save_image
 
-from pds_nerfstudio.evaluation.metrics import TOYBOX_CLIP, ClipScorer, psnr
+from pds_nerfstudio.evaluation.metrics import TOYBOX_CLIP, ClipScorer, psnr, share_right
 from pds_nerfstudio.priors.check import TOYBOX
 from pds_nerfstudio.priors.stable_diffusion import load_prior
 from pds_nerfstudio.toybox.dataset import capture_cameras
 from pds_nerfstudio.toybox.render import render
-from pds_nerfstudio.toybox.spec import COLOURS, HATS, SHAPES, SceneSpec, all_specs, held_out_captions
-
-
-def share_right(scorer: ClipScorer, images: Tensor, specs: Sequence[SceneSpec], field: str, values: Sequence) -> float:
-    """Share of the images whose own caption is the likeliest among those with every value of `field`."""
-    right = 0
-    for image, spec in zip(images, specs, strict=True):
-        prompts = [replace(spec, **{field: value}).prompt(floor=False) for value in values]
-        right += int(scorer.similarity(image[None], prompts).argmax()) == list(values).index(getattr(spec, field))
-    return right / len(specs)
+from pds_nerfstudio.toybox.spec import COLOURS, HATS, SHAPES, all_specs, held_out_captions
 
 
 def main(

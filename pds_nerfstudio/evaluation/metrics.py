@@ -4,7 +4,7 @@ C(·) is CLIP's embedding as a unit vector, of an image or of a prompt.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.toybox.spec import SceneSpec
 
 TOYBOX_CLIP = Path(__file__).resolve().parents[1] / "toybox" / "weights" / "clip"
 
@@ -154,3 +155,12 @@ def cosine(a: Float[Tensor, "rows width"], b: Float[Tensor, "rows width"]) -> Fl
 def target_probability(scorer: ClipScorer, images: Images, target: str, prompts: Sequence[str]) -> float:
     """How surely the judge picks the target among the prompts, as a mean over views in [0, 1]."""
     return float(scorer.probabilities(images, prompts)[:, list(prompts).index(target)].mean())
+
+
+def share_right(scorer: ClipScorer, images: Images, specs: Sequence[SceneSpec], field: str, values: Sequence) -> float:
+    """Share of the images whose own caption is the likeliest among those with every value of `field`."""
+    right = 0
+    for image, spec in zip(images, specs, strict=True):
+        prompts = [replace(spec, **{field: value}).prompt(floor=False) for value in values]
+        right += int(scorer.similarity(image[None], prompts).argmax()) == list(values).index(getattr(spec, field))
+    return right / len(specs)

@@ -310,7 +310,7 @@ def _class_latents(
             height,
             width,
             settings.sample_steps,
-            settings.guidance_scale,
+            settings.class_guidance_scale,
             generator,
         )
         with _saving(out, "A class image"):

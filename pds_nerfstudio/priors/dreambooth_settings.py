@@ -67,7 +67,9 @@ class DreamBooth:
     save_every: int = 200
     """Steps between checkpoints."""
     guidance_scale: float = 7.5
-    """Of class images and samples."""
+    """Of the samples on the sheets."""
+    class_guidance_scale: float = 7.5
+    """Of the class images."""
     sample_steps: int = 25
     """DDIM steps of each."""
     seed: int = 0

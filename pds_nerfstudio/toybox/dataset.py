@@ -18,7 +18,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from pds_nerfstudio.toybox.render import RenderedViews, camera_rays, focal_length, orbit_cameras, render
+from pds_nerfstudio.toybox.render import RGB, RenderedViews, camera_rays, focal_length, orbit_cameras, render
 from pds_nerfstudio.toybox.spec import SceneSpec, ToyEdit
 
 MILLIMETRES_PER_METRE = 1000
@@ -42,13 +42,15 @@ def write_scene(
     size: int = 64,
     num_points: int = 3000,
     seed: int = 0,
+    paint: RGB | None = None,
 ) -> RenderedViews:
     """Renders `spec` and writes it as a nerfstudio dataset; returns the views, training views first.
 
-    Cameras depend on the seed and the counts alone, so two scenes written with the same ones share them.
+    Cameras depend on the seed and the counts alone, so two scenes written with the same ones share them. With `paint`,
+    the object has that colour, RGB in [0, 1], which need not be one that has a name.
     """
     cameras = torch.cat([capture_cameras(train_views, 2 * seed), capture_cameras(test_views, 2 * seed + 1)])
-    views = render(spec, cameras, size, size)
+    views = render(spec, cameras, size, size, paint=paint)
     names = [f"train_{i:03d}.png" for i in range(train_views)] + [f"test_{i:03d}.png" for i in range(test_views)]
     for part in ("images", "depth", "object_masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,9 @@ TRACE_STEPS = 56
 SHADOW_STEPS = 24
 SHADOW_SHARPNESS = 6.0
 
-COLOUR_RGB: dict[Colour, tuple[float, float, float]] = {
+RGB = tuple[float, float, float]
+
+COLOUR_RGB: dict[Colour, RGB] = {
     "red": (0.85, 0.10, 0.10),
     "orange": (0.95, 0.50, 0.08),
     "yellow": (0.95, 0.85, 0.12),
@@ -43,7 +45,7 @@ COLOUR_RGB: dict[Colour, tuple[float, float, float]] = {
     "purple": (0.50, 0.14, 0.65),
     "white": (0.95, 0.95, 0.95),
 }
-FLOOR_RGB: dict[Floor, tuple[float, float, float]] = {
+FLOOR_RGB: dict[Floor, RGB] = {
     "gray": (0.55, 0.55, 0.57),
     "black": (0.16, 0.16, 0.18),
     "brown": (0.45, 0.28, 0.16),
@@ -210,9 +212,10 @@ def _trace_view(spec: SceneSpec, camera_to_world: Tensor, height: int, width: in
     return material.to(torch.uint8), diffuse, highlight, torch.where(depth.isfinite(), depth, 0.0)
 
 
-def palette(spec: SceneSpec) -> Float[Tensor, "materials 3"]:
-    """RGB in [0, 1] of every `Material` in this scene."""
-    return torch.tensor([BACKGROUND_RGB, FLOOR_RGB[spec.floor], COLOUR_RGB[spec.colour], SKIN_RGB, HAT_RGB])
+def palette(spec: SceneSpec, paint: RGB | None = None) -> Float[Tensor, "materials 3"]:
+    """RGB in [0, 1] of every `Material` in this scene; of its object, `paint` where that is given."""
+    colour = COLOUR_RGB[spec.colour] if paint is None else paint
+    return torch.tensor([BACKGROUND_RGB, FLOOR_RGB[spec.floor], colour, SKIN_RGB, HAT_RGB])
 
 
 def shade(traced: TracedViews, colours: Float[Tensor, "materials 3"]) -> Float[Tensor, "views height width 3"]:
@@ -232,15 +235,16 @@ def render(
     width: int,
     supersample: int = 2,
     views_at_once: int = 8,
+    paint: RGB | None = None,
 ) -> RenderedViews:
-    """Images, depth and object masks of a scene from the given cameras.
+    """Images, depth and object masks of a scene from the given cameras, with the object in `paint` if that is given.
 
     Images and masks average `supersample`² samples a pixel; depth is taken at pixel centres without averaging.
     """
     images, masks, depths = [], [], []
     for cameras in camera_to_world.split(views_at_once):
         fine = trace(spec, cameras, height * supersample, width * supersample)
-        images.append(_area_downsample(shade(fine, palette(spec)).permute(0, 3, 1, 2), supersample))
+        images.append(_area_downsample(shade(fine, palette(spec, paint)).permute(0, 3, 1, 2), supersample))
         is_object = (fine.material >= Material.OBJECT).to(fine.diffuse)
         masks.append(_area_downsample(is_object[:, None], supersample)[:, 0])
         depths.append(fine.depth if supersample == 1 else trace(spec, cameras, height, width).depth)
