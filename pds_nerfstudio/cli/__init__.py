@@ -1,4 +1,4 @@
-"""The `pds` command: demo, preview, dreambooth, render, evaluate, import-ply, bench, pie-bench, calibrate-eta."""
+"""The `pds` command: demo, preview, dreambooth, edit, render, evaluate, import-ply, bench, pie-bench, calibrate-eta."""
 
 import os
 
@@ -15,6 +15,7 @@ def main() -> None:
     from pds_nerfstudio.cli.calibrate import CalibrateEta
     from pds_nerfstudio.cli.demo import Demo
     from pds_nerfstudio.cli.dreambooth import Dreambooth
+    from pds_nerfstudio.cli.edit import Edit
     from pds_nerfstudio.cli.evaluate import Evaluate
     from pds_nerfstudio.cli.import_ply import ImportPly
     from pds_nerfstudio.cli.pie import PieBench
@@ -27,6 +28,7 @@ def main() -> None:
                 "demo": Demo,
                 "preview": Preview,
                 "dreambooth": Dreambooth,
+                "edit": Edit,
                 "render": Render,
                 "evaluate": Evaluate,
                 "import-ply": ImportPly,
