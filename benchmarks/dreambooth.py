@@ -8,8 +8,8 @@ A row that is finished is kept in OUT/results.json and not computed again.
 error        mean denoising error of held-out views under the instance prompt, on fixed draws of t and noise
 subject      samples of the instance prompt that show the subject: hue within 20 degrees, colourfulness within a third
 leak         the same of samples of the class prompt, which should not
-class        class captions (a ball in eight colours on four floors, with and without hat): colour right, by toybox CLIP
-others       captions of all shapes: shape right
+class        class captions (a ball in eight colours on four floors): colour right, by toybox CLIP
+others       twenty captions of all shapes: shape right
 """
 
 import colorsys
@@ -32,7 +32,7 @@ from pds_nerfstudio.priors.dreambooth import denoising_error, dreambooth
 from pds_nerfstudio.priors.dreambooth_settings import CLASS_IMAGES, DreamBooth
 from pds_nerfstudio.priors.stable_diffusion import load_prior
 from pds_nerfstudio.toybox.dataset import write_scene
-from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec, held_out_captions
+from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, SHAPES, SceneSpec, held_out_captions
 
 PINK = (1.0, 0.41, 0.71)
 INSTANCE, CLASS = "a photo of a sks ball", "a photo of a ball"
@@ -57,7 +57,7 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "full, nothing preserved": FULL | {"class_images": 0},
 }
 SHOWN = (INSTANCE, CLASS, "a photo of a red ball", "a photo of a sks ball wearing a hat", "a photo of a green cube")
-SAMPLE_STEPS, GUIDANCE = 10, 4.0
+SAMPLE_STEPS, GUIDANCE = 8, 4.0
 
 
 def main(
@@ -120,12 +120,12 @@ def measure(prior: str, data: Path, samples: Path) -> dict[str, float]:
             t = torch.randint(1000, (len(x0),), generator=generator)
             eps = torch.randn(x0.shape, generator=generator)
             errors.append(denoising_error(model, {"unet": model.unet}, x0, [INSTANCE] * len(x0), t, eps))
-    shown = [draw([prompt] * 16 if prompt in (INSTANCE, CLASS) else [prompt] * 2) for prompt in SHOWN]
+    shown = [draw([prompt] * 12 if prompt in (INSTANCE, CLASS) else [prompt] * 2) for prompt in SHOWN]
     samples.parent.mkdir(parents=True, exist_ok=True)
     torch.save(shown, samples)
-    balls = [SceneSpec("ball", colour, floor, hat) for colour in COLOURS for floor in FLOORS for hat in HATS]
+    balls = [SceneSpec("ball", colour, floor) for colour in COLOURS for floor in FLOORS]
     of_class = draw([spec.prompt() for spec in balls])
-    others = held_out_captions()[:160:4]
+    others = held_out_captions()[:160:8]
     of_others = draw([caption for _, caption in others])
     return {
         "error": float(torch.cat(errors).mean()),

@@ -29,6 +29,7 @@ from pds_nerfstudio.objectives import Latents
 from pds_nerfstudio.pictures import contact_sheet, read_images, read_photograph, save_image
 from pds_nerfstudio.priors.check import local_folder
 from pds_nerfstudio.priors.dreambooth_settings import (
+    CARD,
     CHECKPOINT,
     CLASS_IMAGES,
     LEARNING_RATE,
@@ -187,7 +188,7 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
 
     learner = Learner(prior, settings)
     optimizer = _optimizer(settings, learner.parameters())
-    step = _restored(out, learner, optimizer, console)
+    step = _restored(settings, out, learner, optimizer, console)
     *wrapped, optimizer = accelerator.prepare(*learner.networks.values(), optimizer)
     networks = dict(zip(learner.networks, wrapped, strict=True))
     losses: list[float] = []
@@ -217,9 +218,10 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
         "precision": precision,
         "processes": accelerator.num_processes,
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
-        "loss": round(sum(losses[-50:]) / len(losses[-50:]), 5) if losses else None,
     }
-    if first:
+    if losses:
+        facts["loss"] = round(sum(losses[-50:]) / len(losses[-50:]), 5)
+    if first and (losses or not (out / CARD).is_file()):
         with _saving(out, "The finished prior"):
             _write_prior(settings, learner, out)
             write_card(out, settings, facts)
@@ -343,12 +345,14 @@ def _save_checkpoint(out: Path, step: int, learner: Learner, optimizer: Any) -> 
         torch.save(state, partial)
 
 
-def _restored(out: Path, learner: Learner, optimizer: Any, console: Any) -> int:
+def _restored(settings: DreamBooth, out: Path, learner: Learner, optimizer: Any, console: Any) -> int:
     """Steps done before; what was learned in them is taken over."""
     path = out / CHECKPOINT
     if not path.is_file():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["step"] > settings.steps:
+        raise UserError(f"The training in {out} has had {state['step']} steps already: give --steps as many, or more.")
     learner.load_state_dict(state["weights"])
     optimizer.load_state_dict(state["optimizer"])
     console.print(f"Continuing the training in {out} from step {state['step']}.")

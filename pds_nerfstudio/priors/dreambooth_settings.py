@@ -13,6 +13,7 @@ from pds_nerfstudio.priors.check import lora_folder
 LEARNING_RATE = {"lora": 1e-4, "full": 5e-6}
 CHECKPOINT = "training/checkpoint.pt"
 SETTINGS = "training/settings.json"
+CARD = "README.md"
 CLASS_IMAGES = "training/class_images"
 SAMPLES = "training/samples"
 MAY_CHANGE = ("steps", "save_every", "sample_every", "validation_prompt", "recompute")

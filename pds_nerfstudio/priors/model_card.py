@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.files import write_whole
-from pds_nerfstudio.priors.dreambooth_settings import DreamBooth, record
+from pds_nerfstudio.priors.dreambooth_settings import CARD, DreamBooth, record
 
 PACKAGES = ("pds-nerfstudio", "torch", "diffusers", "transformers", "peft", "accelerate")
 
@@ -44,7 +44,7 @@ To edit a scene with it: `--pipeline.prior {out}`, and `{settings.token}` in bot
 `training/` holds what is needed to continue (`checkpoint.pt`), the class images and the sample sheets; nothing that
 uses this prior reads it.
 """
-    write_whole(out / "README.md", text)
+    write_whole(out / CARD, text)
 
 
 def _preserved(settings: DreamBooth) -> str:

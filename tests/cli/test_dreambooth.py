@@ -215,6 +215,15 @@ def test_a_training_in_two_parts_is_one_training(photographs, trained, tmp_path,
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def test_a_finished_training_is_left_as_it_is_and_never_shortened(photographs, tmp_path):
+    out = train(photographs, tmp_path / "out")
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.suffix != ".json"}
+    train(photographs, out)
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+    with pytest.raises(UserError, match="has had 2 steps already"):
+        train(photographs, out, steps=1)
+
+
 def test_other_settings_do_not_continue_a_training(photographs, trained):
     with pytest.raises(UserError, match="another class prompt, seed"):
         train(photographs, trained, class_prompt="a photo of a cone", seed=1)
