@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import Module, Parameter
@@ -119,7 +119,7 @@ def denoising_error(
     networks: Mapping[str, Module],
     x0: Latents,
     prompts: Sequence[str],
-    t: Float[Tensor, " batch"] | Tensor,
+    t: Integer[Tensor, " batch"],
     eps: Latents,
 ) -> Float[Tensor, " batch"]:
     """Mean squared error of what the U-Net predicts, in its own dialect, for each latent; with a graph.
@@ -206,8 +206,7 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
                 with _saving(out, f"The checkpoint of step {step}"):
                     _save_checkpoint(out, step, learner, optimizer)
             if first and (step == settings.steps or (settings.sample_every and step % settings.sample_every == 0)):
-                with _saving(out, f"The samples of step {step}"):
-                    _sample_sheet(settings, prior, images, out / SAMPLES / f"step_{step:06d}.png")
+                _sample_sheet(settings, prior, images, out, step)
     accelerator.wait_for_everyone()
     facts = {
         "photographs": len(images),
@@ -279,9 +278,12 @@ def _optimizer(settings: DreamBooth, parameters: list[Parameter]) -> torch.optim
 
 
 def _precision(asked: str) -> str:
+    cuda = torch.cuda.is_available()
+    if asked == "fp16" and not cuda:
+        raise UserError("--precision fp16 needs a GPU: leave it out, or give bf16.")
     if asked != "auto":
         return asked
-    if not torch.cuda.is_available():
+    if not cuda:
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
@@ -322,7 +324,7 @@ def _class_latents(
     return _encoded(prior, read_images(files))
 
 
-def _sample_sheet(settings: DreamBooth, prior: "StableDiffusionPrior", images: Tensor, path: Path) -> None:
+def _sample_sheet(settings: DreamBooth, prior: "StableDiffusionPrior", images: Tensor, out: Path, step: int) -> None:
     """Samples of every prompt from the same noise, under photographs."""
     for network in (prior.unet, prior.text_encoder):
         network.eval()
@@ -335,7 +337,8 @@ def _sample_sheet(settings: DreamBooth, prior: "StableDiffusionPrior", images: T
         rows[prompt] = prior.sample(
             asked, height, width, settings.sample_steps, settings.guidance_scale, generator
         ).cpu()
-    contact_sheet(rows, path, f"after {int(path.stem.split('_')[1])} steps")
+    with _saving(out, f"The samples of step {step}"):
+        contact_sheet(rows, out / SAMPLES / f"step_{step:06d}.png", f"after {step} steps")
 
 
 def _save_checkpoint(out: Path, step: int, learner: Learner, optimizer: Any) -> None:
