@@ -89,6 +89,7 @@ def load_prior(
     )
     if lora is not None:
         fuse_lora(prior, lora)
+    if lora is not None and dtype != exact:
         prior.unet.to(dtype)
         prior.text_encoder.to(dtype)
     if encoder is not None:
