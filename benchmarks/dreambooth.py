@@ -29,7 +29,7 @@ from torch import Tensor
 from pds_nerfstudio.evaluation.metrics import ClipScorer, share_right
 from pds_nerfstudio.pictures import contact_sheet, read_images
 from pds_nerfstudio.priors.dreambooth import denoising_error, dreambooth
-from pds_nerfstudio.priors.dreambooth_settings import CLASS_IMAGES, DreamBooth
+from pds_nerfstudio.priors.dreambooth_settings import CLASS_IMAGES, EMPTY_IMAGES, DreamBooth
 from pds_nerfstudio.priors.stable_diffusion import load_prior
 from pds_nerfstudio.toybox.dataset import write_scene
 from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, SHAPES, SceneSpec, held_out_captions
@@ -52,6 +52,7 @@ FULL = {"train": "full", "learning_rate": 2e-4}
 ROWS: dict[str, dict[str, Any] | None] = {
     "prior": None,
     "lora": {},
+    "lora, empty prompt not preserved": {"empty_images": 0},
     "lora, nothing preserved": {"class_images": 0},
     "full": FULL,
     "full, nothing preserved": FULL | {"class_images": 0},
@@ -83,9 +84,10 @@ def main(
         changes, folder = ROWS[row], out / row.replace(", ", "_").replace(" ", "_")
         if changes is not None:
             settings = replace(SETTINGS, seed=seed, **changes)
-            drawn = next(out.glob(f"*/{CLASS_IMAGES}"), None)
-            if settings.class_images and drawn is not None and not (folder / CLASS_IMAGES).exists():
-                shutil.copytree(drawn, folder / CLASS_IMAGES)
+            for images in (CLASS_IMAGES, EMPTY_IMAGES):
+                drawn = next(out.glob(f"*/{images}"), None)
+                if drawn is not None and not (folder / images).exists():
+                    shutil.copytree(drawn, folder / images)
             dreambooth(settings, sorted((data / "images").glob("train_*.png")), folder)
         results[row] = measure("toybox" if changes is None else str(folder), data, out / "samples" / f"{row}.pt")
         file.write_text(json.dumps(results, indent=1) + "\n")

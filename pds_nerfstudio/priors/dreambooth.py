@@ -4,7 +4,9 @@
 
 x are photographs, y says "a photo of a sks man"; x′ are samples of the prior itself under y′, "a photo of a man", made
 once. Why it works: the rare word has next to no meaning, so that it is free to mean the subject; the second term holds
-everything else where it was. The trap: without it (λ = 0) every man becomes this man.
+everything else where it was. The traps: without it (λ = 0) every man becomes this man; and guidance subtracts what the
+empty prompt predicts, so that a subject which leaks into that one turns everything else into its opposite. Some of x′
+are therefore drawn, and learned, under the empty prompt.
 
 Draws depend on seed, step and process alone, so that a training that was interrupted ends where it would have ended.
 """
@@ -13,6 +15,7 @@ import importlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,7 @@ from pds_nerfstudio.priors.dreambooth_settings import (
     CARD,
     CHECKPOINT,
     CLASS_IMAGES,
+    EMPTY_IMAGES,
     LEARNING_RATE,
     SAMPLES,
     SETTINGS,
@@ -184,7 +188,7 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
             f"centre, at {images.shape[-1]}x{images.shape[-2]} pixels."
         )
     instance = _encoded(prior, images)
-    kept = _class_latents(settings, prior, accelerator, out, instance.shape[-2:])
+    preserved = _preserved(settings, prior, accelerator, out, instance.shape[-2:])
 
     learner = Learner(prior, settings)
     optimizer = _optimizer(settings, learner.parameters())
@@ -198,7 +202,7 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
             for network in networks.values():
                 network.train()
             for part in range(settings.accumulate):
-                loss = _learn(settings, accelerator, learner, networks, optimizer, instance, kept, (step, part))
+                loss = _learn(settings, accelerator, learner, networks, optimizer, instance, preserved, (step, part))
             step += 1
             losses.append(loss)
             bar.update(task, advance=1, loss=f"loss {sum(losses[-50:]) / len(losses[-50:]):.4f}")
@@ -212,7 +216,6 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
         "photographs": len(images),
         "cropped": cropped,
         "size": f"{images.shape[-1]}x{images.shape[-2]}",
-        "class images kept": 0 if kept is None else len(kept),
         "learning rate": _rate(settings),
         "precision": precision,
         "processes": accelerator.num_processes,
@@ -234,27 +237,23 @@ def _learn(
     networks: Mapping[str, Module],
     optimizer: Any,
     instance: Latents,
-    kept: Latents | None,
+    preserved: Sequence[tuple[Latents, str]],
     when: tuple[int, int],
 ) -> float:
     """One batch; the optimiser steps when the batches of a step are complete. Returns the loss."""
     step, part = when
     number = (step * settings.accumulate + part) * accelerator.num_processes + accelerator.process_index
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
-    sources = [(instance, settings.instance_prompt, 1.0)]
-    if kept is not None:
-        sources.append((kept, settings.class_prompt, settings.class_weight))
-    chosen = [x[torch.randint(len(x), (settings.batch_size,), generator=generator)] for x, _, _ in sources]
-    x0 = torch.cat(chosen).to(accelerator.device)
+    rows = _choose([(instance, settings.instance_prompt)], settings.batch_size, generator)
+    if preserved:
+        rows += _choose(preserved, settings.batch_size, generator)
+    x0 = torch.stack([x for x, _ in rows]).to(accelerator.device)
     t = torch.randint(learner.prior.scheduler.config.num_train_timesteps, (len(x0),), generator=generator)
     eps = torch.randn(x0.shape, generator=generator).to(x0)
-    prompts = [prompt for _, prompt, _ in sources for _ in range(settings.batch_size)]
     with accelerator.accumulate(*networks.values()):
-        errors = denoising_error(learner.prior, networks, x0, prompts, t.to(x0.device), eps)
-        parts = errors.split(settings.batch_size)
-        loss = sum(
-            (weight * error.mean() for (_, _, weight), error in zip(sources, parts, strict=True)), errors.sum() * 0
-        )
+        errors = denoising_error(learner.prior, networks, x0, [y for _, y in rows], t.to(x0.device), eps)
+        loss, *class_loss = (part.mean() for part in errors.split(settings.batch_size))
+        loss = loss + settings.class_weight * sum(class_loss)
         if not loss.isfinite():
             raise UserError(
                 f"The loss of step {step} is not finite: run again with a smaller --learning-rate or --precision bf16 "
@@ -266,6 +265,14 @@ def _learn(
         optimizer.step()
         optimizer.zero_grad()
     return float(loss.detach())
+
+
+def _choose(
+    sets: Sequence[tuple[Latents, str]], count: int, generator: torch.Generator
+) -> list[tuple[Float[Tensor, "channels height width"], str]]:
+    """Latents with their prompts, each of all the sets' as likely as any other."""
+    everything = [(x, prompt) for latents, prompt in sets for x in latents]
+    return [everything[i] for i in torch.randint(len(everything), (count,), generator=generator).tolist()]
 
 
 def _rate(settings: DreamBooth) -> float:
@@ -294,31 +301,42 @@ def _encoded(prior: "StableDiffusionPrior", images: Tensor) -> Latents:
     return torch.cat([prior.encode(part.to(prior.device)).cpu() for part in images.split(4)])
 
 
-def _class_latents(
+def _preserved(
     settings: DreamBooth, prior: "StableDiffusionPrior", accelerator: Any, out: Path, latent_size: Sequence[int]
-) -> Latents | None:
-    """The class images' latents: what the prior draws under the class prompt, made once and kept as files."""
+) -> list[tuple[Latents, str]]:
+    """What is preserved: latents of pictures of the class and of anything, with the prompt they were drawn under."""
+    if not settings.class_images:
+        return []
+    draw = partial(_drawn, settings, prior, accelerator, latent_size)
+    sets = [(draw(out / CLASS_IMAGES, settings.class_prompt, settings.class_images), settings.class_prompt)]
+    if settings.empty_images:
+        sets.append((draw(out / EMPTY_IMAGES, "", settings.empty_images), ""))
+    return sets
+
+
+def _drawn(
+    settings: DreamBooth,
+    prior: "StableDiffusionPrior",
+    accelerator: Any,
+    latent_size: Sequence[int],
+    folder: Path,
+    prompt: str,
+    count: int,
+) -> Latents:
+    """Latents of what the prior draws under a prompt, made once and kept as files."""
     from rich.progress import track
 
-    if not settings.class_images:
-        return None
     height, width = (side * prior.latent_stride for side in latent_size)
-    files = [out / CLASS_IMAGES / f"{i:04d}.png" for i in range(settings.class_images)]
-    own = range(accelerator.process_index, len(files), accelerator.num_processes)
+    files = [folder / f"{i:04d}.png" for i in range(count)]
+    own = range(accelerator.process_index, count, accelerator.num_processes)
     missing = [i for i in own if not files[i].is_file()]
     parts = [missing[i : i + 8] for i in range(0, len(missing), 8)]
-    for part in track(parts, "drawing the class", disable=not parts or not accelerator.is_main_process):
+    guidance = settings.class_guidance_scale if prompt else 1.0
+    for part in track(parts, f"drawing {folder.name}", disable=not parts or not accelerator.is_main_process):
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + part[0])
-        drawn = prior.sample(
-            [settings.class_prompt] * len(part),
-            height,
-            width,
-            settings.sample_steps,
-            settings.class_guidance_scale,
-            generator,
-        )
-        with _saving(out, "A class image"):
-            for i, image in zip(part, drawn, strict=True):
+        pictures = prior.sample([prompt] * len(part), height, width, settings.sample_steps, guidance, generator)
+        with _saving(folder.parents[1], "A class image"):
+            for i, image in zip(part, pictures, strict=True):
                 save_image(image, files[i])
     accelerator.wait_for_everyone()
     return _encoded(prior, read_images(files))

@@ -15,6 +15,7 @@ CHECKPOINT = "training/checkpoint.pt"
 SETTINGS = "training/settings.json"
 CARD = "README.md"
 CLASS_IMAGES = "training/class_images"
+EMPTY_IMAGES = "training/empty_images"
 SAMPLES = "training/samples"
 MAY_CHANGE = ("steps", "save_every", "sample_every", "validation_prompt", "recompute")
 """Settings that a training may be continued with others of."""
@@ -50,6 +51,8 @@ class DreamBooth:
     """Of AdamW; by default 1e-4 for low-rank changes and 5e-6 for all weights."""
     class_images: int = 200
     """How many pictures of the class the prior draws before it learns; 0 for no prior preservation."""
+    empty_images: int = 50
+    """How many it draws under the empty prompt, whose meaning is then preserved as well: guidance subtracts it."""
     class_weight: float = 1.0
     """λ, the weight of prior preservation."""
     resolution: int | None = None
@@ -98,8 +101,8 @@ def check_settings(settings: DreamBooth) -> None:
             "The class prompt is the instance prompt, so preserving one would undo learning the other: leave the rare "
             f"word {settings.token!r} out of the class prompt."
         )
-    if settings.class_images < 0:
-        raise UserError(f"--class-images is {settings.class_images}: give 0 for no prior preservation, or more.")
+    if settings.class_images < 0 or settings.empty_images < 0:
+        raise UserError("--class-images and --empty-images are numbers of pictures: give 0 for none, or more.")
     for name in ("steps", "batch_size", "accumulate", "save_every", "rank", "sample_steps"):
         if getattr(settings, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}: give at least 1.")

@@ -33,6 +33,7 @@ SMALL = {
     "rank": 2,
     "learning_rate": 1e-2,
     "class_images": 2,
+    "empty_images": 1,
     "steps": 2,
     "sample_steps": 1,
     "sample_every": 0,
@@ -87,7 +88,7 @@ def files_of_at_most(size: int):
         ({"class_prompt": INSTANCE}, "class prompt is the instance prompt"),
         ({"steps": 0}, "--steps is 0"),
         ({"rank": 0}, "--rank is 0"),
-        ({"class_images": -1}, "--class-images is -1"),
+        ({"class_images": -1}, "--class-images and --empty-images"),
         ({"prior": "nowhere"}, "nowhere"),
         ({"data": None}, "--load-config"),
         ({"data": Path("gone")}, "gone does not exist"),
@@ -206,11 +207,11 @@ def test_the_card_tells_prompts_settings_and_versions(trained):
 
 def test_a_training_in_two_parts_is_one_training(photographs, trained, tmp_path, capsys):
     out = train(photographs, tmp_path / "out", steps=1)
-    drawn = {path: path.stat().st_mtime_ns for path in (out / "training/class_images").iterdir()}
-    assert len(drawn) == 2
+    drawn = {path: path.stat().st_mtime_ns for path in (out / "training").glob("*_images/*.png")}
+    assert len(drawn) == 3
     train(photographs, out, steps=2)
     assert "from step 1" in capsys.readouterr().out
-    assert drawn == {path: path.stat().st_mtime_ns for path in (out / "training/class_images").iterdir()}
+    assert drawn == {path: path.stat().st_mtime_ns for path in (out / "training").glob("*_images/*.png")}
     whole, parts = learned(trained), learned(out)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
