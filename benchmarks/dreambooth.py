@@ -41,10 +41,11 @@ SETTINGS = DreamBooth(
     class_prompt=CLASS,
     prior="toybox",
     layers="all",
-    steps=200,
+    steps=600,
     batch_size=4,
     learning_rate=1e-3,
     class_images=100,
+    sample_every=0,
     class_guidance_scale=1.0,
     guidance_scale=4.0,
 )

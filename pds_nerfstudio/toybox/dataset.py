@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ def write_scene(
     return views
 
 
-def write_edit(edit: ToyEdit, folder: Path, **settings: int) -> tuple[RenderedViews, RenderedViews]:
+def write_edit(edit: ToyEdit, folder: Path, **settings: Any) -> tuple[RenderedViews, RenderedViews]:
     """Writes FOLDER/source and FOLDER/target, the same cameras in both, and FOLDER/edit.json with the prompts."""
     source = write_scene(edit.source, folder / "source", **settings)
     target = write_scene(edit.target, folder / "target", **settings)
