@@ -77,16 +77,16 @@ def test_a_chain_goes_on_with_the_stage_that_failed(run_command, toy_splats, tmp
     command = [
         *("pds", "edit", toy_splats.parent, "--from", FROM, "--to", TO, "--prior", "toybox", "--out", out),
         *("--method", "pds-edit", "--class-prompt", "a photo of a can"),
-        *("--dreambooth-args", "--steps 2 --class-images 1 --sample-steps 1 --resolution 32"),
-        *("--edit-args", "--max-num-iterations 2"),
-        *("--render-args", "--paths interpolated --frames 2"),
+        "--dreambooth-args=--steps 2 --class-images 1 --empty-images 0 --sample-steps 1 --resolution 32",
+        "--edit-args=--max-num-iterations 2",
+        "--render-args=--paths interpolated --frames 2",
     ]
-    failed = run_command(*command, "--evaluate-args", "--frames 1", fails=True)
+    failed = run_command(*command, "--evaluate-args=--frames 1", fails=True)
     assert "The stage evaluate ended with 1" in failed.stderr
     assert "Traceback" not in failed.stderr
     weights = (out / "prior/pytorch_lora_weights.safetensors").stat().st_mtime_ns
 
-    done = run_command(*command, "--evaluate-args", "--frames 2")
+    done = run_command(*command, "--evaluate-args=--frames 2")
     assert done.stdout.count("finished before") == 3
     assert weights == (out / "prior/pytorch_lora_weights.safetensors").stat().st_mtime_ns
     assert all(entry["seconds"] > 0 for entry in json.loads((out / "edit.json").read_text()))
@@ -94,4 +94,4 @@ def test_a_chain_goes_on_with_the_stage_that_failed(run_command, toy_splats, tmp
         assert (out / file).exists()
     assert fingerprint(toy_splats.parent) == before
 
-    assert "another command" in run_command(*command, "--render-args", "--frames 3", fails=True).stderr
+    assert "another command" in run_command(*command, "--render-args=--frames 3", fails=True).stderr
