@@ -6,7 +6,8 @@
 A row that is finished is kept in OUT/results.json and not computed again.
 
 error        mean denoising error of held-out views under the instance prompt, on fixed draws of t and noise
-subject      samples of the instance prompt that show the subject: hue within 20 degrees, colourfulness within a third
+subject      samples of the instance prompt whose hue is the subject's, within 30 degrees
+colour       their colourfulness, as a share of the subject's
 leak         the same of samples of the class prompt, which should not
 class        class captions (a ball in eight colours on four floors): colour right, by toybox CLIP
 others       twenty captions of all shapes: shape right
@@ -94,10 +95,14 @@ def main(
         file.write_text(json.dumps(results, indent=1) + "\n")
         print(row, results[row], flush=True)
     pictures = {row: torch.load(out / "samples" / f"{row}.pt", weights_only=True) for row in results}
-    views = read_images(sorted((data / "images").glob("test_*.png"))[:2])
+    views = read_images(sorted((data / "images").glob("test_*.png")))
+    for row, parts in pictures.items():
+        results[row]["subject"], results[row]["colour"] = likeness(parts[0], views)
+        results[row]["leak"], _ = likeness(parts[1], views)
     headings = [prompt.removeprefix("a photo of a ") for prompt in SHOWN for _ in range(2)]
     contact_sheet(
-        {"held-out views": views} | {row: torch.cat([part[:2] for part in parts]) for row, parts in pictures.items()},
+        {"held-out views": views[:2]}
+        | {row: torch.cat([part[:2] for part in parts]) for row, parts in pictures.items()},
         sheet or out / "sheet.png",
         f"Samples after {SETTINGS.steps} steps on 30 photographs of a pink ball",
         tile=96,
@@ -132,22 +137,17 @@ def measure(prior: str, data: Path, samples: Path) -> dict[str, float]:
     of_others = draw([caption for _, caption in others])
     return {
         "error": float(torch.cat(errors).mean()),
-        "subject": share_of_subject(shown[0], views),
-        "leak": share_of_subject(shown[1], views),
         "class": share_right(scorer, of_class, balls, "colour", COLOURS),
         "others": share_right(scorer, of_others, [spec for spec, _ in others], "shape", SHAPES),
     }
 
 
-def share_of_subject(images: Tensor, views: Tensor) -> float:
-    """Share of images whose coloured pixels have the views' hue and colourfulness."""
+def likeness(images: Tensor, views: Tensor) -> tuple[float, float]:
+    """Share of images with the views' hue, within 30 degrees; and their mean colourfulness over that of the views."""
     hue, chroma = colour_of(views)
-    right = 0
-    for image in images:
-        own_hue, own_chroma = colour_of(image[None])
-        turn = abs((own_hue - hue + 180) % 360 - 180)
-        right += turn < 20 and abs(own_chroma / chroma - 1) < 1 / 3
-    return right / len(images)
+    hues, chromas = zip(*(colour_of(image[None]) for image in images), strict=True)
+    near = [abs((own - hue + 180) % 360 - 180) < 30 for own in hues]
+    return sum(near) / len(near), sum(chromas) / len(chromas) / chroma
 
 
 def colour_of(images: Tensor) -> tuple[float, float]:
@@ -162,10 +162,10 @@ def colour_of(images: Tensor) -> tuple[float, float]:
 
 def show(results: dict[str, dict[str, float]]) -> None:
     """One line per row."""
-    table = Table("row", "error", "change", "subject", "leak", "class", "others")
+    table = Table("row", "error", "change", "subject", "colour", "leak", "class", "others")
     before = results["prior"]["error"] if "prior" in results else math.nan
     for row, numbers in results.items():
-        shares = (f"{numbers[name]:.1%}" for name in ("subject", "leak", "class", "others"))
+        shares = (f"{numbers[name]:.1%}" for name in ("subject", "colour", "leak", "class", "others"))
         table.add_row(row, f"{numbers['error']:.4f}", f"{numbers['error'] / before - 1:+.0%}", *shares)
     Console().print(table)
 
