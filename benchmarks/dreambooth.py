@@ -46,6 +46,7 @@ SETTINGS = DreamBooth(
     batch_size=4,
     learning_rate=1e-3,
     class_images=100,
+    empty_images=50,
     sample_every=0,
     class_guidance_scale=1.0,
     guidance_scale=4.0,

@@ -4,9 +4,8 @@
 
 x are photographs, y says "a photo of a sks man"; x′ are samples of the prior itself under y′, "a photo of a man", made
 once. Why it works: the rare word has next to no meaning, so that it is free to mean the subject; the second term holds
-everything else where it was. The traps: without it (λ = 0) every man becomes this man; and guidance subtracts what the
-empty prompt predicts, so that a subject which leaks into that one turns everything else into its opposite. Some of x′
-are therefore drawn, and learned, under the empty prompt.
+everything else where it was. The trap: without it (λ = 0) every man becomes this man. Guidance subtracts what the empty
+prompt predicts, which neither term guards: some of x′ can be drawn, and learned, under that one.
 
 Draws depend on seed, step and process alone, so that a training that was interrupted ends where it would have ended.
 """

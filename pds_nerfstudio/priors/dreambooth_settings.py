@@ -51,7 +51,7 @@ class DreamBooth:
     """Of AdamW; by default 1e-4 for low-rank changes and 5e-6 for all weights."""
     class_images: int = 200
     """How many pictures of the class the prior draws before it learns; 0 for no prior preservation."""
-    empty_images: int = 50
+    empty_images: int = 0
     """How many it draws under the empty prompt, whose meaning is then preserved as well: guidance subtracts it."""
     class_weight: float = 1.0
     """λ, the weight of prior preservation."""
