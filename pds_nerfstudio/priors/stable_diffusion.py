@@ -53,6 +53,7 @@ def load_prior(
     encoder: str | None = None,
     channels_last: bool = False,
     compiled: bool = False,
+    edits_pictures: bool = False,
 ) -> "StableDiffusionPrior":
     """Load the prior `name`: `toybox`, a local diffusers folder, or a hub id (downloaded once).
 
@@ -65,6 +66,7 @@ def load_prior(
         encoder: a tiny encoder in place of the VAE's (see `priors.tiny`).
         channels_last: lay images out with their channels last, which half-precision convolutions on GPUs like.
         compiled: torch.compile U-Net and encoder; their first calls then take minutes.
+        edits_pictures: expect the U-Net of an InstructPix2Pix (see `priors.instruct`).
 
     Raises:
         UserError: `name` cannot be loaded (see `check_prior`), or the VAE is asked to run in float16.
@@ -74,7 +76,7 @@ def load_prior(
     device = torch.device(device)
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
-    folder = prior_folder(name)
+    folder = prior_folder(name, edits_pictures)
     prior = StableDiffusionPrior(
         vae=_load_part(AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(device),
         unet=_load_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype).to(device),
