@@ -23,6 +23,8 @@ from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.vsd import VSD
 from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipelineConfig
+from pds_nerfstudio.pipelines.idu import IduConfig
+from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.trainer import EditTrainerConfig, SceneTrainerConfig
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
@@ -166,6 +168,13 @@ def _edit(name: str, pipeline: EditPipelineConfig, optimizers: dict, description
     return MethodSpecification(config, description)
 
 
+def _trained_on_images(method: MethodSpecification, steps: int, optimizers: dict) -> MethodSpecification:
+    """The same method with the learning rates of a scene that trains on images, for so many steps."""
+    method.config.max_num_iterations = steps
+    method.config.optimizers = {name: optimizers[name] for name in method.config.optimizers}
+    return method
+
+
 def _objective(objective: ScoreDistillation) -> EditPipelineConfig:
     return EditPipelineConfig(objective=objective)
 
@@ -201,6 +210,34 @@ pnr_edit_splat = _edit_of_splatfacto(
     "Edit splats by Perturb-and-Revise (Hong et al. 2024): for changes of shape.",
 )
 
+# nerfacto's and splatfacto's own learning rates are for a scene that is made from nothing: a tenth of them for a
+# NeRF's field, splatfacto's as they are.
+ON_IMAGES = splatfacto_optimizers() | {"fields": _adam(1e-3, 1e-4), "proposal_networks": _adam(1e-3, 1e-4)}
+sdedit_refine = _trained_on_images(
+    _edit_of_nerfacto("sdedit-refine", RefineConfig(), "Refine an edited nerfacto scene by SDEdit (Koo et al. 2024)."),
+    15_000,
+    ON_IMAGES,
+)
+sdedit_refine_splat = _trained_on_images(
+    _edit_of_splatfacto("sdedit-refine-splat", RefineConfig(), "Refine edited splats by SDEdit (Koo et al. 2024)."),
+    15_000,
+    ON_IMAGES,
+)
+idu_edit = _trained_on_images(
+    _edit_of_nerfacto(
+        "idu-edit", IduConfig(), "Edit a nerfacto scene by iterative dataset update (Haque et al. 2023): a baseline."
+    ),
+    30_000,
+    ON_IMAGES,
+)
+idu_edit_splat = _trained_on_images(
+    _edit_of_splatfacto(
+        "idu-edit-splat", IduConfig(), "Edit splats by iterative dataset update (Haque et al. 2023): a baseline."
+    ),
+    30_000,
+    ON_IMAGES,
+)
+
 METHODS: dict[str, MethodSpecification] = {
     str(method.config.method_name): method
     for method in (
@@ -212,12 +249,16 @@ METHODS: dict[str, MethodSpecification] = {
         vsd_edit,
         piva_edit,
         pnr_edit,
+        sdedit_refine,
+        idu_edit,
         sds_edit_splat,
         dds_edit_splat,
         pds_edit_splat,
         vsd_edit_splat,
         piva_edit_splat,
         pnr_edit_splat,
+        sdedit_refine_splat,
+        idu_edit_splat,
     )
 }
 """Every method of this package by the name that users type."""

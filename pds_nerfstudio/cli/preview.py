@@ -283,7 +283,7 @@ def ns_train_line(cell: Cell, preview: Preview, photographs: "Photographs") -> s
     """The command that edits the scene with a cell's settings."""
     name = cell.settings["objective"]
     if name == SDEDIT:
-        return "(no method of this version edits scenes by SDEdit alone)"
+        return "(ns-train sdedit-refine refines a finished edit by SDEdit; none begins with it)"
     suffix = "" if photographs.family == "nerfacto" else "-splat"
     run = photographs.run or Path("RUN")
     arguments = [f"{name}-edit{suffix}", "--load-dir", str(run / "nerfstudio_models")]

@@ -36,6 +36,7 @@ from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.pictures import contact_sheet, heat, read_images
 from pds_nerfstudio.pipelines.edit import ADAPTERS
 from pds_nerfstudio.pipelines.revise import ReviseConfig
+from pds_nerfstudio.pipelines.update import UpdateConfig
 from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.rendering import render
 from pds_nerfstudio.scenes.source import Family
@@ -79,6 +80,9 @@ SPLAT_EPSILON = {"means": 0.1, "features_dc": 3e-3, "opacities": 1e-3, "scales":
 at the full rate, however small and noisy its gradient, and the floor drifts: 33.4 against 34.7 dB of background."""
 
 SIDES = ("source", "target")
+SPLAT_RATES = {"means": 1e-3, "features_dc": 0.02}
+"""Learning rates of splats that train on images: splatfacto's own are for 30,000 steps."""
+
 SUCCESS_SHARE = 0.9
 """An edit succeeded where so many of its held-out views are, in the change mask, closer to the target than to the
 source."""
@@ -104,8 +108,8 @@ def reconstruct(family: Family, data: Path, out: Path, steps: int, seed: int) ->
         model.sh_degree = 0  # Lambertian but for a highlight: what an edit paints then looks the same from everywhere
         model.num_downscales = 0
         model.warmup_length = steps  # the sparse points are dense enough
-        config.optimizers["means"]["optimizer"].lr = 1e-3
-        config.optimizers["features_dc"]["optimizer"].lr = 0.02
+        for group, rate in SPLAT_RATES.items():
+            config.optimizers[group]["optimizer"].lr = rate
     else:
         _shrink_nerfacto(config)
     ns_train.main(config)
@@ -135,9 +139,14 @@ def run_edit(
     pipeline.src_prompt, pipeline.tgt_prompt = edit.source_prompt, edit.target_prompt
     pipeline.prior = "toybox"
     pipeline.seed = seed
-    pipeline.objective = settings.objective(type(pipeline.objective))
+    distils = not isinstance(pipeline, UpdateConfig)
+    if distils:
+        pipeline.objective = settings.objective(type(pipeline.objective))
+    for group, rate in SPLAT_RATES.items():
+        if group in config.optimizers and not distils:
+            config.optimizers[group]["optimizer"].lr = rate
     for group, epsilon in SPLAT_EPSILON.items():
-        if group in config.optimizers:
+        if group in config.optimizers and distils:
             config.optimizers[group]["optimizer"].eps = epsilon
     if pipeline.objective.adapters:
         pipeline.control = "toybox"
@@ -145,7 +154,7 @@ def run_edit(
     if isinstance(pipeline.objective, Piva):
         pipeline.objective, pipeline.adapter_warmup = replace(pipeline.objective, noisy_source="separate"), PIVA_WARMUP
     for group in ("fields", "proposal_networks"):
-        if group in config.optimizers:
+        if group in config.optimizers and distils:
             config.optimizers[group]["optimizer"].lr = NERF_RATE
             config.optimizers[group]["scheduler"].lr_final = NERF_RATE / 10
     if isinstance(pipeline, ReviseConfig):

@@ -12,39 +12,61 @@ import itertools
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from pds_nerfstudio.objectives.base import Prior, Query
-from pds_nerfstudio.objectives.schedule import Latents
+from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule
+
+CLEAN = -1
+"""The step that follows the last noisy one, t = 0: the image, where ᾱ is 1."""
 
 
 @dataclass(frozen=True)
 class SDEdit:
-    """DDIM from a noisy source. Raises ValueError for a strength outside (0, 1] or fewer than one step."""
+    """DDIM from a noisy source. Raises ValueError for a strength outside [0, 1] or fewer than one step."""
 
     guidance_scale: float = 15.0
     """Classifier-free guidance ω (Koo et al. 2024, supplement S.3, for their refinement)."""
     strength: float = 0.6
-    """t as a fraction of T: how much noise, in (0, 1]. Koo et al. draw from [0, 0.2] to refine a finished edit; to make
-    one takes more."""
+    """t as a fraction of T: how much noise, in [0, 1]; 0 returns the source. Koo et al. draw from [0, 0.2] to refine a
+    finished edit; to make one takes more."""
     num_steps: int = 20
     """DDIM steps from T down to the image, of which the share `strength` is run."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"strength is {self.strength}: it is the share of noise, give it within (0, 1].")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength is {self.strength}: it is the share of noise, give it within [0, 1].")
         if self.num_steps < 1:
             raise ValueError(f"num_steps is {self.num_steps}: denoising takes at least 1 step.")
 
     @torch.no_grad()
     def edit(self, prior: Prior, x0: Latents, prompt: str, eps: Latents) -> Latents:
         """The latent of `x0` noised by `eps` and denoised under `prompt`."""
-        schedule = prior.schedule
-        last = round(self.strength * schedule.num_steps) - 1
-        steps = torch.linspace(max(last, 0), 0, max(round(self.strength * self.num_steps), 1) + 1).round().long()
-        latents = schedule.add_noise(x0, steps[:1].expand(len(x0)), eps)
-        for t, s in itertools.pairwise(steps):
-            t_batch, s_batch = t.expand(len(x0)), s.expand(len(x0))
-            (eps_hat,) = prior.predict_noise([Query(latents, t_batch.to(x0.device), prompt, self.guidance_scale)])
-            clean = schedule.predict_x0(latents, t_batch, eps_hat)
-            latents = clean if s == 0 else schedule.add_noise(clean, s_batch, eps_hat)
-        return latents
+        steps = ddim_steps(prior.schedule, self.strength, max(round(self.strength * self.num_steps), 1))
+        if len(steps) == 1:
+            return x0
+        noisy = prior.schedule.add_noise(x0, steps[:1].expand(len(x0)), eps)
+        return denoise(prior, noisy, steps, prompt, self.guidance_scale)
+
+
+def ddim_steps(schedule: NoiseSchedule, strength: float, count: int) -> Int64[Tensor, " steps"]:
+    """`count` steps of equal length from t = strength · T down to CLEAN, both named; CLEAN alone where t is that."""
+    last = round(strength * schedule.num_steps) - 1
+    if last == CLEAN:
+        return torch.tensor([CLEAN])
+    return torch.linspace(last, CLEAN, count + 1, dtype=torch.float64).round().long()
+
+
+@torch.no_grad()
+def denoise(
+    prior: Prior, latents: Latents, steps: Int64[Tensor, " steps"], prompt: str, guidance_scale: float
+) -> Latents:
+    """DDIM without noise of its own: `latents` at the first of `steps` to what they become at the last."""
+    schedule = prior.schedule
+    for t, s in itertools.pairwise(steps):
+        t_batch, s_batch = t.expand(len(latents)), s.expand(len(latents))
+        (eps_hat,) = prior.predict_noise([Query(latents, t_batch.to(latents.device), prompt, guidance_scale)])
+        clean = schedule.predict_x0(latents, t_batch, eps_hat)
+        latents = clean if s == CLEAN else schedule.add_noise(clean, s_batch, eps_hat)
+    return latents

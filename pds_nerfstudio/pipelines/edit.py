@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -157,6 +157,8 @@ class EditPipeline(VanillaPipeline):
     """nerfstudio's pipeline with score distillation in place of the photometric loss."""
 
     config: EditPipelineConfig
+    steerable = True
+    """Whether the viewer's panel has something to set."""
 
     def __init__(
         self,
@@ -228,7 +230,7 @@ class EditPipeline(VanillaPipeline):
             self.decisions["confined"] = f"{free} of {len(self.model.held)} Gaussians may change."
             CONSOLE.log(self.decisions["confined"])
 
-    def load_adapters(self, state: dict[str, Tensor]) -> None:
+    def load_beside(self, state: dict[str, Tensor]) -> None:
         """Take the adapters, where this edit has any, from the pipeline state dict of an edit that goes on."""
         if self.config.objective.adapters:
             prefix = f"_{ADAPTERS}."
@@ -294,8 +296,8 @@ class EditPipeline(VanillaPipeline):
             tgt_prompt=config.tgt_prompt,
             t=t,
             s=s,
-            eps=_noise_like(x0_tgt, generators),
-            eps_s=_noise_like(x0_tgt, generators),
+            eps=noise_like(x0_tgt, generators),
+            eps_s=noise_like(x0_tgt, generators),
             control_tgt=None if controls is None else torch.cat([_depth_picture(r) for r in renderings]),
             control_src=controls,
         )
@@ -332,7 +334,7 @@ class EditPipeline(VanillaPipeline):
             x0 = torch.cat([source.latent for source in alike])
             controls = [source.control.to(x0) for source in alike if source.control is not None]
             t, s = self.config.objective.sample_timesteps(prior.schedule, len(x0), generator)
-            eps = _noise_like(x0, [generator] * len(x0))
+            eps = noise_like(x0, [generator] * len(x0))
             control = torch.cat(controls) if controls else None
             edit = Edit(x0, x0, self.config.src_prompt, "", t, s, eps, eps, control_src=control)
             LearningPrior.of_step(prior, (SOURCE,), edit).teach(optimizer)
@@ -384,13 +386,17 @@ class EditPipeline(VanillaPipeline):
                 seed_points=None,
             ).to(self.device)
 
+    def load(self, *args: Any, **settings: Any) -> "StableDiffusionPrior":
+        """The prior, see `load_prior`."""
+        from pds_nerfstudio.priors.stable_diffusion import load_prior
+
+        return load_prior(*args, **settings)
+
     def _ready(self) -> "tuple[StableDiffusionPrior, Views]":
         if self._prior is None:
-            from pds_nerfstudio.priors.stable_diffusion import load_prior
-
             CONSOLE.log(f"Loading the prior {self.config.prior}")
             dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-            self._prior = load_prior(
+            self._prior = self.load(
                 self.config.prior,
                 self.config.prior_device or self.device,
                 dtypes.get(self.config.precision),
@@ -483,7 +489,7 @@ def _depth_picture(rendering: Rendering) -> Tensor:
     return depth_picture(rendering.depth.detach(), rendering.accumulation.detach())
 
 
-def _noise_like(latents: Tensor, generators: list[torch.Generator]) -> Tensor:
+def noise_like(latents: Tensor, generators: list[torch.Generator]) -> Tensor:
     """Standard normal noise, each sample's from its own generator."""
     return torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators]).to(latents)
 

@@ -19,8 +19,11 @@ from nerfstudio.engine.trainer import TrainerConfig
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipelineConfig
+from pds_nerfstudio.pipelines.idu import IduConfig
+from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig, chosen_objective
 from pds_nerfstudio.pipelines.session import adopt_settings, read_session
+from pds_nerfstudio.pipelines.update import UpdateConfig, check_used
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.scenes.region import Box
 from pds_nerfstudio.scenes.source import SourceRun, as_config, find_run, load_source_state, scene_config
@@ -31,8 +34,22 @@ KEPT_ON_RESUMING = (
     *("prior", "encoder", "objective", "loss_weight", "resolution", "source_images", "box", "masks"),
     *("adapter_rank", "control", "seed", "by", "eta", "anneal", "edit_steps", "refine_steps"),
     *("spare_relevant", "identity_l1", "identity_perceptual"),
+    *("update_every", "guidance_scale", "num_steps", "min_strength", "max_strength"),
+    *("editor", "image_guidance", "inversion", "perceptual_weight"),
 )
 """What a resumed edit takes from its run where the command line does not say otherwise."""
+OF_THE_EDIT = (
+    "src_prompt",
+    "tgt_prompt",
+    "prior",
+    "precision",
+    "vae_precision",
+    "encoder",
+    "resolution",
+    "box",
+    "masks",
+)
+"""What a refinement takes from the edit that it refines, likewise."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,8 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     assert isinstance(default.pipeline, EditPipelineConfig)
     _adopt_prompt_flag(config)
     if replay := getattr(config, "replay", None):
+        if isinstance(pipeline, UpdateConfig):
+            raise UserError(f"{config.method_name} cannot be steered, hence not replayed: leave --replay out.")
         adopt_settings(pipeline, read_session(replay)[0].value)
     run = _named_run(config)
     _check_family(config, run)
@@ -86,6 +105,10 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
                 setattr(pipeline, name, getattr(previous, name))
     else:
         pipeline.base, pipeline.base_step = run.config_path.resolve(), run.step
+        if isinstance(pipeline, RefineConfig):
+            _adopt_edit(pipeline, default.pipeline, run)
+    if isinstance(pipeline, UpdateConfig):
+        check_used(pipeline, str(config.method_name))
     _check_prompts(config)
     _check_numbers(pipeline)
     _check_prior(pipeline)
@@ -131,6 +154,21 @@ def _adopt_prompt_flag(config: TrainerConfig) -> None:
         config.prompt = pipeline.model.prompt = None
 
 
+def _adopt_edit(pipeline: RefineConfig, default: EditPipelineConfig, run: SourceRun) -> None:
+    """A refinement's prompts and prior are those of the edit, where the command line gives no others."""
+    edit = run.config.pipeline
+    if not isinstance(edit, EditPipelineConfig):
+        if not pipeline.tgt_prompt.strip():
+            raise UserError(
+                f"{run.config_path.parent} is no edited run ({run.method_name}) that says what it shows: name one, or "
+                'say it with --pipeline.tgt-prompt "a photo of …".'
+            )
+        return
+    for name in OF_THE_EDIT:
+        if getattr(pipeline, name) == getattr(default, name):
+            setattr(pipeline, name, getattr(edit, name))
+
+
 def _named_run(config: TrainerConfig) -> SourceRun:
     if config.load_checkpoint is not None:
         step = config.load_checkpoint.stem.removeprefix("step-")
@@ -162,7 +200,8 @@ def _check_prompts(config: TrainerConfig) -> None:
     assert isinstance(pipeline, EditPipelineConfig)
     if not pipeline.tgt_prompt.strip():
         raise UserError('The target prompt is empty: say what you want with --pipeline.tgt-prompt "a photo of …".')
-    if isinstance(pipeline.objective, SDS):
+    edits_pictures = isinstance(pipeline, IduConfig) and pipeline.editor == "instruct"
+    if isinstance(pipeline.objective, SDS) or isinstance(pipeline, RefineConfig) or edits_pictures:
         return
     if not pipeline.src_prompt.strip():
         raise UserError('The source prompt is empty: say what is there, --pipeline.src-prompt "a photo of …".')
@@ -183,7 +222,12 @@ def _check_prior(pipeline: EditPipelineConfig) -> None:
     from pds_nerfstudio.priors.check import check_prior, local_folder
     from pds_nerfstudio.priors.control import check_control
 
-    check_prior(pipeline.prior)
+    if isinstance(pipeline, IduConfig) and pipeline.editor == "instruct":
+        from pds_nerfstudio.priors.instruct import check_instruct
+
+        check_instruct(pipeline.prior)
+    else:
+        check_prior(pipeline.prior)
     if pipeline.control is not None:
         check_control(pipeline.control, pipeline.prior)
     if pipeline.encoder is not None:

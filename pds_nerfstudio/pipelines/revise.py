@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,6 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
-from pds_nerfstudio.compat import lpips_weights_on_disk
 from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.objectives.dds import DDS
 from pds_nerfstudio.objectives.pds import PDS
@@ -32,7 +31,6 @@ from pds_nerfstudio.objectives.perturb import (
     annealed_range,
     choose_eta,
     falling_weight,
-    feature_distance,
     identity_loss,
     loss_increase,
     with_range,
@@ -42,6 +40,7 @@ from pds_nerfstudio.objectives.relevance import MIDDLE, prediction_difference, r
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.vsd import VSD
 from pds_nerfstudio.pipelines.edit import EditPipeline, EditPipelineConfig, SourceView
+from pds_nerfstudio.pipelines.perceptual import Perceptual
 from pds_nerfstudio.scenes.hull import INSIDE, Hull
 from pds_nerfstudio.scenes.perturb import perturb_nerf, perturb_splats, redraw_tcnn
 from pds_nerfstudio.scenes.rendering import Rendering, render
@@ -239,27 +238,6 @@ class RevisePipeline(EditPipeline):
             first, steps = self.config.edit_steps, self.config.refine_steps
         return max(step - first, 0) / max(steps, 1)
 
-    def _perceptual(self, image: Tensor, source: Tensor) -> Tensor:
-        """LPIPS where AlexNet's weights are on this machine, else a distance of the prior's own VAE features."""
-        if self._lpips is not None:
-            return self._lpips[0](image.clamp(0, 1), source)
-        prior = self._prior
-        assert prior is not None
-        with torch.no_grad():
-            reference = prior.features(source)
-        return feature_distance(prior.features(image), reference)
-
     @functools.cached_property
-    def _lpips(self) -> tuple[Any] | None:
-        """In a tuple: no submodule, hence in no checkpoint."""
-        if not lpips_weights_on_disk():
-            CONSOLE.log(
-                "The refinement's perceptual loss compares features of the prior's VAE encoder: the weights of LPIPS "
-                "(AlexNet) are not on this machine."
-            )
-            return None
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-        CONSOLE.log("The refinement's perceptual loss is LPIPS (AlexNet).")
-        lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", reduction="sum", normalize=True)
-        return (lpips.to(self.device).requires_grad_(False).eval(),)
+    def _perceptual(self) -> Perceptual:
+        return Perceptual(self._ready()[0], self.device)

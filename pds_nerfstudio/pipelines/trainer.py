@@ -230,9 +230,10 @@ class EditTrainer(SceneTrainer):
         assert isinstance(self.config, EditTrainerConfig)
         self.session = Session(self, read_session(self.config.replay) if self.config.replay else ())
         if self.plan.resumes:
-            self.pipeline.load_adapters(state)
+            self.pipeline.load_beside(state)
         self.pipeline.decisions["run"] = self.plan.summary.replace("/", " / ")  # a page breaks lines at spaces alone
-        if self.config.is_viewer_enabled():  # the viewer looks for its elements before the checkpoint is loaded
+        # The viewer looks for its elements before the checkpoint is loaded.
+        if self.config.is_viewer_enabled() and self.pipeline.steerable:
             self.panel = self.pipeline.panel = Panel(self.pipeline.config, self._ask, self._show_source)
             self.session.on_answer = self.panel.follow
         return self.optimizers
@@ -334,10 +335,10 @@ class EditTrainer(SceneTrainer):
 
     def _show(self, now: bool = False) -> None:
         """Bring the panel, and with `now` the scene that pages render, up to date."""
-        if self.shown is None or self.panel is None:
-            return
-        if now:
+        if self.shown is not None and now:
             self.shown.refresh()
+        if self.panel is None:
+            return
         left = None if self._bar is None else self._bar.tasks[0].time_remaining
         status = f"**Step {self._next_step} of {self._total_steps}** · {self.pipeline.stage_at(self._next_step)}"
         status += "" if left is None else f" · {datetime.timedelta(seconds=round(left))} left"

@@ -46,8 +46,10 @@ _NEEDED = (
 )
 
 
-def check_prior(name: str) -> None:
+def check_prior(name: str, edits_pictures: bool = False) -> None:
     """Raise a UserError of one sentence if the prior `name` cannot be loaded. Loads nothing and downloads nothing.
+
+    With `edits_pictures` it has to be one that takes the picture to be edited as well (see `priors.instruct`).
 
     For a folder: every needed file is there, the JSON parses, the weight files are as long as their headers say, and
     the parts fit each other. For a hub id outside the cache: the hub answers and knows the id.
@@ -60,22 +62,22 @@ def check_prior(name: str) -> None:
         check_safetensors(lora / LORA_WEIGHTS)
     folder = local_folder(name)
     if folder is not None:
-        check_folder(folder)
+        check_folder(folder, edits_pictures and name != "toybox")  # toybox's lies beside its prior
     else:
         _check_hub(base_of(name))
 
 
-def prior_folder(name: str) -> Path:
+def prior_folder(name: str, edits_pictures: bool = False) -> Path:
     """The checked local folder of the prior `name`; a hub id is downloaded into the Hugging Face cache if need be.
 
     Of a LoRA, the folder of the prior it changes. Only configurations, tokenizer and safetensors weights are fetched:
     no pickles, no code, no safety checker.
     """
-    check_prior(name)
+    check_prior(name, edits_pictures)
     folder = local_folder(name)
     if folder is None:
         folder = _download(base_of(name))
-        check_folder(folder)
+        check_folder(folder, edits_pictures)
     return folder
 
 
@@ -134,14 +136,14 @@ def local_folder(name: str) -> Path | None:
     return _cached_snapshot(name)
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, edits_pictures: bool = False) -> None:
     """Raise a UserError if `folder` is not a complete Stable Diffusion 1.x/2.x pipeline with safetensors weights."""
     files = needed_files(lambda file: (folder / file).is_file(), str(folder))
     configs = {file: _read_json(folder / file) for file in files if file.endswith(".json")}
     for file in files:
         if file.endswith(".safetensors"):
             check_safetensors(folder / file)
-    _check_parts_fit(configs, folder)
+    _check_parts_fit(configs, folder, edits_pictures)
 
 
 def needed_files(has: Callable[[str], bool], where: str) -> list[str]:
@@ -187,7 +189,7 @@ def check_safetensors(path: Path) -> None:
         raise UserError(_damaged(path, f"{size} bytes instead of {expected}"))
 
 
-def _check_parts_fit(configs: dict[str, dict], folder: Path) -> None:
+def _check_parts_fit(configs: dict[str, dict], folder: Path, edits_pictures: bool) -> None:
     unet, vae = configs["unet/config.json"], configs["vae/config.json"]
     prediction_type = configs["scheduler/scheduler_config.json"].get("prediction_type", "epsilon")
     if prediction_type not in PREDICTION_TYPES:
@@ -197,7 +199,12 @@ def _check_parts_fit(configs: dict[str, dict], folder: Path) -> None:
         )
     if unet.get("addition_embed_type") or unet.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
         raise UserError(f"The prior {folder} is not of the Stable Diffusion 1.x/2.x type: use {_KNOWN}.")
-    if unet.get("in_channels", 4) != vae.get("latent_channels", 4):
+    if edits_pictures and unet.get("in_channels", 4) != 2 * vae.get("latent_channels", 4):
+        raise UserError(
+            f"The U-Net of {folder} takes {unet.get('in_channels', 4)} channels and so no picture to be edited: use an "
+            "InstructPix2Pix, such as timbrooks/instruct-pix2pix."
+        )
+    if not edits_pictures and unet.get("in_channels", 4) != vae.get("latent_channels", 4):
         raise UserError(
             f"The U-Net of {folder} takes {unet.get('in_channels', 4)} channels and its VAE gives "
             f"{vae.get('latent_channels', 4)}: use a plain text-to-image model, not an inpainting or editing one."

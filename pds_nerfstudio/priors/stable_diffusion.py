@@ -55,6 +55,7 @@ def load_prior(
     encoder: str | None = None,
     channels_last: bool = False,
     compiled: bool = False,
+    edits_pictures: bool = False,
 ) -> "StableDiffusionPrior":
     """Load the prior `name`: `toybox`, a local diffusers folder, a hub id (downloaded once), or a LoRA's folder.
 
@@ -68,6 +69,7 @@ def load_prior(
         encoder: a tiny encoder in place of the VAE's (see `priors.tiny`).
         channels_last: lay images out with their channels last, which half-precision convolutions on GPUs like.
         compiled: torch.compile U-Net and encoder; their first calls then take minutes.
+        edits_pictures: expect the U-Net of an InstructPix2Pix (see `priors.instruct`).
 
     Raises:
         UserError: `name` cannot be loaded (see `check_prior`), or the VAE is asked to run in float16.
@@ -77,7 +79,7 @@ def load_prior(
     device = torch.device(device)
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
-    folder, lora = prior_folder(name), lora_folder(name)
+    folder, lora = prior_folder(name, edits_pictures), lora_folder(name)
     exact = dtype if lora is None else torch.float32
     prior = StableDiffusionPrior(
         vae=_load_part(AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(device),

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.model_components.losses import distortion_loss, interlevel_loss
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModel
@@ -29,6 +30,7 @@ from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pds_nerfstudio.images import to_channels_last
 from pds_nerfstudio.scenes.views import CAMERA_INDEX
 
 RAYS_PER_CHUNK = 2048
@@ -157,6 +159,26 @@ def _render_rays(
         assembled(accumulation),
         dict(zip(names, torch.stack(losses).sum(0).unbind(), strict=True)) if regularise else {},
     )
+
+
+def photometric_losses(
+    model: Model, rendering: Rendering, target: Float[Tensor, "1 3 height width"]
+) -> dict[str, Float[Tensor, ""]]:
+    """What splatfacto trains on, between a rendering and an image of the same size, RGB in [0, 1]."""
+    shown, wanted = (to_channels_last(image)[0] for image in (rendering.image, target.to(rendering.image)))
+    return model.get_loss_dict({"rgb": shown, "background": wanted.new_zeros(3)}, {"image": wanted})
+
+
+def ray_losses(model: NerfactoModel, rays: RayBundle, colours: Float[Tensor, "rays 3"]) -> dict[str, Float[Tensor, ""]]:
+    """What nerfacto trains on, between rays of training views (see `views.Views.rays`) and colours in [0, 1]."""
+    with _as_shown(model, posed=True, jitter=model.training, proposals=True):
+        outputs = model(rays.to(model.device))
+        regulariser = _ray_losses(model, outputs)
+        names = ("interlevel_loss", "distortion_loss")
+        return {
+            "rgb_loss": model.rgb_loss(colours.to(outputs["rgb"]), outputs["rgb"]),
+            **dict(zip(names, regulariser.unbind(), strict=True)),
+        }
 
 
 def _scaled_gradient(value: Tensor, factor: float) -> Tensor:

@@ -5,14 +5,15 @@ distorted rays. Both hand out a camera that fits its image, at any working size,
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
@@ -47,16 +48,38 @@ class Views:
         Both axes are scaled on their own, so that the rendering shows exactly what the photograph shows. A training
         view's index travels along in the metadata; nerfstudio's own slices forget it and get row 0.
         """
-        camera = copy.copy(self.cameras[index : index + 1])
-        scale_y, scale_x = height / camera.height, width / camera.width
-        camera.fx, camera.cx = camera.fx * scale_x, camera.cx * scale_x
-        camera.fy, camera.cy = camera.fy * scale_y, camera.cy * scale_y
-        camera.height = torch.full_like(camera.height, height)
-        camera.width = torch.full_like(camera.width, width)
+        camera = self._scaled(slice(index, index + 1), [(height, width)])
         camera.metadata = dict(camera.metadata or {})
         if self.in_training:
             camera.metadata[CAMERA_INDEX] = index
         return camera
+
+    def rays(
+        self,
+        indices: Int64[Tensor, " views"],
+        sizes: Sequence[tuple[int, int]],
+        places: Float[Tensor, "views rays 2"],
+    ) -> RayBundle:
+        """Rays of several views, in one bundle that knows which view each belongs to.
+
+        Args:
+            sizes: (height, width) in pixels at which each view is shown.
+            places: of each ray in its view: (y, x) in pixels, 0.5 in the middle of the first.
+        """
+        cameras = self._scaled(indices.to(self.cameras.device), sizes)
+        of_ray = torch.arange(len(indices)).repeat_interleave(places.shape[1])[:, None]
+        rays = cameras.generate_rays(of_ray.to(cameras.device), coords=places.flatten(0, 1).to(cameras.device))
+        rays.camera_indices = indices.to(cameras.device)[of_ray]
+        return rays
+
+    def _scaled(self, which: slice | Tensor, sizes: Sequence[tuple[int, int]]) -> Cameras:
+        cameras = copy.copy(self.cameras[which])
+        height, width = torch.tensor(sizes).to(cameras.height).split(1, dim=-1)
+        scale_y, scale_x = height / cameras.height, width / cameras.width
+        cameras.fx, cameras.cx = cameras.fx * scale_x, cameras.cx * scale_x
+        cameras.fy, cameras.cy = cameras.fy * scale_y, cameras.cy * scale_y
+        cameras.height, cameras.width = height, width
+        return cameras
 
     def image(
         self, index: int, height: int, width: int, background: Float[Tensor, "3"] | None = None

@@ -1,0 +1,108 @@
+"""Iterative dataset update: training images edited one by one (Haque et al. 2023), the baseline of this field.
+
+    "instruct"    image i = InstructPix2Pix(render(view i; θ) noised to t, original i, y_tgt), t ~ U[lo, hi]     IN2N
+    "inversion"   image i = DDPM inversion of the original i, made again under y_tgt                            Inv2N
+
+The scene trains on all its views, those not edited yet showing their originals, by L1 and a perceptual distance. The
+trap: InstructPix2Pix reads what to do ("make it blue") and a text-to-image prior what is there ("a blue ball"): the
+target prompt has to be of the editor's kind. toybox's editor reads captions.
+"""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pds_nerfstudio.objectives.inversion import DDPMInversion
+from pds_nerfstudio.objectives.sdedit import ddim_steps, denoise
+from pds_nerfstudio.pipelines.edit import SourceView, noise_like
+from pds_nerfstudio.pipelines.perceptual import Perceptual
+from pds_nerfstudio.pipelines.update import Image3, UpdateConfig, UpdatePipeline
+from pds_nerfstudio.scenes.views import Views
+
+
+@dataclass
+class IduConfig(UpdateConfig):
+    """How images are edited and what the scene makes of them."""
+
+    _target: type = field(default_factory=lambda: IduPipeline)
+    editor: Literal["instruct", "inversion"] = "instruct"
+    """What edits images: InstructPix2Pix (Haque et al. 2023, IN2N), or edit-friendly DDPM inversion of the originals
+    (Koo et al. 2024's Inv2N), which takes an ordinary --pipeline.prior."""
+    prior: str = "timbrooks/instruct-pix2pix"
+    """The editor's diffusion model: a hub id, a local diffusers folder, or "toybox", the small one in this package."""
+    source_images: Literal["rendering", "photograph"] = "photograph"
+    """What the originals show: the photographs, or the source scene's renderings."""
+    guidance_scale: float = 7.5
+    """instruct only: guidance by the prompt, s_T."""
+    image_guidance: float = 1.5
+    """instruct only: guidance by the original, s_I. More holds on to it."""
+    min_strength: float = 0.02
+    """instruct only: least share of noise that a rendering is given, in [0, 1]."""
+    max_strength: float = 0.98
+    """instruct only: greatest share."""
+    inversion: DDPMInversion = field(default_factory=DDPMInversion)
+    """inversion only: its settings."""
+    perceptual_weight: float = 1.0
+    """Weight of the perceptual distance beside the mean absolute difference (Haque et al. 2023)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.min_strength <= self.max_strength <= 1:
+            raise ValueError(
+                f"min_strength is {self.min_strength} and max_strength {self.max_strength}: they are shares of noise, "
+                "give 0 < min <= max <= 1."
+            )
+
+
+class IduPipeline(UpdatePipeline):
+    """Replaces training images by edits of them."""
+
+    config: IduConfig
+
+    def load(self, *args: Any, **settings: Any) -> Any:
+        """The editor's model."""
+        if self.config.editor == "inversion":
+            return super().load(*args, **settings)
+        from pds_nerfstudio.priors.instruct import load_instruct
+
+        return load_instruct(*args, **settings)
+
+    def edited(self, index: int, image: Image3, generator: torch.Generator) -> Image3:
+        """The view as the editor would have it."""
+        prior, config = self._ready()[0], self.config
+        original = self._original(index, image.shape[-2], image.shape[-1])
+        if config.editor == "inversion":
+            eps = torch.stack([noise_like(original.latent, [generator]) for _ in range(config.inversion.steps_run)])
+            latents = config.inversion.edit(prior, original.latent, config.src_prompt, config.tgt_prompt, eps)
+            return prior.decode(latents)
+        low, high = config.min_strength, config.max_strength
+        strength = low + (high - low) * float(torch.rand((), generator=generator))
+        steps, x0 = ddim_steps(prior.schedule, strength, config.num_steps), prior.encode(image)
+        noisy = prior.schedule.add_noise(x0, steps[:1], noise_like(x0, [generator]))
+        shown: Any = prior
+        shown = shown.shown(original.latent, config.image_guidance)
+        return prior.decode(denoise(shown, noisy, steps, config.tgt_prompt, config.guidance_scale))
+
+    def losses_on(self, views: Views, generator: torch.Generator) -> dict[str, Tensor]:
+        """L1 and a perceptual distance between one of all views and its image, or its original before it has one."""
+        prior, _ = self._ready()
+        index = int(torch.randint(len(views), (), generator=generator))
+        rendering = self._render_view(prior, views, index)
+        image = rendering.image
+        target = self.target(index) if index in self._images else self._original(index, *image.shape[-2:]).image
+        target = target.to(image)
+        return {
+            "l1_loss": (image - target).abs().mean(),
+            "perceptual_loss": self.config.perceptual_weight * self._perceptual(image, target),
+            **rendering.regulariser,
+        }
+
+    def _original(self, index: int, height: int, width: int) -> SourceView:
+        return self._source_view(*self._ready(), index, height, width)
+
+    @functools.cached_property
+    def _perceptual(self) -> Perceptual:
+        return Perceptual(self._ready()[0], self.device)

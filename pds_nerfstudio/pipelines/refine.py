@@ -1,0 +1,67 @@
+"""SDEdit refinement: the last stage of Koo et al. 2024 (S.3), which takes artefacts out of a finished edit.
+
+    image i = D(SDEdit(E(render(view i; θ)), t₀ · T, y_tgt)),     t₀ ~ U[lo, hi]
+
+Why it works: a little noise covers what is unlikely under the prior, and the prior denoises towards what is likely; the
+coarse structure, on which all views agree already, survives. The trap: images made anew of a scene that
+trains on them drift (docs/refine.md). The release of Koo et al. noises the stored image again; the paper, and this, the
+rendering of the present scene.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
+
+from pds_nerfstudio.objectives.sdedit import SDEdit
+from pds_nerfstudio.pipelines.edit import noise_like
+from pds_nerfstudio.pipelines.update import Image3, UpdateConfig, UpdatePipeline
+
+
+@dataclass
+class RefineConfig(UpdateConfig):
+    """How an edited scene is refined; its prompts and its prior are the edit's."""
+
+    _target: type = field(default_factory=lambda: RefinePipeline)
+    guidance_scale: float = 15.0
+    """Classifier-free guidance ω (Koo et al. 2024, S.3)."""
+    min_strength: float = 0.0
+    """Least t₀, the share of noise that a rendering is given, in [0, 1] (Koo et al. 2024, S.3: t₀ ~ U[0, 0.2])."""
+    max_strength: float = 0.2
+    """Greatest t₀. Their release takes 2 to 4 of 20 steps, which is 0.1 to 0.2."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.min_strength <= self.max_strength <= 1:
+            raise ValueError(
+                f"min_strength is {self.min_strength} and max_strength {self.max_strength}: they are shares of noise, "
+                "give 0 <= min <= max <= 1."
+            )
+
+
+class RefinePipeline(UpdatePipeline):
+    """Replaces training images by what SDEdit makes of the scene's renderings."""
+
+    config: RefineConfig
+
+    def begin(self, probe: Callable[[int], list[float]]) -> None:
+        """Refine every view once: few images, the first of many, would have the scene forget what the others show."""
+        super().begin(probe)
+        _, views = self._ready()
+        for index in track(range(len(views)), "refining every view", console=CONSOLE, transient=True):
+            self.replace(index, torch.Generator().manual_seed(self.config.seed * 1_000_003 - 1 - index))
+
+    def stage_at(self, step: int) -> str:
+        """ "refinement"."""
+        return "refinement"
+
+    def edited(self, index: int, image: Image3, generator: torch.Generator) -> Image3:
+        """The rendering, noised a little and denoised under the target prompt."""
+        prior, _ = self._ready()
+        low, high = self.config.min_strength, self.config.max_strength
+        strength = low + (high - low) * float(torch.rand((), generator=generator))
+        editor = SDEdit(self.config.guidance_scale, strength, self.config.num_steps)
+        x0 = prior.encode(image)
+        return prior.decode(editor.edit(prior, x0, self.config.tgt_prompt, noise_like(x0, [generator])))

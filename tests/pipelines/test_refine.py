@@ -1,0 +1,144 @@
+"""SDEdit refinement through `ns-train`: of splats and NeRFs, killed and resumed, on a full disk, and told nonsense."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pds_nerfstudio.pipelines.update import IMAGES
+from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
+
+from .conftest import HEADLESS, PROMPTS
+from .test_edit import TOYBOX, scene_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def edited(toy_splats, tmp_path_factory) -> Path:
+    """The folder of a short edit of splats; never written to."""
+    from pds_nerfstudio.evaluation.trial import TrialSettings, run_edit
+    from pds_nerfstudio.toybox.spec import find_edit
+
+    settings = TrialSettings(reconstruction_steps=0, edit_steps=3, guidance_scale=7.5)
+    edit = find_edit("can-to-cone")
+    out = tmp_path_factory.mktemp("edited")
+    return run_edit("pds-edit-splat", toy_splats, edit, out, settings, 0, {"pipeline.resolution": 32}).parent
+
+
+def images_of(config) -> dict[str, torch.Tensor]:
+    """What views were replaced by, from a run's last checkpoint."""
+    state = load_source_state(find_run(config.get_base_dir()))
+    return {name: value for name, value in state.items() if name.startswith(IMAGES)}
+
+
+def test_the_edit_says_what_is_refined_and_its_run_is_never_written_to(ns_train, edited, capsys):
+    before = fingerprint(edited)
+    config = ns_train("sdedit-refine-splat", "--load-dir", edited, "--max-num-iterations", 22)
+    assert (config.pipeline.src_prompt, config.pipeline.tgt_prompt) == (PROMPTS[1], PROMPTS[3])
+    assert (config.pipeline.prior, config.pipeline.resolution) == ("toybox", 32)
+    assert "New edit" in capsys.readouterr().out
+    old = load_source_state(find_run(edited))["_model.gauss_params.means"]
+    assert not torch.equal(scene_of(config)["_model.gauss_params.means"], old)
+    images = images_of(config)
+    assert len(images) == 12  # every view, before the first step
+    assert all(image.dtype == torch.uint8 and image.shape == (3, 32, 32) for image in images.values())
+    assert fingerprint(edited) == before
+
+
+def test_a_nerf_is_refined_on_rays_of_the_replaced_images(ns_train, toy_nerf):
+    config = ns_train(
+        *("sdedit-refine", "--load-dir", toy_nerf.parent, "--prompt", PROMPTS[3], *TOYBOX[:4]),
+        *("--max-num-iterations", 3, "--pipeline.update-every", 1),
+    )
+    source, refined = load_source_state(find_run(toy_nerf)), scene_of(config)
+    assert any("field.mlp_base" in name and not torch.equal(refined[name], source[name]) for name in refined)
+    assert all(value.isfinite().all() for value in refined.values())
+    assert len(images_of(config)) == 12
+
+
+def test_it_densifies(ns_train, edited):
+    config = ns_train(
+        *("sdedit-refine-splat", "--load-dir", edited, "--max-num-iterations", 25),
+        *("--pipeline.densify-from", 1, "--pipeline.densify-until", 25, "--pipeline.densify-every", 5),
+        *("--pipeline.model.split-screen-size", 10.0),
+    )
+    old = load_source_state(find_run(edited))["_model.gauss_params.means"]
+    assert len(scene_of(config)["_model.gauss_params.means"]) > 1.05 * len(old)
+
+
+def test_a_killed_refinement_keeps_its_images_and_ends_where_the_straight_one_does(ns_train, edited, tmp_path):
+    refine = ("--load-dir", str(edited), "--max-num-iterations", "30", "--steps-per-save", "5")
+    straight = ns_train("sdedit-refine-splat", *refine, "--pipeline.update-every", 4)
+
+    command = [str(Path(sys.executable).parent / "ns-train"), "sdedit-refine-splat", *HEADLESS, *refine]
+    process = subprocess.Popen(
+        [*command, "--output-dir", str(tmp_path / "killed"), "--pipeline.update-every", "4"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 600
+    while not (found := list((tmp_path / "killed").rglob("step-*.ckpt"))):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert find_run(found[0].parent).step < 29
+
+    resumed = ns_train("sdedit-refine-splat", "--load-dir", found[0].parent, "--max-num-iterations", 30)
+    assert resumed.pipeline.update_every == 4
+    old, new = images_of(straight), images_of(resumed)
+    assert set(old) == set(new)
+    for name, image in old.items():
+        assert (image.float() - new[name].float()).abs().mean() < 1, name
+    for name, value in scene_of(straight).items():
+        if "gauss_params" in name and value.numel():
+            assert (value - scene_of(resumed)[name]).abs().max() < 0.05 * value.std() + 1e-3, name
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_one_sentence(ns_train, edited, tmp_path, monkeypatch, capfd):
+    save, saved = torch.save, []
+
+    def fills_up(state, path, *args, **kwargs):
+        saved.append(path)
+        if len(saved) > 1:
+            Path(path).write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(state, path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", fills_up)
+    with pytest.raises(SystemExit):
+        ns_train("sdedit-refine-splat", "--load-dir", edited, "--max-num-iterations", 12, "--steps-per-save", 4)
+    assert "could not be written" in capfd.readouterr().err
+    (checkpoint,) = (tmp_path / "outputs").rglob("*.ckpt")
+    assert [name for name in load_source_state(find_run(checkpoint.parent)) if name.startswith(IMAGES)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--pipeline.objective.guidance-scale", 5.0), "no use for --pipeline.objective"),
+        (("--pipeline.views-per-step", 2), "no use for --pipeline.views-per-step"),
+        (("--pipeline.max-strength", 1.5), "max_strength 1.5"),
+        (("--pipeline.update-every", 0), "update_every is 0"),
+    ],
+)
+def test_settings_that_have_no_part_in_it_are_refused(ns_train, edited, flags, message, capfd):
+    with pytest.raises(SystemExit) as ended:
+        ns_train("sdedit-refine-splat", "--load-dir", edited, *flags)
+    assert ended.value.code != 0
+    assert message in " ".join(capfd.readouterr().err.replace("│", " ").split())
+
+
+def test_a_reconstruction_does_not_say_what_it_should_show(ns_train, toy_splats, capfd):
+    with pytest.raises(SystemExit):
+        ns_train("sdedit-refine-splat", "--load-dir", toy_splats.parent, *TOYBOX[:2])
+    assert "is no edited run" in capfd.readouterr().err
