@@ -1,6 +1,6 @@
 """`pds edit`: the whole way from a reconstruction to an edited scene, as the commands that one would type by hand.
 
-RUN ─► (pds dreambooth) ─► ns-train …-edit ─► pds render ─► pds evaluate
+RUN ─► (pds dreambooth) ─► ns-train …-edit ─► (ns-train sdedit-refine) ─► pds render ─► pds evaluate
 
 Each stage is a process of its own, its command is printed, and a finished one is not run again.
 """
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pds_nerfstudio.scenes.source import SourceRun
 
 STATE = "edit.json"
+TRAININGS = ("edit", "refinement")
+"""Stages of `ns-train`, whose result is a run."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Stage:
 
 @dataclass
 class Edit:
-    """Edit a scene from start to end: finetune the prior if asked, edit, film before and after, measure.
+    """Edit a scene from start to end: finetune the prior if asked, edit, refine, film before and after, measure.
 
     The same command again goes on with the stage that was interrupted. Arguments of a stage are those of its command.
     """
@@ -66,6 +68,10 @@ class Edit:
     """Further arguments of `pds dreambooth`, in one string: --dreambooth-args="--steps 400 --layers all"."""
     edit_args: str = ""
     """Further arguments of `ns-train`: --edit-args="--pipeline.objective.guidance-scale 30"."""
+    refine: bool = True
+    """Refine the edited scene by SDEdit."""
+    refine_args: str = ""
+    """Further arguments of that `ns-train`."""
     render_args: str = ""
     """Further arguments of `pds render`."""
     evaluate_args: str = ""
@@ -84,7 +90,7 @@ class Edit:
             )
             console.print(stage.line, style="cyan", markup=False)
             if stage.name not in done:
-                if stage.name == "edit":
+                if stage.name in TRAININGS:
                     shutil.rmtree(stage.result, ignore_errors=True)  # what an interrupted one has left
                 done[stage.name] = self._execute(stage)
                 self._keep(stages, done)
@@ -122,12 +128,15 @@ class Edit:
             command = ["pds", "dreambooth", "--load-config", str(source.config_path), "--prior", self.prior]
             command += ["--instance-prompt", self.src_prompt, "--class-prompt", self.class_prompt, "--out", prior]
             stages.append(Stage("dreambooth", (*command, *shlex.split(self.dreambooth_args)), Path(prior)))
-        edited = self.out / "edited" / method / "run"
-        command = ["ns-train", method, "--load-dir", str(source.checkpoint_path.parent)]
-        command += ["--pipeline.src-prompt", self.src_prompt, "--pipeline.tgt-prompt", self.to]
-        command += ["--pipeline.prior", prior, "--output-dir", str(self.out), "--experiment-name", "edited"]
-        command += ["--timestamp", "run", "--vis", "tensorboard", "--viewer.quit-on-train-completion", "True"]
-        stages.append(Stage("edit", (*command, *shlex.split(self.edit_args)), edited))
+        what = ("--pipeline.src-prompt", self.src_prompt, "--pipeline.tgt-prompt", self.to, "--pipeline.prior", prior)
+        edit = self._training("edit", method, source.checkpoint_path.parent, what, self.edit_args)
+        edited = edit.result
+        stages.append(edit)
+        if self.refine:
+            method = "sdedit-refine" + "-splat" * (source.family == "splatfacto")
+            scene = edited / source.config.relative_model_dir
+            stages.append(self._training("refinement", method, scene, (), self.refine_args))
+            edited = stages[-1].result
         between = (str(edited), "--source", str(run), "--out")
         films, report = self.out / "renders", self.out / "evaluation"
         command = ("pds", "render", *between, str(films), *shlex.split(self.render_args))
@@ -135,6 +144,12 @@ class Edit:
         command = ("pds", "evaluate", *between, str(report), *shlex.split(self.evaluate_args))
         stages.append(Stage("evaluate", command, report / "report.html"))
         return stages
+
+    def _training(self, name: str, method: str, scene: Path, what: Sequence[str], more: str) -> Stage:
+        command = ("ns-train", method, "--load-dir", str(scene), *what, "--output-dir", str(self.out))
+        command += ("--experiment-name", name, "--timestamp", "run", "--vis", "tensorboard")
+        command += ("--viewer.quit-on-train-completion", "True", *shlex.split(more))
+        return Stage(name, command, self.out / name / method / "run")
 
     def _finished(self, stages: Sequence[Stage]) -> dict[str, float]:
         """Seconds of the stages that an earlier call of the same command has finished.
@@ -186,5 +201,5 @@ class Edit:
             if value is not None:
                 shown = value if isinstance(value, str) else f"{value:.3f}"
                 console.print(f"  {report['metrics'][key]['name']}: [bold]{shown}[/]")
-        edited = next(stage.result for stage in stages if stage.name == "edit")
+        *_, edited = (stage.result for stage in stages if stage.name in TRAININGS)
         console.print(f"To walk around it: ns-viewer --load-config {edited / 'config.yml'}")

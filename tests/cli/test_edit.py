@@ -57,7 +57,7 @@ def test_every_stage_is_a_command_that_its_program_reads(toy_splats, tmp_path):
         dreambooth_args="--rank 4",
     ).stages()
     words = {stage.name: shlex.split(stage.line) for stage in stages}
-    assert list(words) == ["dreambooth", "edit", "render", "evaluate"]
+    assert list(words) == ["dreambooth", "edit", "refinement", "render", "evaluate"]
     taught = tyro.cli(Dreambooth, args=words["dreambooth"][2:])
     assert (taught.instance_prompt, taught.class_prompt, taught.rank) == (FROM, "a photo of a can", 4)
     config = tyro.cli(AnnotatedBaseConfigUnion, args=words["edit"][1:])
@@ -67,8 +67,18 @@ def test_every_stage_is_a_command_that_its_program_reads(toy_splats, tmp_path):
     assert config.max_num_iterations == 7
     assert config.load_dir == find_run(toy_splats).checkpoint_path.parent
     assert config.get_base_dir() == stages[1].result
-    assert tyro.cli(Render, args=words["render"][2:]).run_folder == stages[1].result
-    assert tyro.cli(Evaluate, args=words["evaluate"][2:]).run_folders == (stages[1].result,)
+    refined = tyro.cli(AnnotatedBaseConfigUnion, args=words["refinement"][1:])
+    assert refined.method_name == "sdedit-refine-splat"
+    assert refined.load_dir == stages[1].result / "nerfstudio_models"
+    assert refined.get_base_dir() == stages[2].result
+    assert tyro.cli(Render, args=words["render"][2:]).run_folder == stages[2].result
+    assert tyro.cli(Evaluate, args=words["evaluate"][2:]).run_folders == (stages[2].result,)
+
+
+def test_a_chain_without_refinement_shows_the_edit(toy_splats, tmp_path):
+    stages = edit(toy_splats.parent, tmp_path / "out", refine=False).stages()
+    assert [stage.name for stage in stages] == ["edit", "render", "evaluate"]
+    assert str(stages[0].result) in stages[1].command
 
 
 @pytest.mark.slow
@@ -79,6 +89,7 @@ def test_a_chain_goes_on_with_the_stage_that_failed(run_command, toy_splats, tmp
         *("--method", "pds-edit", "--class-prompt", "a photo of a can"),
         "--dreambooth-args=--steps 2 --class-images 1 --empty-images 0 --sample-steps 1 --resolution 32",
         "--edit-args=--max-num-iterations 2",
+        "--refine-args=--max-num-iterations 2 --pipeline.num-steps 1 --pipeline.resolution 32",
         "--render-args=--paths interpolated --frames 2",
     ]
     failed = run_command(*command, "--evaluate-args=--frames 1", fails=True)
@@ -87,10 +98,10 @@ def test_a_chain_goes_on_with_the_stage_that_failed(run_command, toy_splats, tmp
     weights = (out / "prior/pytorch_lora_weights.safetensors").stat().st_mtime_ns
 
     done = run_command(*command, "--evaluate-args=--frames 2")
-    assert done.stdout.count("finished before") == 3
+    assert done.stdout.count("finished before") == 4
     assert weights == (out / "prior/pytorch_lora_weights.safetensors").stat().st_mtime_ns
     assert all(entry["seconds"] > 0 for entry in json.loads((out / "edit.json").read_text()))
-    for file in ("renders", "evaluation/report.html", "edited/pds-edit-splat/run/config.yml"):
+    for file in ("renders", "evaluation/report.html", "edit/pds-edit-splat/run/config.yml"):
         assert (out / file).exists()
     assert fingerprint(toy_splats.parent) == before
 
