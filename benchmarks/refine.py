@@ -25,6 +25,15 @@ ROWS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "refine": {
         "edit": ("pds-edit-splat", {}),
         "refined": ("sdedit-refine-splat", {"pipeline.update_every": 1000, "pipeline.guidance_scale": 2.0, **GROW}),
+        "refined, details lost": (
+            "sdedit-refine-splat",
+            {
+                "pipeline.update_every": 1000,
+                "pipeline.guidance_scale": 2.0,
+                "pipeline.keep_details": False,
+                **GROW,
+            },
+        ),
         "refined, thrice": (
             "sdedit-refine-splat",
             {"pipeline.update_every": 5, "pipeline.guidance_scale": 2.0, **GROW},

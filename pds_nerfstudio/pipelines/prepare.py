@@ -34,7 +34,7 @@ KEPT_ON_RESUMING = (
     *("prior", "encoder", "objective", "loss_weight", "resolution", "source_images", "box", "masks"),
     *("adapter_rank", "control", "seed", "by", "eta", "anneal", "edit_steps", "refine_steps"),
     *("spare_relevant", "identity_l1", "identity_perceptual"),
-    *("update_every", "guidance_scale", "num_steps", "min_strength", "max_strength"),
+    *("update_every", "guidance_scale", "num_steps", "min_strength", "max_strength", "keep_details"),
     *("editor", "image_guidance", "inversion", "perceptual_weight"),
 )
 """What a resumed edit takes from its run where the command line does not say otherwise."""

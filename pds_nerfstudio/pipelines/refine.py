@@ -19,6 +19,9 @@ from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.pipelines.edit import noise_like
 from pds_nerfstudio.pipelines.update import Image3, UpdateConfig, UpdatePipeline
 
+CHANGED = 0.1
+"""Of RGB in [0, 1]."""
+
 
 @dataclass
 class RefineConfig(UpdateConfig):
@@ -31,6 +34,9 @@ class RefineConfig(UpdateConfig):
     """Least t₀, the share of noise that a rendering is given, in [0, 1] (Koo et al. 2024, S.3: t₀ ~ U[0, 0.2])."""
     max_strength: float = 0.2
     """Greatest t₀. Their release takes 2 to 4 of 20 steps, which is 0.1 to 0.2."""
+
+    keep_details: bool = True
+    """Give the image back what the VAE loses of the rendering, the less the more SDEdit changes a pixel."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,4 +70,15 @@ class RefinePipeline(UpdatePipeline):
         strength = low + (high - low) * float(torch.rand((), generator=generator))
         editor = SDEdit(self.config.guidance_scale, strength, self.config.num_steps)
         x0 = prior.encode(image)
-        return prior.decode(editor.edit(prior, x0, self.config.tgt_prompt, noise_like(x0, [generator])))
+        refined = prior.decode(editor.edit(prior, x0, self.config.tgt_prompt, noise_like(x0, [generator])))
+        return with_details(refined, image, prior.decode(x0)) if self.config.keep_details else refined
+
+
+def with_details(refined: Image3, image: Image3, decoded: Image3) -> Image3:
+    """An image that was edited as a latent, with what the VAE loses of the one it was made of: image − decoded.
+
+    All of that where the edit changed nothing, so that an edit of nothing gives the image itself; nothing of it where
+    a channel changed by `CHANGED` or more, since there it would bring back what the edit has removed.
+    """
+    change = (refined - decoded).abs().amax(dim=1, keepdim=True)
+    return refined + (1 - change / CHANGED).clamp(min=0) * (image - decoded)

@@ -1,4 +1,5 @@
-"""SDEdit refinement through `ns-train`: of splats and NeRFs, killed and resumed, on a full disk, and told nonsense."""
+"""SDEdit refinement through `ns-train`: of splats and NeRFs, killed and resumed (as is iterative dataset update), on a
+full disk, and told nonsense."""
 
 import errno
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pds_nerfstudio.pipelines.refine import CHANGED, with_details
 from pds_nerfstudio.pipelines.update import IMAGES
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
 
@@ -36,6 +38,18 @@ def images_of(config) -> dict[str, torch.Tensor]:
     """What views were replaced by, from a run's last checkpoint."""
     state = load_source_state(find_run(config.get_base_dir()))
     return {name: value for name, value in state.items() if name.startswith(IMAGES)}
+
+
+def test_details_come_back_where_nothing_was_edited_and_nowhere_else():
+    image, lost = torch.rand(1, 3, 8, 8), 0.02 * torch.randn(1, 3, 8, 8)
+    decoded = image - lost
+    refined = decoded.clone()
+    refined[..., :4] += 0.3
+    refined[:, 0, :, 4] += CHANGED / 2
+    detailed = with_details(refined, image, decoded)
+    torch.testing.assert_close(detailed[..., 5:], image[..., 5:])
+    torch.testing.assert_close(detailed[..., :4], refined[..., :4])
+    torch.testing.assert_close(detailed[..., 4] - refined[..., 4], lost[..., 4] / 2)
 
 
 def test_the_edit_says_what_is_refined_and_its_run_is_never_written_to(ns_train, edited, capsys):
@@ -73,13 +87,18 @@ def test_it_densifies(ns_train, edited):
     assert len(scene_of(config)["_model.gauss_params.means"]) > 1.05 * len(old)
 
 
-def test_a_killed_refinement_keeps_its_images_and_ends_where_the_straight_one_does(ns_train, edited, tmp_path):
-    refine = ("--load-dir", str(edited), "--max-num-iterations", "30", "--steps-per-save", "5")
-    straight = ns_train("sdedit-refine-splat", *refine, "--pipeline.update-every", 4)
+@pytest.mark.parametrize("method", ["sdedit-refine-splat", "idu-edit-splat"])
+def test_a_killed_run_keeps_its_images_and_ends_where_the_straight_one_does(
+    ns_train, edited, toy_splats, tmp_path, method
+):
+    scene = (edited,) if method.startswith("sdedit") else (toy_splats.parent, *PROMPTS, *TOYBOX[:4])
+    flags = ("--max-num-iterations", 30, "--steps-per-save", 5, "--pipeline.num-steps", 4)
+    run = [method, "--load-dir", *map(str, (*scene, *flags, "--pipeline.update-every", 4))]
+    straight = ns_train(*run)
 
-    command = [str(Path(sys.executable).parent / "ns-train"), "sdedit-refine-splat", *HEADLESS, *refine]
+    command = [str(Path(sys.executable).parent / "ns-train"), *run, *HEADLESS]
     process = subprocess.Popen(
-        [*command, "--output-dir", str(tmp_path / "killed"), "--pipeline.update-every", "4"],
+        [*command, "--output-dir", str(tmp_path / "killed")],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -93,7 +112,7 @@ def test_a_killed_refinement_keeps_its_images_and_ends_where_the_straight_one_do
     process.wait()
     assert find_run(found[0].parent).step < 29
 
-    resumed = ns_train("sdedit-refine-splat", "--load-dir", found[0].parent, "--max-num-iterations", 30)
+    resumed = ns_train(method, "--load-dir", found[0].parent, "--max-num-iterations", 30)
     assert resumed.pipeline.update_every == 4
     old, new = images_of(straight), images_of(resumed)
     assert set(old) == set(new)
