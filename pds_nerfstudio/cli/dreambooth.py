@@ -3,6 +3,7 @@
 dataset or run ─► photographs ─► DreamBooth ─► OUT ─► ns-train …-edit --pipeline.prior OUT
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,8 @@ class Dreambooth(DreamBooth):
         from pds_nerfstudio.priors.check import check_prior
         from pds_nerfstudio.scenes.photographs import find_photographs
 
-        console = Console(soft_wrap=True)
+        first = os.environ.get("RANK", "0") == "0"  # of several processes, as torchrun and accelerate count them
+        console = Console(soft_wrap=True, quiet=not first)
         check_settings(self)
         if (self.data is None) == (self.load_config is None):
             raise UserError("Name the photographs: --data with a dataset, or --load-config with a run's config.yml.")
