@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 SAMPLES_PER_PROMPT = 4
 
+Prompted = tuple[Float[Tensor, "_ channels height width"], str]
+"""Latents, of any number, and what they show."""
+
 
 def read_training_images(
     paths: Sequence[Path], short_side: int, multiple: int
@@ -236,7 +239,7 @@ def _learn(
     networks: Mapping[str, Module],
     optimizer: Any,
     instance: Latents,
-    preserved: Sequence[tuple[Latents, str]],
+    preserved: Sequence[Prompted],
     when: tuple[int, int],
 ) -> float:
     """One batch; the optimiser steps when the batches of a step are complete. Returns the loss."""
@@ -267,7 +270,7 @@ def _learn(
 
 
 def _choose(
-    sets: Sequence[tuple[Latents, str]], count: int, generator: torch.Generator
+    sets: Sequence[Prompted], count: int, generator: torch.Generator
 ) -> list[tuple[Float[Tensor, "channels height width"], str]]:
     """Latents with their prompts, each of all the sets' as likely as any other."""
     everything = [(x, prompt) for latents, prompt in sets for x in latents]
@@ -302,7 +305,7 @@ def _encoded(prior: "StableDiffusionPrior", images: Tensor) -> Latents:
 
 def _preserved(
     settings: DreamBooth, prior: "StableDiffusionPrior", accelerator: Any, out: Path, latent_size: Sequence[int]
-) -> list[tuple[Latents, str]]:
+) -> list[Prompted]:
     """What is preserved: latents of pictures of the class and of anything, with the prompt they were drawn under."""
     if not settings.class_images:
         return []
