@@ -318,14 +318,15 @@ class Stopwatch:
         self._begun = 0.0
 
     def time(self, function: Callable, part: str) -> Callable:
-        """The same function, its time added to a part of the current step."""
+        """The same function, its time added to a part of the current step, if any has begun."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             begun = time.thread_time()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.steps[-1][part] += 1e3 * (time.thread_time() - begun)
+                if self.steps:  # what comes before the first step is no step's
+                    self.steps[-1][part] += 1e3 * (time.thread_time() - begun)
 
         return timed
 

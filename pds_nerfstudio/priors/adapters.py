@@ -32,15 +32,19 @@ class Adapters:
         Raises:
             UserError: the rank is not positive, or the U-Net has no attention that can be adapted.
         """
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
         self.unet, self.names, self.rank = unet, tuple(names), rank
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for name in self.names:
                 add_lora(unet, name, rank, ATTENTION)
+        # Found once: a step switches adapters several times, and the U-Net has many modules without any.
+        self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+        self._matrices = {name: _matrices(unet, name) for name in self.names}
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
-        self._all_trainable()
-        unet.disable_adapters()
+        self._switch(None)
 
     def parameters(self, name: str | None = None) -> list[Parameter]:
         """The matrices of one adapter, or of all."""
@@ -58,14 +62,11 @@ class Adapters:
             return
         if name not in self.names:
             raise ValueError(f"The prior has no adapter {name!r}, only {', '.join(self.names)}.")
-        self.unet.enable_adapters()
-        self.unet.set_adapter(name)
-        self._all_trainable()
+        self._switch(name)
         try:
             yield
         finally:
-            self.unet.disable_adapters()
-            self._all_trainable()
+            self._switch(None)
 
     def reset(self, seed: int = 0) -> None:
         """Forget what was learned: fresh adapters, which predict what the prior predicts."""
@@ -99,12 +100,18 @@ class Adapters:
 
     def _named(self, adapter: str | None = None) -> dict[str, Parameter]:
         names = self.names if adapter is None else (adapter,)
-        return {
-            name: parameter
-            for name, parameter in self.unet.named_parameters()
-            if any(f".lora_{side}.{adapter}." in name for adapter in names for side in "AB")
-        }
+        return {name: parameter for adapter in names for name, parameter in self._matrices[adapter].items()}
 
-    def _all_trainable(self) -> None:
+    def _switch(self, name: str | None) -> None:
+        """To that adapter, or to none; all stay trainable."""
+        for layer in self._layers:
+            layer.enable_adapters(name is not None)
+            if name is not None:
+                layer.set_adapter(name)
         for parameter in self.parameters():
             parameter.requires_grad_(True)
+
+
+def _matrices(unet: Any, adapter: str) -> dict[str, Parameter]:
+    sides = f".lora_A.{adapter}.", f".lora_B.{adapter}."
+    return {name: matrix for name, matrix in unet.named_parameters() if any(side in name for side in sides)}
