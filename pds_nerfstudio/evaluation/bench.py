@@ -39,7 +39,7 @@ from pds_nerfstudio.evaluation.suite import Suite
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pictures import save_image
-from pds_nerfstudio.pipelines.revise import ReviseConfig
+from pds_nerfstudio.pipelines.edit import EditPipelineConfig
 from pds_nerfstudio.toybox.dataset import write_edit
 from pds_nerfstudio.toybox.spec import ToyEdit
 
@@ -124,9 +124,9 @@ def plan_cells(
 
 
 def flat_methods() -> list[str]:
-    """Methods that have a meaning where there is no scene to perturb."""
+    """Methods that are their objective alone: they neither perturb a scene nor replace its images."""
     edits = [name for name in METHODS if name.endswith("-edit")]
-    return [name for name in edits if not isinstance(METHODS[name].config.pipeline, ReviseConfig)]
+    return [name for name in edits if type(METHODS[name].config.pipeline) is EditPipelineConfig]
 
 
 def read_variant(text: str) -> tuple[str, dict[str, Any]]:

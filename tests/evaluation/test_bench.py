@@ -155,8 +155,12 @@ def test_pictures_are_edited_without_a_scene(tmp_path):
         assert ceiling[name] > 25
         assert ceiling["success"] == 1
     assert (folder / "wall.png").exists()
-    with pytest.raises(UserError, match="no method 'pnr-edit'"):
-        Bench(SUITES / "ci.yaml", ("pnr-edit",), "2d", out=tmp_path).run()
+
+
+@pytest.mark.parametrize("method", ["pnr-edit", "idu-edit"])
+def test_what_is_more_than_an_objective_edits_no_pictures(tmp_path, method):
+    with pytest.raises(UserError, match=f"no method '{method}'"):
+        Bench(SUITES / "ci.yaml", (method,), "2d", out=tmp_path).run()
 
 
 @pytest.mark.slow
