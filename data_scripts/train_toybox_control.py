@@ -8,7 +8,6 @@ cameras, resumable. At the end: denoising loss with and without depth, by timest
 noise and prompt under different depths.
 """
 
-import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,12 @@ from diffusers import ControlNetModel
 from rich.progress import track
 from torch import Tensor
 from torchvision.utils import save_image
-from train_toybox_prior import IMAGE_SIZE, WEIGHTS, Settings, halve, save_atomically, train
+from train_toybox_prior import IMAGE_SIZE, WEIGHTS, Settings, halve, random_cameras, save_atomically, train
 
 from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
-from pds_nerfstudio.toybox.render import LOOK_AT, ORBIT_RADIUS, orbit_cameras, render
+from pds_nerfstudio.toybox.render import render
 from pds_nerfstudio.toybox.spec import SceneSpec, all_specs, is_held_out
 
 
@@ -47,16 +46,8 @@ def random_views(settings: ControlSettings, count: int, seed: int) -> dict[str, 
     trained = [i for i, spec in enumerate(every) if not is_held_out(spec)]
     generator = torch.Generator().manual_seed(seed)
 
-    def uniform(low: float, high: float, *size: int) -> Tensor:
-        return low + (high - low) * torch.rand(size, generator=generator)
-
     chosen = [trained[i] for i in torch.randint(len(trained), (count,), generator=generator).tolist()]
-    cameras = orbit_cameras(
-        uniform(0, 2 * math.pi, count),
-        uniform(math.radians(12), math.radians(50), count),
-        ORBIT_RADIUS * uniform(0.9, 1.1, count),
-        torch.tensor(LOOK_AT) + uniform(-0.07, 0.07, count, 3),
-    )
+    cameras = random_cameras(count, generator)
     images, pictures = [], []
     for i, camera in zip(track(chosen, "rendering"), cameras, strict=True):
         view = render(every[i], camera[None], IMAGE_SIZE, IMAGE_SIZE)

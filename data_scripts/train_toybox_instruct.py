@@ -22,13 +22,13 @@ from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.utils import save_image
-from train_toybox_prior import IMAGE_SIZE, SUPERSAMPLE, WEIGHTS, Settings, save_atomically, train
+from train_toybox_prior import IMAGE_SIZE, SUPERSAMPLE, WEIGHTS, Settings, random_cameras, save_atomically, train
 
 from pds_nerfstudio.evaluation.metrics import ClipScorer, psnr, target_probability
 from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.priors.instruct import InstructPrior, trained_names, widened
 from pds_nerfstudio.priors.stable_diffusion import load_prior
-from pds_nerfstudio.toybox.render import LOOK_AT, ORBIT_RADIUS, orbit_cameras, palette, shade, trace
+from pds_nerfstudio.toybox.render import palette, shade, trace
 from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec, ToyEdit, is_held_out
 
 
@@ -51,15 +51,7 @@ def scenes_of_cameras(settings: InstructSettings, prior: InstructPrior, count: i
     """What each camera sees: latents [camera colour hat …], NaN for colours held out; its shape and floor."""
     generator = torch.Generator().manual_seed(seed)
 
-    def uniform(low: float, high: float, *size: int) -> Tensor:
-        return low + (high - low) * torch.rand(size, generator=generator)
-
-    cameras = orbit_cameras(
-        uniform(0, 2 * math.pi, count),
-        uniform(math.radians(12), math.radians(50), count),
-        ORBIT_RADIUS * uniform(0.9, 1.1, count),
-        torch.tensor(LOOK_AT) + uniform(-0.07, 0.07, count, 3),
-    )
+    cameras = random_cameras(count, generator)
     floors = torch.randint(len(FLOORS), (count,), generator=generator)
     size, latents = IMAGE_SIZE * SUPERSAMPLE, []
     for i in track(range(count), "rendering"):

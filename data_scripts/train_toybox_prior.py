@@ -91,20 +91,26 @@ def views_of(shape: str) -> int:
     return 320 if shape.startswith("man") else 200 if shape in ("cube", "ring") else 120
 
 
-def trace_random_views(shape: Shape, hat: bool, count: int, seed: int) -> dict[str, Tensor]:
-    """Views from random orbit cameras, as bytes."""
-    torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(seed)
+def random_cameras(count: int, generator: torch.Generator) -> Tensor:
+    """Cameras [count 3 4] on an orbit, at 12 to 50 degrees, that look somewhere about the object's middle."""
 
     def uniform(low: float, high: float, *size: int) -> Tensor:
         return low + (high - low) * torch.rand(size, generator=generator)
 
-    cameras = orbit_cameras(
+    return orbit_cameras(
         uniform(0, 2 * math.pi, count),
         uniform(math.radians(12), math.radians(50), count),
         ORBIT_RADIUS * uniform(0.9, 1.1, count),
         torch.tensor(LOOK_AT) + uniform(-0.07, 0.07, count, 3),
     )
+
+
+def trace_random_views(shape: Shape, hat: bool, count: int, seed: int) -> dict[str, Tensor]:
+    """Views from random orbit cameras, as bytes."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(seed)
+
+    cameras = random_cameras(count, generator)
     size = IMAGE_SIZE * SUPERSAMPLE
     traced = trace(SceneSpec(shape, hat=hat), cameras, size, size)
     return {
