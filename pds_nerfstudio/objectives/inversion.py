@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pds_nerfstudio.objectives.base import Prior, Query
 from pds_nerfstudio.objectives.schedule import Latents, broadcast
-from pds_nerfstudio.objectives.sdedit import CLEAN, ddim_steps
+from pds_nerfstudio.objectives.sdedit import CLEAN, check_denoising, ddim_steps
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,7 @@ class DDPMInversion:
     """Steps from T down to the image, of which the share `strength` is run."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength is {self.strength}: it is the share of noise, give it within [0, 1].")
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps is {self.num_steps}: denoising takes at least 1 step.")
+        check_denoising(self.strength, self.num_steps)
 
     @torch.no_grad()
     def edit(

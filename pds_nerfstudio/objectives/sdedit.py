@@ -35,10 +35,7 @@ class SDEdit:
     """DDIM steps from T down to the image, of which the share `strength` is run."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength is {self.strength}: it is the share of noise, give it within [0, 1].")
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps is {self.num_steps}: denoising takes at least 1 step.")
+        check_denoising(self.strength, self.num_steps)
 
     @torch.no_grad()
     def edit(self, prior: Prior, x0: Latents, prompt: str, eps: Latents) -> Latents:
@@ -48,6 +45,14 @@ class SDEdit:
             return x0
         noisy = prior.schedule.add_noise(x0, steps[:1].expand(len(x0)), eps)
         return denoise(prior, noisy, steps, prompt, self.guidance_scale)
+
+
+def check_denoising(strength: float, num_steps: int) -> None:
+    """Raise ValueError for a share of noise outside [0, 1] or fewer than one step."""
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength is {strength}: it is the share of noise, give it within [0, 1].")
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}: denoising takes at least 1 step.")
 
 
 def ddim_steps(schedule: NoiseSchedule, strength: float, count: int) -> Int64[Tensor, " steps"]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from pds_nerfstudio.objectives import Edit, NoiseSchedule, Query
@@ -43,3 +44,18 @@ def random_edit(
     t = torch.randint(stride, SCHEDULE.num_steps, (batch,), generator=generator)
     edit = Edit(x0_tgt, x0_src, "a red ball", "a blue cube", t, t - stride, eps, eps_s)
     return replace(edit, **changes)
+
+
+def diffusers_ddim(num_steps: int) -> DDIMScheduler:
+    """diffusers' own DDIM over `SCHEDULE`, in its precision, down to the clean image."""
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+    )
+    scheduler.alphas_cumprod = SCHEDULE.alphas_cumprod
+    scheduler.set_timesteps(num_steps)
+    return scheduler

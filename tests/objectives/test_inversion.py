@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
 
 from pds_nerfstudio.objectives.inversion import DDPMInversion
 
-from .fakes import SCHEDULE, FakePrior
+from .fakes import FakePrior, diffusers_ddim
 
 SIZE = (2, 4, 3, 3)
 
@@ -26,16 +25,7 @@ def test_the_same_prompt_and_guidance_give_the_image_back(strength):
 
 
 def test_its_steps_are_diffusers_ddim_with_all_of_the_noise():
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-    )
-    scheduler.alphas_cumprod = SCHEDULE.alphas_cumprod
-    scheduler.set_timesteps(20)
+    scheduler = diffusers_ddim(20)
     x, eps_hat = drawn(0, *SIZE), drawn(1, *SIZE)
     for t in (999, 499, 99):
         wanted = scheduler.step(eps_hat, t, x, eta=1.0, variance_noise=torch.zeros_like(x)).prev_sample

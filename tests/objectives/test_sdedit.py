@@ -11,7 +11,7 @@ from torch import Tensor
 from pds_nerfstudio.objectives import NoiseSchedule, Query
 from pds_nerfstudio.objectives.sdedit import SDEdit
 
-from .fakes import SCHEDULE, FakePrior
+from .fakes import SCHEDULE, FakePrior, diffusers_ddim
 
 
 @dataclass
@@ -46,18 +46,7 @@ def test_strength_is_the_share_of_the_noise_and_of_the_steps():
 
 @pytest.mark.parametrize("strength", [0.2, 0.5, 1.0])
 def test_its_loop_is_diffusers_ddim_step_for_step(strength):
-    from diffusers import DDIMScheduler
-
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-    )
-    scheduler.alphas_cumprod = SCHEDULE.alphas_cumprod  # in float64
-    scheduler.set_timesteps(20)
+    scheduler = diffusers_ddim(20)
     prior = FakePrior()
     x0, eps = torch.randn(2, 2, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     edited = SDEdit(strength=strength, guidance_scale=3.0).edit(prior, x0, "a ball", eps)
