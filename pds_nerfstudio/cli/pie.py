@@ -86,22 +86,21 @@ class PieBench:
         from pds_nerfstudio.evaluation import pie
         from pds_nerfstudio.evaluation.flat import edit_by
         from pds_nerfstudio.evaluation.measure import load_judges
-        from pds_nerfstudio.images import working_size
-        from pds_nerfstudio.pictures import save_image
+        from pds_nerfstudio.pictures import read_images, read_photograph, save_image
         from pds_nerfstudio.priors.stable_diffusion import load_prior
 
         prior = load_prior(self.prior, "cuda" if torch.cuda.is_available() else "cpu")
         judges, structure = load_judges("auto", [self.prior]), pie.load_structure()
         for method, edit in waiting:
-            before = pie.read_whole(edit.image)
-            height, width = before.shape[-2:]
-            shown = working_size(
-                height, width, prior.unet.config.sample_size * prior.latent_stride, prior.latent_stride
+            small = read_photograph(
+                edit.image, prior.unet.config.sample_size * prior.latent_stride, prior.latent_stride
             )
-            small = torch.nn.functional.interpolate(before, shown, mode="bilinear", antialias=True)
+            before = read_images([edit.image])
             prompts = edit.source_prompt, edit.target_prompt
             after = edit_by(configs[method], prior, small.to(prior.device), prompts, self.steps, self.seed).cpu()
-            after = torch.nn.functional.interpolate(after, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+            after = torch.nn.functional.interpolate(after, before.shape[-2:], mode="bilinear", antialias=True).clamp(
+                0, 1
+            )
             save_image(after[0], self._record(method, edit).with_suffix(".png"))
             values = pie.numbers(edit, before, after, judges, structure)
             write_whole(self._record(method, edit), json.dumps(values, indent=1) + "\n")

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from PIL import Image
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
@@ -188,13 +187,3 @@ def table(records: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
             entries.append(f"{math.fsum(known) / len(known):.4f}" if known else "not measured")
         lines.append(f"| {method} | {len(values)} | " + " | ".join(entries) + " |")
     return "\n".join(lines) + "\n"
-
-
-def read_whole(path: Path) -> Images:
-    """A photograph in its own size, RGB in [0, 1]."""
-    from pds_nerfstudio.pictures import read_images
-
-    try:
-        return read_images([path])
-    except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"The photograph {path} cannot be read ({error}).") from error

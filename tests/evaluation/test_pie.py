@@ -12,6 +12,7 @@ from pds_nerfstudio.cli.pie import PieBench
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import pie
 from pds_nerfstudio.evaluation.measure import Judges
+from pds_nerfstudio.pictures import read_images
 
 NOBODY = Judges(None, "", lambda a, b: float((a - b).abs().mean()), "")
 
@@ -33,7 +34,7 @@ def folder(tmp_path) -> Path:
 def test_what_is_written_is_read(folder):
     (edit,) = pie.read_pie(folder)
     assert (edit.source_prompt, edit.target_prompt) == ("a photo of a red ball", "a photo of a blue ball")
-    assert torch.equal(pie.read_whole(edit.image), picture())
+    assert torch.equal(read_images([edit.image]), picture())
     mask = edit.mask(64, 64)
     assert all(border.all() for border in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
     inner = mask[1:-1, 1:-1]
