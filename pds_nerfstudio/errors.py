@@ -16,4 +16,4 @@ def one_sentence() -> Iterator[None]:
         yield
     except UserError as error:
         print(f"Error: {error}", file=sys.__stderr__)  # also where standard error is redirected to a log
-        raise SystemExit(1) from None
+        raise SystemExit(1) from error

@@ -1,6 +1,6 @@
 """`pds bench`: every method on every edit of a suite, in one table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,13 +14,13 @@ from pds_nerfstudio.files import write_whole
 
 @dataclass
 class Bench:
-    """Run a suite of toybox edits by several methods, and compare each with its known answer.
+    """Run a suite of edits by several methods: of toybox scenes, each compared with its known answer, or of captures.
 
     What is done is kept: run the same line again to go on, or to get the table once more.
     """
 
     suite: Path
-    """A YAML file: suites/dev.yaml, suites/ci.yaml or your own."""
+    """A YAML file: suites/dev.yaml, suites/real.yaml or your own."""
     methods: tuple[str, ...] = ("nothing", "ceiling", "regenerate", "sds-edit", "dds-edit", "pds-edit", "pnr-edit")
     """Methods without their -splat, and the anchors nothing, ceiling and regenerate. A method's settings stand in
     brackets: 'piva-edit[pipeline.objective.regularisation=0.8]'."""
@@ -36,9 +36,11 @@ class Bench:
     """Run only every N-th cell, from the I-th on: one line of a job array. Without it, everything is run and
     summed up."""
     reconstruction_steps: int | None = None
-    """Steps of the reconstructions; by default the toybox trials' own."""
+    """Steps of the reconstructions; by default the toybox trials' own, and the methods' own for captures."""
     edit_steps: int | None = None
     """Steps of the edits, likewise."""
+    prior: str | None = None
+    """The diffusion model that edits captures; by default the methods' own. Toybox scenes have toybox's."""
 
     def run(self) -> None:
         """Run what is missing, then write results.json, table.md, table.html, pareto.png and wall.png."""
@@ -49,10 +51,17 @@ class Bench:
         if self.workers < 1:
             raise UserError(f"--workers {self.workers} run nothing: give at least 1.")
         from pds_nerfstudio.evaluation import bench
+        from pds_nerfstudio.evaluation.capture import CaptureSettings
         from pds_nerfstudio.evaluation.trial import SETTINGS
 
-        settings = bench.with_steps(SETTINGS[self.family], self.reconstruction_steps, self.edit_steps)
-        out = self.out / suite.name / self.family
+        given = {
+            "reconstruction_steps": self.reconstruction_steps,
+            "edit_steps": self.edit_steps,
+            "prior": self.prior if suite.of_captures else None,
+        }
+        own = CaptureSettings() if suite.of_captures else SETTINGS[self.family]
+        settings = replace(own, **{name: value for name, value in given.items() if value is not None})
+        out = (self.out / suite.name / self.family).resolve()  # runs remember where they are
         cells = bench.plan_cells(suite, self.methods, self.family, self.seeds, out, settings)
         console = Console(soft_wrap=True, highlight=False)
         mine = cells[index::count]
@@ -72,7 +81,7 @@ class Bench:
         return int(index), int(count)
 
     def _run(self, cells: list, console: Console) -> list[str]:
-        from pds_nerfstudio.evaluation import bench
+        from pds_nerfstudio.evaluation import bench, summary
 
         failures = []
         columns = (
@@ -90,12 +99,7 @@ class Bench:
                     failures.append(f"{name} ({outcome})")
                     progress.console.print(f"{name}: {outcome}", style="red", markup=False)
                 else:
-                    numbers = outcome["metrics"]
-                    progress.console.print(
-                        f"{name}: in mask {numbers['psnr_to_target_in_change_mask_after']:.2f} dB, "
-                        f"background {numbers['background_psnr']:.1f} dB",
-                        markup=False,
-                    )
+                    progress.console.print(f"{name}: {summary.sentence(outcome)}", markup=False)
                 progress.advance(task)
         return failures
 

@@ -10,6 +10,8 @@ can share a folder, and a cell that failed is tried again. Three rows anchor the
     nothing      the source as it is
     ceiling      the edited scene reconstructed from its own photographs, with as many steps as source and edit had
     regenerate   pnr-edit with η = 1 everywhere: a new scene, for which the source is only a camera path
+
+Captures have no known answer: they have no ceiling, and are measured against their source and prompts.
 """
 
 import ast
@@ -19,23 +21,25 @@ import importlib.metadata
 import io
 import json
 import math
+import os
 import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.evaluation import flat, trial
+from pds_nerfstudio.evaluation import capture, flat, trial
+from pds_nerfstudio.evaluation.capture import CaptureComparison, CaptureSettings
 from pds_nerfstudio.evaluation.report import json_number
-from pds_nerfstudio.evaluation.suite import Suite
+from pds_nerfstudio.evaluation.suite import CaptureEdit, Suite
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pictures import save_image
@@ -56,11 +60,11 @@ class Cell:
     """One method on one edit with one seed."""
 
     suite: str
-    edit: ToyEdit
+    edit: ToyEdit | CaptureEdit
     method: str
     family: Setting
     seed: int
-    settings: trial.TrialSettings
+    settings: trial.TrialSettings | CaptureSettings
     out: Path
 
     @property
@@ -70,8 +74,9 @@ class Cell:
 
     @property
     def scene_folder(self) -> Path:
-        """Where what it shares with other methods is kept."""
-        return self.out / "scenes" / f"{self.edit.name}.{self.seed}"
+        """Where what it shares with other methods, and with other edits of the same capture, is kept."""
+        scene = self.edit.data.resolve().name if isinstance(self.edit, CaptureEdit) else self.edit.name
+        return self.out / "scenes" / f"{scene}.{self.seed}"
 
     @property
     def record_file(self) -> Path:
@@ -98,14 +103,21 @@ def plan_cells(
     family: Setting,
     seeds: int,
     out: Path,
-    settings: trial.TrialSettings,
+    settings: trial.TrialSettings | CaptureSettings,
 ) -> list[Cell]:
-    """Every cell, anchors first. Raises UserError for methods that are unknown or of another family."""
+    """Every cell, one seed after the other, anchors first.
+
+    Raises:
+        UserError: a method is unknown or of another family, captures are to be edited in 2d, or two share a name.
+    """
     suffix = "-splat" * (family == "splatfacto")
     known = [name.removesuffix(suffix) for name in METHODS if name.endswith("-edit" + suffix)]
     if family == "2d":  # no scene to perturb
         known = flat_methods()
         methods = [method for method in methods if method != REGENERATE]
+    if suite.of_captures:
+        methods = [method for method in methods if method != CEILING]
+        _check_captures(suite, family)
     for text in methods:
         method, changes = read_variant(text)
         if text not in ANCHORS and method not in known:
@@ -117,10 +129,19 @@ def plan_cells(
     ordered = [*(name for name in ANCHORS if name in methods), *(name for name in methods if name not in ANCHORS)]
     return [
         Cell(suite.name, edit, method, family, seed, settings, out)
-        for edit in suite.edits
         for seed in range(seeds)
+        for edit in suite.edits
         for method in ordered
     ]
+
+
+def _check_captures(suite: Suite, family: Setting) -> None:
+    if family == "2d":
+        raise UserError("Captures have no --family 2d: choose splatfacto or nerfacto, or use `pds pie-bench`.")
+    folders = {edit.data.resolve() for edit in suite.edits if isinstance(edit, CaptureEdit)}
+    for folder in folders:
+        if other := next((f for f in folders if f != folder and f.name == folder.name), None):
+            raise UserError(f"{folder} and {other} have one name, by which their reconstructions are kept: rename one.")
 
 
 def flat_methods() -> list[str]:
@@ -158,11 +179,15 @@ def prepare(cell: Cell) -> Path:
     finished = folder / "source.json"
     if not finished.exists():
         with quietly(folder / "log.txt"):
-            write_edit(cell.edit, folder / "scene", seed=cell.seed)
+            data = folder / "scene" / "source"
+            if isinstance(cell.edit, CaptureEdit):
+                data = cell.edit.data
+            else:
+                write_edit(cell.edit, folder / "scene", seed=cell.seed)
             run = None
             if cell.family != "2d":
                 steps = cell.settings.reconstruction_steps
-                run = trial.reconstruct(cell.family, folder / "scene" / "source", folder, steps, cell.seed)
+                run = _way(cell).reconstruct(cell.family, data, folder, steps, cell.seed)
         write_json(finished, {"config": str(run)})
     return Path(json.loads(finished.read_text())["config"])
 
@@ -173,14 +198,13 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     forget_peak_memory()
     start = time.perf_counter()
     with quietly(cell.folder / "log.txt"):
-        scene = cell.scene_folder / "scene"
         if cell.family == "2d":
-            comparison = edit_pictures(cell, scene)
+            comparison = edit_pictures(cell)
             seconds = time.perf_counter() - start
         else:
             edited = edit_of(cell, cell.family, source)
             seconds = time.perf_counter() - start
-            comparison = trial.compare(cell.edit, scene, source, edited)
+            comparison = compare(cell, source, edited)
         comparison.sheet(cell.folder / "sheet.png")
         save_image(comparison.edited[SHOWN], cell.folder / VIEW)
     record = cell.describe() | {
@@ -193,29 +217,45 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     return read_record(cell.record_file)
 
 
-def edit_pictures(cell: Cell, scene: Path) -> trial.Comparison:
+def edit_pictures(cell: Cell) -> trial.Comparison:
     """A cell in two dimensions."""
+    edit, settings, scene = cell.edit, cell.settings, cell.scene_folder / "scene"
+    assert isinstance(edit, ToyEdit)
+    assert isinstance(settings, trial.TrialSettings)
     if cell.method == CEILING:
-        return flat.ceiling(cell.edit, scene)
+        return flat.ceiling(edit, scene)
     method, changes = (None, {}) if cell.method == NOTHING else read_variant(cell.method)
-    return flat.run(method, cell.edit, scene, cell.settings, cell.seed, changes)
+    return flat.run(method, edit, scene, settings, cell.seed, changes)
 
 
 def edit_of(cell: Cell, family: trial.Family, source: Path) -> Path:
     """`config.yml` of what the cell's method makes of the source."""
-    settings = cell.settings
     suffix = "-splat" * (family == "splatfacto")
     if cell.method == NOTHING:
         return source
     if cell.method == CEILING:
-        steps = settings.reconstruction_steps + settings.edit_steps
+        assert isinstance(cell.settings, trial.TrialSettings)
+        steps = cell.settings.reconstruction_steps + cell.settings.edit_steps
         return trial.reconstruct(family, cell.scene_folder / "scene" / "target", cell.folder, steps, cell.seed)
     method, changes = read_variant(cell.method)
     if cell.method == REGENERATE:
         method = "pnr-edit"
         settings_of = {"eta": 1.0, "eta_opacity": 1.0, "eta_colour": 1.0, "perturb": "everywhere", "refine_steps": 0}
         changes = {f"pipeline.{name}": value for name, value in settings_of.items()}
-    return trial.run_edit(method + suffix, source, cell.edit, cell.folder, settings, cell.seed, changes)
+    return _way(cell).run_edit(method + suffix, source, cell.edit, cell.folder, cell.settings, cell.seed, changes)
+
+
+def compare(cell: Cell, source: Path, edited: Path) -> trial.Comparison | CaptureComparison:
+    """What the cell's edit made of its source, against the truth where it is known."""
+    if isinstance(cell.edit, CaptureEdit):
+        assert isinstance(cell.settings, CaptureSettings)
+        return capture.compare(cell.edit, source, edited, cell.settings)
+    return trial.compare(cell.edit, cell.scene_folder / "scene", source, edited)
+
+
+def _way(cell: Cell) -> Any:
+    """How scenes of the cell's kind are reconstructed and edited."""
+    return capture if isinstance(cell.edit, CaptureEdit) else trial
 
 
 def run_all(cells: Iterable[Cell], workers: int) -> Iterator[tuple[Cell, dict[str, Any] | str]]:
@@ -241,7 +281,7 @@ def _each(task: Any, cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell
     def in_its_process(cell: Cell) -> Any:
         thread = threading.get_ident()
         if thread not in processes:
-            processes[thread] = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+            processes[thread] = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
         try:
             return processes[thread].submit(_guarded, task, cell).result()
         except BrokenProcessPool:
@@ -259,6 +299,18 @@ def _each(task: Any, cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell
             process.shutdown()
 
 
+def _end_with_parent() -> None:
+    """Let this process end when the one that began it is gone, killed perhaps, and nobody waits for its results."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _guarded(task: Any, cell: Cell) -> Any:
     """A task's result, or in one line why there is none; the whole story is in the cell's log."""
     try:
@@ -267,7 +319,8 @@ def _guarded(task: Any, cell: Cell) -> Any:
         cell.folder.mkdir(parents=True, exist_ok=True)
         with (cell.folder / "log.txt").open("a") as log:
             traceback.print_exc(file=log)
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        said = error.__cause__ if isinstance(error, SystemExit) and error.__cause__ is not None else error
+        return (str(said).splitlines() or [type(said).__name__])[0]
 
 
 @contextlib.contextmanager
@@ -304,12 +357,3 @@ def peak_memory() -> int:
         return torch.cuda.max_memory_allocated()
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-
-
-def with_steps(settings: trial.TrialSettings, reconstruction: int | None, edit: int | None) -> trial.TrialSettings:
-    """The family's settings with other numbers of steps, where given."""
-    return replace(
-        settings,
-        reconstruction_steps=reconstruction or settings.reconstruction_steps,
-        edit_steps=edit or settings.edit_steps,
-    )

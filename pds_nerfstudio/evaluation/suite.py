@@ -1,4 +1,4 @@
-"""A benchmark suite: a YAML list of toybox edits, read with the line of every mistake.
+"""A benchmark suite: a YAML list of edits, of toybox scenes or of captures, read with the line of every mistake.
 
 edits:
   - raise-arms                        # an edit that toybox has by that name
@@ -6,6 +6,13 @@ edits:
     kind: appearance                  # appearance, addition or shape
     source: {shape: cube, colour: red}
     target: {colour: blue}            # what differs from the source
+
+captures:                             # a suite has one or the other
+  - name: bear-panda
+    kind: appearance
+    data: data/in2n/bear              # as `ns-train --data` takes it, from the folder where the command is run
+    source: a photo of a bear statue  # the prompts
+    target: a photo of a panda
 """
 
 from dataclasses import dataclass, fields
@@ -17,8 +24,22 @@ import yaml
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.toybox.spec import EDITS, EditKind, SceneSpec, ToyEdit, find_edit
 
+OF_A_SUITE = ("edits", "captures")
 OF_AN_EDIT = ("name", "kind", "source", "target")
+OF_A_CAPTURE = (*OF_AN_EDIT, "data")
 OF_A_SCENE = tuple(field.name for field in fields(SceneSpec))
+
+
+@dataclass(frozen=True)
+class CaptureEdit:
+    """A folder of photographs, and the prompts that say what should become of it."""
+
+    name: str
+    kind: EditKind
+    data: Path
+    """As `ns-train --data` takes it."""
+    source_prompt: str
+    target_prompt: str
 
 
 @dataclass(frozen=True)
@@ -26,7 +47,12 @@ class Suite:
     """Edits to be run by every method."""
 
     name: str
-    edits: tuple[ToyEdit, ...]
+    edits: tuple[ToyEdit, ...] | tuple[CaptureEdit, ...]
+
+    @property
+    def of_captures(self) -> bool:
+        """Whether its scenes are photographs."""
+        return isinstance(self.edits[0], CaptureEdit)
 
 
 class _Mistake(Exception):
@@ -47,17 +73,18 @@ def read_suite(path: Path) -> Suite:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         if root is None:
             raise UserError(f"{path} is empty: list edits under `edits:`.")
-        entries = _mapping(root, ("edits",))
-        if "edits" not in entries or not isinstance(entries["edits"], yaml.SequenceNode):
-            raise _Mistake(root, "a suite is a list of edits under `edits:`")
-        edits: dict[str, ToyEdit] = {}
-        for node in entries["edits"].value:
-            edit = _edit(node)
+        entries = _mapping(root, OF_A_SUITE)
+        (what, listed), *others = entries.items() or [("", root)]
+        if others or not isinstance(listed, yaml.SequenceNode):
+            raise _Mistake(root, "a suite is a list of edits under `edits:`, or under `captures:`")
+        edits: dict[str, Any] = {}
+        for node in listed.value:
+            edit = _edit(node) if what == "edits" else _capture(node)
             if edit.name in edits:
                 raise _Mistake(node, f"a second edit is named {edit.name!r}")
             edits[edit.name] = edit
         if not edits:
-            raise _Mistake(entries["edits"], "the list of edits is empty")
+            raise _Mistake(listed, "the list of edits is empty")
     except _Mistake as mistake:
         raise UserError(f"{path}, line {mistake.line}: {mistake}.") from None
     except yaml.MarkedYAMLError as error:
@@ -75,17 +102,37 @@ def _edit(node: yaml.Node) -> ToyEdit:
         except ValueError:
             known = ", ".join(edit.name for edit in EDITS)
             raise _Mistake(node, f"there is no toybox edit {node.value!r}, only {known}") from None
-    entries = _mapping(node, OF_AN_EDIT)
-    if missing := [key for key in OF_AN_EDIT if key not in entries]:
-        raise _Mistake(node, f"the edit lacks {', '.join(missing)}")
-    kind = entries["kind"].value
-    if kind not in get_args(EditKind):
-        raise _Mistake(entries["kind"], f"the kind is {kind!r}: it is one of {', '.join(get_args(EditKind))}")
+    entries, kind = _entries(node, OF_AN_EDIT)
     source = _scene(entries["source"], {})
     target = _scene(entries["target"], {name: getattr(source, name) for name in OF_A_SCENE})
     if source == target:
         raise _Mistake(entries["target"], "the target is the source: say what differs")
     return ToyEdit(str(entries["name"].value), kind, source, target)
+
+
+def _capture(node: yaml.Node) -> CaptureEdit:
+    entries, kind = _entries(node, OF_A_CAPTURE)
+    words = {key: str(entries[key].value).strip() for key in ("name", "source", "target", "data")}
+    for key, text in words.items():
+        if not isinstance(entries[key], yaml.ScalarNode) or not text:
+            raise _Mistake(entries[key], f"{key} is one line of text")
+    if not (folder := Path(words["data"])).exists():
+        raise _Mistake(
+            entries["data"],
+            f"there is no capture at {folder}: data_scripts/get_in2n_data.py fetches those of the papers",
+        )
+    return CaptureEdit(words["name"], kind, folder, words["source"], words["target"])
+
+
+def _entries(node: yaml.Node, keys: tuple[str, ...]) -> tuple[dict[str, yaml.Node], EditKind]:
+    """What an edit consists of, all of it there, and its kind."""
+    entries = _mapping(node, keys)
+    if missing := [key for key in keys if key not in entries]:
+        raise _Mistake(node, f"the edit lacks {', '.join(missing)}")
+    kind = entries["kind"].value
+    if kind not in get_args(EditKind):
+        raise _Mistake(entries["kind"], f"the kind is {kind!r}: it is one of {', '.join(get_args(EditKind))}")
+    return entries, kind
 
 
 def _scene(node: yaml.Node, given: dict[str, Any]) -> SceneSpec:

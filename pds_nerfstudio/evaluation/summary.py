@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pds_nerfstudio.evaluation.bench import ANCHORS, CEILING, NOTHING, SHOWN, VIEW, Cell, read_variant
+from pds_nerfstudio.evaluation.measure import Image3
 from pds_nerfstudio.pictures import contact_sheet, read_images
 
 COLUMNS = {
@@ -21,9 +22,27 @@ COLUMNS = {
     "view_consistency": ("consistency, dB", "{:.1f}"),
     "saturation_drift": ("saturation drift", "{:+.3f}"),
 }
-HEADINGS = ("method", "cells", *(title for title, _ in COLUMNS.values()))
+CAPTURE_COLUMNS = {
+    "directional_similarity": ("directional similarity", "{:.3f}"),
+    "clip_score": ("CLIP score", "{:.3f}"),
+    "directional_consistency": ("directional consistency", "{:.3f}"),
+    "psnr": ("PSNR to the source, dB", "{:.1f}"),
+    "ssim": ("SSIM to the source", "{:.3f}"),
+    "distance": ("distance to the source", "{:.3f}"),
+}
+"""Of scenes without a known answer, as `pds evaluate` defines them."""
+AXES = (
+    ("background_psnr", "background PSNR to the source (dB)"),
+    (
+        "psnr_to_target_in_change_mask_after",
+        "PSNR to the target in the change mask (dB)",
+    ),
+)
+CAPTURE_AXES = ("psnr", "PSNR to the source (dB)"), ("directional_similarity", "directional similarity")
 BRACKETED = ("psnr_to_target_in_change_mask_after", "target_probability_after")
 """Metrics in which doing nothing is the worst that a method should do, and the ceiling the best."""
+NOT_MEASURED = "not measured"
+"""Where a network that a metric needs is not on the machine."""
 KINDS = ("appearance", "addition", "shape")
 Records = Sequence[dict[str, Any]]
 
@@ -38,11 +57,36 @@ def mean_with_interval(values: Sequence[float], draws: int = 2000) -> tuple[floa
     return float(array.mean()), float(low), float(high)
 
 
+def columns(records: Records) -> dict[str, tuple[str, str]]:
+    """The metrics that are shown, with their titles and formats."""
+    return COLUMNS if _known_answer(records) else CAPTURE_COLUMNS
+
+
+def headings(records: Records) -> tuple[str, ...]:
+    """The table's first line."""
+    return ("method", "cells", *(title for title, _ in columns(records).values()))
+
+
+def sentence(record: dict[str, Any]) -> str:
+    """A cell's outcome in a few words: what changed, and what stayed."""
+    shown, metrics = columns([record]), record["metrics"]
+    across, up = AXES if shown is COLUMNS else CAPTURE_AXES
+    words = []
+    for name, _ in (up, across):
+        title, form = shown[name]
+        words.append(f"{title} {form.format(metrics[name]) if name in metrics else NOT_MEASURED}")
+    return ", ".join(words)
+
+
+def _known_answer(records: Records) -> bool:
+    return any(BRACKETED[0] in record["metrics"] for record in records)
+
+
 def table(records: Records) -> str:
     """Markdown: for each kind of edit a line per method, means over edits and seeds with their intervals."""
-    lines = []
+    lines, titles = [], headings(records)
     for kind, rows in _rows(records).items():
-        lines += [f"### {kind}", "", "| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
+        lines += [f"### {kind}", "", "| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in rows]
         lines.append("")
     return "\n".join(lines)
@@ -50,7 +94,7 @@ def table(records: Records) -> str:
 
 def page(suite: str, records: Records, outside: Sequence[str]) -> str:
     """The same as HTML, with the plot and the wall that lie beside it."""
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in HEADINGS)
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in headings(records))
     tables = ""
     for kind, rows in _rows(records).items():
         body = "".join("<tr>" + "".join(f"<td>{html.escape(entry)}</td>" for entry in row) + "</tr>\n" for row in rows)
@@ -76,12 +120,16 @@ def _rows(records: Records) -> dict[str, list[list[str]]]:
         for method in dict.fromkeys(record["method"] for record in records):
             chosen = [r["metrics"] for r in records if (r["kind"], r["method"]) == (kind, method)]
             if chosen:
-                entries = [_entry([m[name] for m in chosen], form) for name, (_, form) in COLUMNS.items()]
+                entries = [
+                    _entry([m[name] for m in chosen if name in m], form) for name, (_, form) in columns(records).items()
+                ]
                 rows.setdefault(kind, []).append([short(method), str(len(chosen)), *entries])
     return rows
 
 
 def _entry(values: list[float], form: str) -> str:
+    if not values:
+        return NOT_MEASURED
     mean, low, high = mean_with_interval(values)
     text = form.format(mean)
     return text if math.isnan(low) else f"{text} ({form.format(low)} … {form.format(high)})"
@@ -100,46 +148,55 @@ def outside_the_anchors(records: Records) -> list[str]:
                 f"{method} on {edit}, seed {seed}: {name} {metrics[name]:.3f} is {word} that of `{anchor}`, "
                 f"{bound[name]:.3f}."
                 for name in BRACKETED
-                if sign * (metrics[name] - bound[name]) < -1e-6
+                if name in metrics and name in bound and sign * (metrics[name] - bound[name]) < -1e-6
             ]
     return found
 
 
 def wall(cells: Sequence[Cell], path: Path) -> None:
-    """One held-out view of every edit (first seed): a row for each method, the ground truth below."""
+    """One held-out view of every edit (first seed): a row for each method, the ground truth below where it is known."""
     shown = {(cell.edit.name, cell.method): cell for cell in cells if cell.seed == 0}
     edits = list(dict.fromkeys(edit for edit, _ in shown))
     scenes = [next(cell for (name, _), cell in shown.items() if name == edit).scene_folder / "scene" for edit in edits]
-    truth = [read_images([scene / "target" / "images" / f"test_{SHOWN:03d}.png"])[0] for scene in scenes]
+    truths = [scene / "target" / "images" / f"test_{SHOWN:03d}.png" for scene in scenes]
     rows = {}
     for method in dict.fromkeys(method for _, method in shown):
         files = [shown[edit, method].folder / VIEW if (edit, method) in shown else None for edit in edits]
-        rows[short(method)] = [torch.ones_like(truth[0]) if file is None else read_images([file])[0] for file in files]
-    rows["ground truth"] = truth
+        rows[short(method)] = _pictures(files)
+    if all(truth.exists() for truth in truths):
+        rows["ground truth"] = _pictures(truths)
     contact_sheet(rows, path, "One held-out view of each edit", tile=96, columns=edits)
 
 
+def _pictures(files: Sequence[Path | None]) -> list[Image3]:
+    """Pictures from files, white where there is none."""
+    images = [None if file is None else read_images([file])[0] for file in files]
+    some = next(image for image in images if image is not None)
+    return [torch.ones_like(some) if image is None else image for image in images]
+
+
 def plot(records: Records, path: Path) -> None:
-    """Target against background PSNR: up is closer to what was asked, right closer to what was there."""
+    """What was asked against what should stay: up is closer to the target, right closer to the source."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    (across, across_title), (up, up_title) = AXES if _known_answer(records) else CAPTURE_AXES
     kinds = [kind for kind in KINDS if any(record["kind"] == kind for record in records)]
     figure, axes = plt.subplots(1, len(kinds), figsize=(4.2 * len(kinds), 3.8), squeeze=False, layout="constrained")
     methods = [m for m in dict.fromkeys(r["method"] for r in records) if m != NOTHING]
     for kind, axis in zip(kinds, axes[0], strict=True):
         for i, method in enumerate(methods):
             chosen = [r["metrics"] for r in records if (r["kind"], r["method"]) == (kind, method)]
-            x = [m["background_psnr"] for m in chosen]
-            y = [m["psnr_to_target_in_change_mask_after"] for m in chosen]
+            chosen = [m for m in chosen if across in m and up in m]
+            x, y = ([m[name] for m in chosen] for name in (across, up))
             axis.scatter(x, y, s=9, alpha=0.35, color=f"C{i}")
             if chosen:
                 axis.scatter(np.mean(x), np.mean(y), s=60, color=f"C{i}", edgecolor="black", label=short(method))
-        axis.set(title=kind, xlabel="background PSNR to the source (dB)")
+        axis.set(title=kind, xlabel=across_title)
         axis.grid(alpha=0.2)
-    axes[0][0].set_ylabel("PSNR to the target in the change mask (dB)")
+    axes[0][0].set_ylabel(up_title)
     axes[0][-1].legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -99,7 +99,7 @@ fresh as they began, and Piva as DDS."""
 
 def reconstruct(family: Family, data: Path, out: Path, steps: int, seed: int) -> Path:
     """Train `source-<family>` on a toybox dataset; returns the run's `config.yml`."""
-    config = _config(f"source-{family}", out, steps, seed)
+    config = headless(f"source-{family}", out, steps, seed)
     config.experiment_name = "source"
     config.pipeline.datamanager.data = data
     model: Any = config.pipeline.model
@@ -112,8 +112,7 @@ def reconstruct(family: Family, data: Path, out: Path, steps: int, seed: int) ->
             config.optimizers[group]["optimizer"].lr = rate
     else:
         _shrink_nerfacto(config)
-    ns_train.main(config)
-    return config.get_base_dir() / "config.yml"
+    return train(config)
 
 
 def run_edit(
@@ -132,7 +131,7 @@ def run_edit(
         changes: settings of the method, by the names of `ns-train`'s flags: "pipeline.objective.regularisation".
         steps_per_save: keep a checkpoint every so many steps; only the last by default.
     """
-    config = _config(method, out, settings.edit_steps, seed)
+    config = headless(method, out, settings.edit_steps, seed)
     config.experiment_name = "edited"
     config.load_dir = source.parent / config.relative_model_dir
     pipeline: Any = config.pipeline
@@ -163,8 +162,7 @@ def run_edit(
         change_setting(config, name, value)
     if steps_per_save is not None:
         config.steps_per_save, config.save_only_latest_checkpoint = steps_per_save, False
-    ns_train.main(config)
-    return config.get_base_dir() / "config.yml"
+    return train(config)
 
 
 def change_setting(config: Any, name: str, value: Any) -> Any:
@@ -292,7 +290,13 @@ def render_eval_views(pipeline: VanillaPipeline) -> Images:
     return torch.cat([render(pipeline.model, views.camera(i, *views.size(i))).image.cpu() for i in range(len(views))])
 
 
-def _config(method: str, out: Path, steps: int, seed: int) -> TrainerConfig:
+def train(config: TrainerConfig) -> Path:
+    """What `ns-train` does with this configuration; the run's `config.yml`."""
+    ns_train.main(config)
+    return config.get_base_dir() / "config.yml"
+
+
+def headless(method: str, out: Path, steps: int, seed: int) -> TrainerConfig:
     """A method's own configuration, headless, with one checkpoint at the end and nothing evaluated on the way."""
     config = copy.deepcopy(METHODS[method].config)
     config.output_dir = out / "runs"

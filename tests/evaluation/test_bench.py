@@ -4,15 +4,21 @@ import copy
 import json
 import math
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pds_nerfstudio.cli.bench import Bench
-from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.errors import UserError, one_sentence
 from pds_nerfstudio.evaluation import bench, summary
 from pds_nerfstudio.evaluation.suite import read_suite
 from pds_nerfstudio.evaluation.trial import SETTINGS, change_setting
+from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
 
 SUITES = Path(__file__).parents[2] / "suites"
@@ -31,6 +37,12 @@ def pretend(cell: bench.Cell):
         os._exit(1)
     bench.write_json(cell.record_file, {"method": cell.method})
     return {"method": cell.method}
+
+
+def refuse(cell: bench.Cell):
+    """As `ns-train` does when what it is given cannot work."""
+    with one_sentence():
+        raise UserError(f"No {cell.method} today.")
 
 
 def record(method: str, mask: float, edit="a", kind="shape", seed=0, probability=0.5, background=30.0):
@@ -107,6 +119,11 @@ def test_a_cell_that_fails_or_dies_stops_no_other(tmp_path):
     assert all("at all" in log for log in logs)
 
 
+def test_what_a_command_said_on_its_way_out_is_the_cells_failure(tmp_path):
+    ((_, outcome),) = bench._each(refuse, cells_of(tmp_path, ["nothing"])[:1], 1)
+    assert outcome == "No nothing today."
+
+
 def test_means_come_with_intervals_that_hold_them():
     values = [1.0, 2.0, 4.0, 5.0]
     mean, low, high = summary.mean_with_interval(values)
@@ -139,6 +156,67 @@ def test_who_is_worse_than_nothing_or_better_than_the_ceiling_is_named():
     (above,) = summary.outside_the_anchors([*records, record("pds-edit", 21)])
     assert "above that of `ceiling`" in above
     assert not summary.outside_the_anchors([record("pds-edit", 15)])
+
+
+def test_a_worker_ends_with_the_process_that_began_it(tmp_path):
+    began = f"""
+import time
+from pathlib import Path
+from test_bench import bench, cells_of, wait_forever
+for _ in bench._each(wait_forever, cells_of(Path({str(tmp_path)!r}), ["nothing"])[:1], 1):
+    pass
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen([sys.executable, "-c", began], env=environment) as process:
+        wait_for((tmp_path / "pid").exists)
+        process.kill()
+    worker = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not alive(worker))
+
+
+def wait_forever(cell: bench.Cell):
+    write_whole(cell.out / "pid", str(os.getpid()))
+    time.sleep(600)
+
+
+def wait_for(happens: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def alive(process: int) -> bool:
+    """Whether it runs; a process that nobody has collected yet does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_captures_share_a_reconstruction_and_are_judged_without_a_truth(toy_scene, tmp_path, capfd):
+    prompts = "source: a photo of a red can, target: a photo of a red"
+    suite = tmp_path / "own.yaml"
+    suite.write_text(
+        "captures:\n"
+        + f"- {{name: a, kind: shape, data: {toy_scene / 'source'}, {prompts} cone}}\n"
+        + f"- {{name: b, kind: shape, data: {toy_scene / 'source'}, {prompts} ball}}\n"
+    )
+    line = Bench(suite, ("nothing", "ceiling", "sds-edit"), out=tmp_path, prior="toybox")
+    replace(line, reconstruction_steps=10, edit_steps=2).run()
+    folder = tmp_path / "own" / "splatfacto"
+    assert [path.name for path in (folder / "scenes").iterdir()] == ["source.0"]
+    records = {(r["edit"], r["method"]): r["metrics"] for r in json.loads((folder / "results.json").read_text())}
+    assert set(records) == {(edit, method) for edit in "ab" for method in ("nothing", "sds-edit")}  # no ceiling
+    assert records["a", "nothing"]["psnr"] == "inf"
+    assert records["a", "sds-edit"]["psnr"] < 90
+    assert {"clip_score", "directional_similarity", "ssim", "distance"} <= set(records["a", "sds-edit"])
+    assert "CLIP score" in (folder / "table.md").read_text()
+    for name in ("pareto.png", "wall.png", "cells/a.sds-edit.0/sheet.png"):
+        assert (folder / name).stat().st_size > 5_000
+    with pytest.raises(UserError, match="no --family 2d"):
+        replace(line, family="2d").run()
 
 
 @pytest.mark.slow

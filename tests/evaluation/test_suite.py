@@ -34,6 +34,18 @@ def test_edits_are_named_or_spelled_out(tmp_path):
     assert own.target == SceneSpec("cube", floor="brown", hat=True)
 
 
+def test_the_real_suite_names_edits_of_every_kind_of_captures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="line 6: there is no capture at data/in2n/bear: data_scripts/get"):
+        read_suite(SUITES / "real.yaml")
+    for name in ("bear", "face", "fangzhou-small"):
+        (tmp_path / "data/in2n" / name).mkdir(parents=True)
+    suite = read_suite(SUITES / "real.yaml")
+    assert suite.of_captures
+    assert {edit.kind for edit in suite.edits} == {"appearance", "addition", "shape"}
+    assert Counter(edit.data.name for edit in suite.edits) == {"bear": 3, "face": 9, "fangzhou-small": 2}
+
+
 @pytest.mark.parametrize(
     ("text", "line", "what"),
     [
@@ -50,6 +62,12 @@ def test_edits_are_named_or_spelled_out(tmp_path):
         ("edits:\n- name: x\n  kind: addition\n  source: {}\n  target: {hats: true}\n", 5, "'hats' is not among"),
         ("edits:\n- name: x\n  name: y\n  kind: shape\n  source: {}\n  target: {}\n", 3, "given twice"),
         ("edits:\n- [\n", 3, ""),
+        ("edits: [raise-arms]\ncaptures: []\n", 1, "under `edits:`, or under `captures:`"),
+        ("captures:\n- raise-arms\n", 2, "expected `key: value`"),
+        ("captures:\n- {name: x, kind: shape, source: a, target: b}\n", 2, "lacks data"),
+        ("captures:\n- {name: x, kind: shape, source: a, target: b, data: no}\n", 2, "there is no capture at no"),
+        ("captures:\n- {name: x, kind: shape, source: a, target: '', data: .}\n", 2, "target is one line of text"),
+        ("captures:\n- {name: x, kind: shape, source: a, target: [b], data: .}\n", 2, "target is one line of text"),
     ],
 )
 def test_a_mistake_names_its_line(tmp_path, text, line, what):
