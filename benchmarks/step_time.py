@@ -13,7 +13,6 @@ import gc
 import itertools
 import json
 import platform
-import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from rendering import look_at_scene, scene
 from step_cost import SeparateCalls, gradient_edit
 from torch import Tensor
 
+from pds_nerfstudio.files import fill_in
 from pds_nerfstudio.objectives import PDS, surrogate_loss
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 from pds_nerfstudio.scenes.memory import bytes_per_ray, free_memory, rays_that_fit
@@ -34,7 +34,6 @@ from pds_nerfstudio.scenes.rendering import render
 
 PARTS = ("render", "encode", "unet", "backward", "optimiser")
 README = Path(__file__).parent.parent / "README.md"
-MARKS = ("<!-- step_time -->", "<!-- /step_time -->")
 
 
 @dataclass
@@ -170,18 +169,12 @@ def table(machine_name: str, rows: list[Row]) -> str:
 
 
 def fill_readme(source: str) -> None:
-    """Put the table of a JSON file, or "not measured", between the marks of README.md."""
+    """Put the table of a JSON file, or "not measured", into README.md."""
     text = "Time and memory of a step on a GPU: not measured (no GPU was at hand)."
     if source != "none":
         saved = json.loads(Path(source).read_text())
         text = table(saved["machine"], [Row(**row) for row in saved["rows"]])
-    old = README.read_text()
-    new, found = re.subn(
-        re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1]), lambda _: f"{MARKS[0]}\n{text}\n{MARKS[1]}", old, flags=re.S
-    )
-    if not found:
-        raise SystemExit(f"README.md has no place for the table: put {' '.join(MARKS)} there.")
-    README.write_text(new)
+    fill_in(README, "step_time", text)
 
 
 def main(

@@ -1,6 +1,7 @@
 """Files that are whole or absent, whatever interrupts their writer."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,3 +29,17 @@ def write_whole(path: Path, text: str) -> None:
     """Replace `path` by `text` (UTF-8), its folder made where there is none."""
     with written(path) as partial:
         partial.write_text(text, encoding="utf8")
+
+
+def fill_in(path: Path, place: str, text: str) -> None:
+    """Replace what stands between the comments <!-- place --> and <!-- /place --> of a Markdown file.
+
+    Raises:
+        ValueError: the file has no such place.
+    """
+    begin, end = f"<!-- {place} -->", f"<!-- /{place} -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), flags=re.DOTALL)
+    new, found = pattern.subn(lambda _: f"{begin}\n{text}\n{end}", path.read_text(encoding="utf8"))
+    if not found:
+        raise ValueError(f"{path} has no place for the table: put {begin} {end} there.")
+    write_whole(path, new)

@@ -337,8 +337,12 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A cell's record, with numbers where its JSON has "inf" or null."""
-    record = json.loads(path.read_text())
+    """A cell's record."""
+    return with_numbers(json.loads(path.read_text()))
+
+
+def with_numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as it is stored, with numbers where JSON has "inf" or null."""
     record["metrics"] = {name: math.nan if v is None else float(v) for name, v in record["metrics"].items()}
     return record
 

@@ -70,7 +70,7 @@ class TrialSettings:
 
 SETTINGS: dict[Family | Literal["2d"], TrialSettings] = {
     "2d": TrialSettings(reconstruction_steps=0, edit_steps=500, guidance_scale=7.5),
-    "splatfacto": TrialSettings(reconstruction_steps=600, edit_steps=800, guidance_scale=15.0),
+    "splatfacto": TrialSettings(reconstruction_steps=600, edit_steps=800, guidance_scale=7.5),
     "nerfacto": TrialSettings(reconstruction_steps=1000, edit_steps=500, guidance_scale=15.0),
 }
 
