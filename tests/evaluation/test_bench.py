@@ -1,6 +1,7 @@
 """The benchmark: what it plans, resumes, survives and sums up; and one small suite for real."""
 
 import copy
+import importlib.util
 import json
 import math
 import os
@@ -147,6 +148,23 @@ def test_the_table_has_a_line_per_kind_and_method():
     assert "worse &lt;than&gt; nothing" in html
 
 
+def test_the_readmes_table_has_a_line_per_method_and_a_column_per_kind():
+    spec = importlib.util.spec_from_file_location("fill_benchmark", SUITES.parent / "data_scripts/fill_benchmark.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    records = [record("pds-edit", 14, "a"), record("pds-edit", 16, "b"), record("nothing", 9, "c", "addition")]
+    records[2]["metrics"]["background_psnr"] = math.inf
+    text = script.short_table([r | {"seconds": 30.0} for r in records])
+    assert text.splitlines() == [
+        "| | addition | shape | seconds |",
+        "|---|---|---|---|",
+        "| `pds-edit` |  | 15.0 / 30.0 / 100% | 30 |",
+        "| `nothing` | 9.0 / all / 100% |  | 30 |",
+    ]
+
+
 def test_who_is_worse_than_nothing_or_better_than_the_ceiling_is_named():
     records = [record("nothing", 10), record("ceiling", 20, probability=1.0)]
     assert not summary.outside_the_anchors([*records, record("pds-edit", 15)])
@@ -258,6 +276,10 @@ def test_a_small_suite_runs_for_real_resumes_and_repeats(tmp_path, capfd):
     assert all(r["metrics"]["background_psnr"] < 90 for r in first if r["method"] == "pds-edit")
     assert (folder / "pareto.png").stat().st_size > 10_000
     assert "### appearance" in (folder / "table.md").read_text()
+
+    table = (folder / "table.md").read_text()
+    Bench(SUITES / "ci.yaml", ("nothing", "pds-edit", "pnr-edit"), out=tmp_path / "a", only_table=True).run()
+    assert (folder / "table.md").read_text() == table  # pnr-edit was not run
 
     again = next(folder.glob("cells/can-to-cone.pds-edit.0/record.json"))
     others = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/record.json") if path != again}
