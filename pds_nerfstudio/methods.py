@@ -140,8 +140,8 @@ def _edit_of_splatfacto(name: str, pipeline: EditPipelineConfig, description: st
     optimizers = {
         # Higher than splatfacto's own, which have 30,000 photometric steps; a tenth of it at the end of the edit.
         "means": _adam(1e-3, 1e-4),
-        "features_dc": _adam(0.03, 0.003),
-        "features_rest": _adam(0.03 / 20, 0.003 / 20),
+        "features_dc": _adam(0.01, 0.001),
+        "features_rest": _adam(0.01 / 20, 0.001 / 20),
         "opacities": _adam(0.05, 0.005),
         "scales": _adam(0.01, 0.001),
         "quats": _adam(0.002, 0.0002),

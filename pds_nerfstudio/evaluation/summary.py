@@ -39,8 +39,14 @@ AXES = (
     ),
 )
 CAPTURE_AXES = ("psnr", "PSNR to the source (dB)"), ("directional_similarity", "directional similarity")
-BRACKETED = ("psnr_to_target_in_change_mask_after", "target_probability_after")
-"""Metrics in which doing nothing is the worst that a method should do, and the ceiling the best."""
+BRACKETED = {
+    "psnr_to_target_in_change_mask_after": 1,
+    "ssim_to_target_in_change_mask": 1,
+    "distance_to_target_in_change_mask": -1,
+    "target_probability_after": 1,
+}
+"""Metrics in which doing nothing is the worst that a method should do, and the ceiling the best; 1 where higher is
+better, -1 where lower is."""
 NOT_MEASURED = "not measured"
 """Where a network that a metric needs is not on the machine."""
 KINDS = ("appearance", "addition", "shape")
@@ -79,7 +85,7 @@ def sentence(record: dict[str, Any]) -> str:
 
 
 def _known_answer(records: Records) -> bool:
-    return any(BRACKETED[0] in record["metrics"] for record in records)
+    return any(AXES[1][0] in record["metrics"] for record in records)
 
 
 def table(records: Records) -> str:
@@ -136,20 +142,26 @@ def _entry(values: list[float], form: str) -> str:
 
 
 def outside_the_anchors(records: Records) -> list[str]:
-    """Where a method does worse than nothing, or better than the ceiling: one sentence each."""
+    """Where methods do worse than nothing, or better than the ceiling: one sentence for each method and metric."""
     of_cell = {(r["edit"], r["seed"], r["method"]): r["metrics"] for r in records}
     found = []
-    for (edit, seed, method), metrics in of_cell.items():
-        for anchor, sign, word in ((NOTHING, 1, "below"), (CEILING, -1, "above")):
-            bound = of_cell.get((edit, seed, anchor))
-            if bound is None or method in ANCHORS:
-                continue
-            found += [
-                f"{method} on {edit}, seed {seed}: {name} {metrics[name]:.3f} is {word} that of `{anchor}`, "
-                f"{bound[name]:.3f}."
-                for name in BRACKETED
-                if name in metrics and name in bound and sign * (metrics[name] - bound[name]) < -1e-6
-            ]
+    for method in dict.fromkeys(record["method"] for record in records if record["method"] not in ANCHORS):
+        for name, better in BRACKETED.items():
+            for anchor, sign, word in ((NOTHING, better, "worse than"), (CEILING, -better, "better than")):
+                pairs = {
+                    f"{edit}, seed {seed}": (metrics[name], of_cell[edit, seed, anchor][name])
+                    for (edit, seed, of), metrics in of_cell.items()
+                    if of == method and name in metrics and name in of_cell.get((edit, seed, anchor), {})
+                }
+                beyond = {cell: sign * (bound - value) for cell, (value, bound) in pairs.items()}
+                outside = [cell for cell, excess in beyond.items() if excess > 1e-6]
+                if outside:
+                    cell = max(outside, key=beyond.__getitem__)
+                    value, bound = pairs[cell]
+                    found.append(
+                        f"{method}: {name} is {word} that of `{anchor}` in {len(outside)} of {len(pairs)} cells, "
+                        f"furthest on {cell}: {value:.3f} and {bound:.3f}."
+                    )
     return found
 
 

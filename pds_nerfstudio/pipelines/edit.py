@@ -180,7 +180,7 @@ class EditPipeline(VanillaPipeline):
         self._source_latents: dict[int, Tensor] = {}
         self._source_controls: dict[int, Tensor] = {}
         self.held = Held(self.model, None)
-        """What box and masks keep from moving."""
+        """What the region keeps from moving."""
         self.decisions: dict[str, str] = {}
         """What this run has decided for itself, in words."""
         self.last_view: tuple[Tensor, Tensor] | None = None
@@ -213,22 +213,26 @@ class EditPipeline(VanillaPipeline):
         return state
 
     def confine(self, state: dict[str, Tensor] | None = None) -> None:
-        """Hold what lies outside box and masks, as the scene is now or as `state`, an edit's that goes on, says.
+        """Hold what lies outside the region, as the scene is now or as `state`, an edit's that goes on, says.
 
         Raises:
             UserError: nothing lies inside, or the masks cannot be read.
         """
-        region: Region | None = None if self.config.box is None else Box(self.config.box)
-        if self.config.masks is not None:
-            masks = hull_of_masks(self.model, train_views(self.datamanager), self.config.masks)
-            region = masks if region is None else Common(region, masks)
-        self.held = Held(self.model, region)
+        self.held = Held(self.model, self.region())
         if state is not None and HELD in state and isinstance(self.model, SplatfactoScene):
             self.model.hold(state[HELD])
         if isinstance(self.model, SplatfactoScene) and self.model.held is not None:
             free = len(self.model.held) - int(self.model.held.sum())
             self.decisions["confined"] = f"{free} of {len(self.model.held)} Gaussians may change."
             CONSOLE.log(self.decisions["confined"])
+
+    def region(self) -> Region | None:
+        """Where the scene may change; None for everywhere."""
+        region: Region | None = None if self.config.box is None else Box(self.config.box)
+        if self.config.masks is not None:
+            masks = hull_of_masks(self.model, train_views(self.datamanager), self.config.masks)
+            region = masks if region is None else Common(region, masks)
+        return region
 
     def load_beside(self, state: dict[str, Tensor]) -> None:
         """Take the adapters, where this edit has any, from the pipeline state dict of an edit that goes on."""

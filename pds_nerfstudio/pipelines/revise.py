@@ -41,8 +41,9 @@ from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.vsd import VSD
 from pds_nerfstudio.pipelines.edit import EditPipeline, EditPipelineConfig, SourceView
 from pds_nerfstudio.pipelines.perceptual import Perceptual
-from pds_nerfstudio.scenes.hull import INSIDE, Hull
+from pds_nerfstudio.scenes.hull import INSIDE, Hull, Region
 from pds_nerfstudio.scenes.perturb import perturb_nerf, perturb_splats, redraw_tcnn
+from pds_nerfstudio.scenes.region import Common
 from pds_nerfstudio.scenes.rendering import Rendering, render
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class ReviseConfig(EditPipelineConfig):
     perturb: Literal["everywhere", "relevant"] = "relevant"
     """What is perturbed: the whole scene, as in the paper, or the part of it where the prior, asked about the source's
     views, would change something for the target prompt."""
+    change: Literal["everywhere", "relevant"] = "everywhere"
+    """What may change at all: the whole scene, or that part of it alone. The rest is then held, as outside a box."""
     probe_steps: int = 50
     """eta "auto" only: steps of the probe."""
     eta_max: float = 0.6
@@ -179,16 +182,25 @@ class RevisePipeline(EditPipeline):
             redraw_tcnn(fresh, seed)
             perturb_nerf(self.model, fresh, eta, hull)
 
+    def region(self) -> Region | None:
+        """Where the scene may change; None for everywhere."""
+        region = super().region()
+        if self.config.change == "everywhere":
+            return region
+        hull = self.relevant_hull()
+        return hull if region is None else Common(region, hull)
+
     @torch.no_grad()
     def relevant_hull(self) -> Hull:
         """Where in space the prior asks for change, by the source's training views."""
         prior, views = self._ready()
+        source = self.source_scene()
         stride = max(1, math.ceil(len(views) / HULL_VIEWS))
         cameras, masks, renderings = [], [], []
         for index in track(range(0, len(views), stride), "where to perturb", console=CONSOLE, transient=True):
             height, width = self._working_size(prior, views, index)
             cameras.append(views.camera(index, height, width))
-            renderings.append(render(self.model, cameras[-1]))
+            renderings.append(render(source, cameras[-1]))
             masks.append(self._relevance(prior, self._source_view(prior, views, index, height, width)))
         return Hull.from_renderings(cameras, masks, renderings)
 

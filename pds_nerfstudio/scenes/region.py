@@ -80,13 +80,13 @@ class Held:
             if model.held is not None and bool(model.held.all()):
                 low, high = model.means.detach().aminmax(dim=0)
                 raise UserError(
-                    f"The box or the masks contain none of the {len(model.means)} Gaussians, which lie between "
-                    f"{_listed(low.tolist())} and {_listed(high.tolist())}: give others."
+                    f"The region to change contains none of the {len(model.means)} Gaussians, which lie between "
+                    f"{_listed(low.tolist())} and {_listed(high.tolist())}: give another box or other masks."
                 )
         elif region is not None and isinstance(model, NerfactoModel):
             read = entries_read(model, region)
             if not any(bool(entries.any()) for entries in read.values()):
-                raise UserError("The box or the masks contain nothing of the scene: give others.")
+                raise UserError("The region to change contains nothing of the scene: give another box or other masks.")
             self._entries = {
                 name: ~read[name] if name in read else torch.ones_like(parameter, dtype=torch.bool)
                 for name, parameter in nerf_parameters(model).items()

@@ -168,11 +168,19 @@ def test_the_readmes_table_has_a_line_per_method_and_a_column_per_kind():
 def test_who_is_worse_than_nothing_or_better_than_the_ceiling_is_named():
     records = [record("nothing", 10), record("ceiling", 20, probability=1.0)]
     assert not summary.outside_the_anchors([*records, record("pds-edit", 15)])
-    (below,) = summary.outside_the_anchors([*records, record("pds-edit", 9)])
-    assert "pds-edit on a, seed 0" in below
-    assert "below that of `nothing`" in below
-    (above,) = summary.outside_the_anchors([*records, record("pds-edit", 21)])
-    assert "above that of `ceiling`" in above
+    (worse,) = summary.outside_the_anchors([*records, record("pds-edit", 9)])
+    assert "pds-edit: psnr_to_target_in_change_mask_after is worse than that of `nothing` in 1 of 1 cells" in worse
+    assert "furthest on a, seed 0: 9.000 and 10.000" in worse
+    (better,) = summary.outside_the_anchors([*records, record("pds-edit", 21)])
+    assert "better than that of `ceiling`" in better
+    far = record("pds-edit", 15)
+    far["metrics"]["distance_to_target_in_change_mask"] = 0.2
+    (worse,) = summary.outside_the_anchors([*records, far])
+    assert "distance_to_target_in_change_mask is worse than that of `nothing`" in worse
+    (one_of_two,) = summary.outside_the_anchors(
+        [*records, *(r | {"seed": 1} for r in records), record("pds-edit", 9), record("pds-edit", 15, seed=1)]
+    )
+    assert "in 1 of 2 cells" in one_of_two
     assert not summary.outside_the_anchors([record("pds-edit", 15)])
 
 

@@ -75,7 +75,7 @@ def test_a_resumed_and_densified_local_edit_still_holds_the_rest(ns_train, toy_s
 
 
 def test_a_box_that_contains_nothing_is_an_error(ns_train, toy_splats, capfd):
-    for box, message in (((90, 90, 90, 91, 91, 91), "contain none of the"), ((0, 0, 0, 0, 1, 1), "is empty")):
+    for box, message in (((90, 90, 90, 91, 91, 91), "contains none of the"), ((0, 0, 0, 0, 1, 1), "is empty")):
         with pytest.raises(SystemExit):
             ns_train(
                 *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--pipeline.box", *box),

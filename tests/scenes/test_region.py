@@ -68,9 +68,9 @@ def test_whatever_happens_within_holding_is_put_back_outside(splats, nerfacto):
 
 def test_a_box_without_anything_in_it_is_an_error(splats, nerfacto):
     nowhere = Box((50.0, 50.0, 50.0, 51.0, 51.0, 51.0))
-    with pytest.raises(UserError, match="contain none of the 60 Gaussians"):
+    with pytest.raises(UserError, match="contains none of the 60 Gaussians"):
         Held(splats(), nowhere)
-    with pytest.raises(UserError, match="contain nothing"):
+    with pytest.raises(UserError, match="contains nothing"):
         Held(nerfacto(), nowhere)
 
 
