@@ -226,6 +226,11 @@ class EditPipeline(VanillaPipeline):
             self.decisions["confined"] = f"{free} of {len(self.model.held)} Gaussians may change."
             CONSOLE.log(self.decisions["confined"])
 
+    @property
+    def confining(self) -> tuple[str, ...]:
+        """Names of the settings that the region depends on and that may change while the edit runs."""
+        return ("box",)
+
     def region(self) -> Region | None:
         """Where the scene may change; None for everywhere."""
         region: Region | None = None if self.config.box is None else Box(self.config.box)

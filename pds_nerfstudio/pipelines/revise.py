@@ -182,6 +182,11 @@ class RevisePipeline(EditPipeline):
             redraw_tcnn(fresh, seed)
             perturb_nerf(self.model, fresh, eta, hull)
 
+    @property
+    def confining(self) -> tuple[str, ...]:
+        """Names of the settings that the region depends on and that may change while the edit runs."""
+        return ("box", "prompts") if self.config.change == "relevant" else ("box",)
+
     def region(self) -> Region | None:
         """Where the scene may change; None for everywhere."""
         region = super().region()

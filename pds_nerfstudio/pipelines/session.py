@@ -261,13 +261,13 @@ class Session:
     def _make(self, name: str, value: Any) -> None:
         trainer, pipeline = self._trainer, self._trainer.pipeline
         if name in SETTINGS:
-            box = pipeline.config.box
+            before = settings_of(pipeline.config).get(name)
             change_setting(pipeline.config, name, value)
-            if name == "box":
+            if name in pipeline.confining:
                 try:
                     pipeline.confine()
                 except UserError:
-                    pipeline.config.box = box
+                    change_setting(pipeline.config, name, before)
                     pipeline.confine()
                     raise
         elif name == "snapshot":

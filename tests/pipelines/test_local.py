@@ -74,6 +74,24 @@ def test_a_resumed_and_densified_local_edit_still_holds_the_rest(ns_train, toy_s
         assert torch.equal(edited[name][held], source[name][~inside]), name
 
 
+def test_what_the_prior_would_leave_alone_is_held_also_after_a_resume(ns_train, toy_splats):
+    confined = (*TOYBOX, "--pipeline.change", "relevant", "--pipeline.resolution", 64, "--pipeline.refine-steps", 0)
+    first = ns_train(
+        *("pnr-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *confined, "--max-num-iterations", 6)
+    )
+    resumed = ns_train(
+        *("pnr-edit-splat", "--load-dir", first.get_base_dir(), *confined, "--max-num-iterations", 8),
+    )
+    source = load_source_state(find_run(toy_splats))
+    edited, again = (load_source_state(find_run(run.get_base_dir())) for run in (first, resumed))
+    held = edited["held"]
+    assert 0.3 < held.float().mean() < 0.98
+    assert torch.equal(again["held"], held)
+    for name in (name for name in source if "gauss_params" in name and source[name].numel()):
+        assert torch.equal(again[name][held], source[name][held]), name
+        assert not torch.equal(again[name][~held], source[name][~held]), name
+
+
 def test_a_box_that_contains_nothing_is_an_error(ns_train, toy_splats, capfd):
     for box, message in (((90, 90, 90, 91, 91, 91), "contains none of the"), ((0, 0, 0, 0, 1, 1), "is empty")):
         with pytest.raises(SystemExit):

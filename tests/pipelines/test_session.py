@@ -150,6 +150,19 @@ def test_nerfs_are_restored_too(steered, toy_nerf):
 
 
 @pytest.mark.slow
+def test_other_prompts_free_what_they_would_change(steered, toy_splats):
+    edit = ("--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--pipeline.change", "relevant")
+    sizes = ("--pipeline.resolution", 64, "--pipeline.refine-steps", 0, "--max-num-iterations", 4)
+    new = ["a photo of a red can", "a photo of a red can wearing a hat"]
+    first, other = (
+        load_source_state(find_run(steered(requests, "pnr-edit-splat", *edit, *sizes).get_base_dir()))["held"]
+        for requests in ({}, {2: [("prompts", new)]})
+    )
+    assert 0 < (first != other).float().mean() < 0.9
+    assert not other.all()
+
+
+@pytest.mark.slow
 def test_a_resumed_edit_goes_on_with_the_changed_settings_and_keeps_the_log(steered, ns_train, toy_splats):
     new = ["a photo of a red can", "a photo of a blue can"]
     edit = ("--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 6)
