@@ -31,7 +31,7 @@ Family = Literal["splatfacto", "nerfacto"]
 Objective = Literal["pds", "pnr"]
 PACKAGES = ("pds-nerfstudio", "nerfstudio", "gsplat", "torch", "diffusers", "transformers")
 SHOWN: dict[Family, tuple[tuple[str, Objective], ...]] = {
-    "splatfacto": (("can-to-cone", "pnr"), ("red-to-blue", "pds")),
+    "splatfacto": (("can-to-cone", "pnr"), ("red-to-blue", "pnr")),
     "nerfacto": (("can-to-cone", "pnr"),),
 }
 """What the demo shows unless asked for something else: a change of shape, then one of colour; on NeRFs, which take
@@ -45,7 +45,8 @@ class Demo:
     edit: str | None = None
     """Which toybox edit; an unknown name lists the known ones. By default one of shape, and on splats one of colour."""
     method: Objective | None = None
-    """By what: "pds", or "pnr" (perturb and revise). By default pnr for edits of shape, else pds."""
+    """By what: "pds", or "pnr" (perturb and revise; what is no edit of shape leaves all but the relevant part as it
+    is)."""
     family: Family = "splatfacto"
     """What the scenes are reconstructed as."""
     out: Path = Path("outputs/demo")
@@ -71,7 +72,7 @@ class Demo:
                 edit = find_edit(self.edit)
             except ValueError as error:
                 raise UserError(str(error)) from error
-            jobs = [(edit, self.method or ("pnr" if edit.kind == "shape" else "pds"))]
+            jobs = [(edit, self.method or "pnr")]
         self._clear()
         console = Console(file=sys.stdout)
         started: dict[str, float] = {}
@@ -116,6 +117,11 @@ class Demo:
         }
         settings = trial.SETTINGS[self.family]
         settings = dataclasses.replace(settings, **{name: value for name, value in given.items() if value is not None})
+        changes: dict[str, Any] = {}
+        if method == "pnr" and edit.kind != "shape":
+            changes = {"pipeline.change": "relevant"}
+            if self.guidance_scale is None:
+                settings = dataclasses.replace(settings, guidance_scale=trial.LOCAL_GUIDANCE)
         name = f"{method}-edit" + "-splat" * (self.family == "splatfacto")
         out, seconds = self.out / edit.name, {}
         scene = out / "scene"
@@ -125,7 +131,7 @@ class Demo:
         with self._stage("reconstruct", f"Reconstructing it: ns-train source-{self.family}", console, seconds):
             source = trial.reconstruct(self.family, scene / "source", out, settings.reconstruction_steps, self.seed)
         with self._stage("edit", f"Editing it: ns-train {name}", console, seconds):
-            edited = trial.run_edit(name, source, edit, out, settings, self.seed)
+            edited = trial.run_edit(name, source, edit, out, settings, self.seed, changes)
         with self._stage(
             "evaluate", "Comparing held-out views with the ground truth, filming an orbit", console, seconds
         ):
@@ -140,7 +146,7 @@ class Demo:
             "source_prompt": edit.source_prompt,
             "target_prompt": edit.target_prompt,
             "method": name,
-            "settings": dataclasses.asdict(settings),
+            "settings": dataclasses.asdict(settings) | changes,
             **comparison.numbers,
             "seconds": seconds,
         }

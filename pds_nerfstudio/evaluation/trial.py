@@ -75,6 +75,9 @@ SETTINGS: dict[Family | Literal["2d"], TrialSettings] = {
 }
 
 
+LOCAL_GUIDANCE = 15.0
+"""Guidance where only the relevant part may change: what a higher one would do to the rest does not happen."""
+
 SPLAT_EPSILON = {"means": 0.1, "features_dc": 3e-3, "opacities": 1e-3, "scales": 2e-3, "quats": 2e-3}
 """Adam's ε for each group, about the median gradient of an edit's middle. With nerfstudio's 1e-15 every Gaussian moves
 at the full rate, however small and noisy its gradient, and the floor drifts: 33.4 against 34.7 dB of background."""

@@ -15,7 +15,8 @@ def test_the_demo_edits_shape_and_colour_and_leaves_the_rest(run_command, tmp_pa
     assert report["background_psnr"] >= 28
     assert report["target_probability_after"] >= 0.8
     assert report["target_probability_before"] < 0.5
-    assert {edit["method"] for edit in report["edits"].values()} == {"pnr-edit-splat", "pds-edit-splat"}
+    assert {edit["method"] for edit in report["edits"].values()} == {"pnr-edit-splat"}
+    assert report["edits"]["red-to-blue"]["background_psnr"] >= 40  # only the ball may change
     for name, edit in report["edits"].items():
         assert edit["psnr_to_target_after"] > edit["psnr_to_target_before"] + 3, name
         assert edit["target_probability_after"] >= 0.8, name
