@@ -65,7 +65,11 @@ class Bench:
         settings = replace(own, **{name: value for name, value in given.items() if value is not None})
         out = (self.out / suite.name / self.family).resolve()  # runs remember where they are
         cells = bench.plan_cells(suite, self.methods, self.family, self.seeds, out, settings)
+        bench.check_records(cells)
         console = Console(soft_wrap=True, highlight=False)
+        for method in self.methods:
+            if not any(cell.method == method for cell in cells):
+                console.print(f"{method} is left out: it has no meaning for these scenes.", markup=False)
         mine = [] if self.only_table else cells[index::count]
         failures = self._run(mine, console) if mine else []
         if count == 1:

@@ -144,6 +144,24 @@ def _check_captures(suite: Suite, family: Setting) -> None:
             raise UserError(f"{folder} and {other} have one name, by which their reconstructions are kept: rename one.")
 
 
+def check_records(cells: Iterable[Cell]) -> None:
+    """Make sure that what is there already is what would be run.
+
+    Raises:
+        UserError: a record was made with other settings, or of another edit of that name.
+    """
+    for cell in cells:
+        if not cell.record_file.exists():
+            continue
+        record = read_record(cell.record_file)
+        wanted = json.loads(json.dumps(cell.describe()))
+        if other := [name for name, value in wanted.items() if record.get(name) != value]:
+            raise UserError(
+                f"{cell.record_file} was made with another {other[0]} ({record.get(other[0])} instead of "
+                f"{wanted[other[0]]}): give another --out, or remove it."
+            )
+
+
 def flat_methods() -> list[str]:
     """Methods that are their objective alone: they neither perturb a scene nor replace its images."""
     edits = [name for name in METHODS if name.endswith("-edit")]

@@ -105,6 +105,14 @@ def test_settings_that_do_not_exist_are_refused_before_anything_runs(tmp_path, m
         cells_of(tmp_path, [method])
 
 
+def test_records_of_other_settings_are_not_taken_for_these(tmp_path):
+    cells = cells_of(tmp_path, ["nothing"])
+    bench.write_json(cells[0].record_file, cells[0].describe() | {"metrics": {}})
+    bench.check_records(cells)
+    with pytest.raises(UserError, match=r"made with another settings .* give another --out"):
+        bench.check_records(replace(cell, settings=replace(cell.settings, edit_steps=7)) for cell in cells)
+
+
 def test_a_cell_that_fails_or_dies_stops_no_other(tmp_path):
     outcomes = dict(
         ((cell.edit.kind, cell.method), outcome) for cell, outcome in bench._each(pretend, cells_of(tmp_path), 2)
