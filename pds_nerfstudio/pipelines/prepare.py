@@ -287,7 +287,8 @@ def _decay_over_the_edit(config: TrainerConfig, default: TrainerConfig) -> None:
     """Learning rates reach their final value when the edit ends, unless the command line says when."""
     for name, group in config.optimizers.items():
         scheduler, of_method = group["scheduler"], default.optimizers.get(name, {}).get("scheduler")
-        if hasattr(scheduler, "max_steps") and scheduler == of_method:
+        ends = getattr(scheduler, "max_steps", None)
+        if ends is not None and ends == getattr(of_method, "max_steps", None):
             group["scheduler"] = dataclasses.replace(scheduler, max_steps=config.max_num_iterations)
 
 

@@ -1,5 +1,6 @@
 """Edits through `ns-train`: they move the scene, resume, chain, and never touch their source."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 import torch
 import yaml
 
+from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pipelines.prepare import _decay_over_the_edit
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
 
 from .conftest import HEADLESS, PROMPTS
@@ -197,3 +200,15 @@ def test_a_tensorboard_run_ends_by_itself_and_logs_pictures_of_before_and_after(
     assert (before.step, after.step) == (0, 11)
     assert before.width == 2 * before.height == 64
     assert before.encoded_image_string != after.encoded_image_string
+
+
+def test_learning_rates_decay_over_the_edit_whatever_they_end_at():
+    default = METHODS["pds-edit-splat"].config
+    config = copy.deepcopy(default)
+    config.max_num_iterations = 7
+    config.optimizers["means"]["scheduler"].lr_final = 1e-5
+    config.optimizers["quats"]["scheduler"].max_steps = 50
+    config.optimizers["scales"]["scheduler"] = None
+    _decay_over_the_edit(config, default)
+    ends = {name: group["scheduler"] and group["scheduler"].max_steps for name, group in config.optimizers.items()}
+    assert (ends["means"], ends["opacities"], ends["quats"], ends["scales"]) == (7, 7, 50, None)
