@@ -95,8 +95,8 @@ SUCCESS_SHARE = 0.9
 source."""
 
 NERF_RATE = 3e-3
-"""Learning rate of a toybox NeRF's field; in an edit from the first step to the last. At nerfacto's 1e-2 its small torch
-networks tie colour channels together: a man's head comes out grey, 25.4 instead of 31.4 dB after 1000 steps."""
+"""Learning rate of a toybox NeRF's field; in an edit from the first step to the last. At nerfacto's 1e-2 its small
+torch networks tie colour channels together: a man's head comes out grey, 25.4 instead of 31.4 dB after 1000 steps."""
 
 
 TRIAL_ADAPTER_RATE, PIVA_WARMUP = 1e-3, 300
