@@ -113,7 +113,7 @@ def test_a_killed_edit_continues_from_its_last_checkpoint_and_ends_where_the_str
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 300
-    while not (found := list((tmp_path / "killed").rglob("step-*.ckpt"))):
+    while not (found := list((tmp_path / "killed").rglob("nerfstudio_models/step-*.ckpt"))):
         assert process.poll() is None, "the edit ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -104,7 +104,7 @@ def test_a_killed_run_keeps_its_images_and_ends_where_the_straight_one_does(
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 600
-    while not (found := list((tmp_path / "killed").rglob("step-*.ckpt"))):
+    while not (found := list((tmp_path / "killed").rglob("nerfstudio_models/step-*.ckpt"))):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)
