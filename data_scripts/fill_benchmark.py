@@ -37,7 +37,7 @@ def main(results: Path, name: str = "dev_splats") -> None:
     outside = summary.outside_the_anchors(records)
     text = summary.table(records)
     if outside:
-        text += "### outside the anchors\n\n" + "\n".join(f"- {line}" for line in outside) + "\n"
+        text += "\n### outside the anchors\n\n" + "\n".join(f"- {line}" for line in outside) + "\n"
     fill_in(ROOT / "docs/benchmark.md", "bench", text)
     fill_in(ROOT / "README.md", "bench", short_table(records))
     for picture in ("pareto", "wall"):

@@ -122,7 +122,7 @@ class Bench:
         text = summary.table(records)
         outside = summary.outside_the_anchors(records)
         if outside:
-            text += "### outside the anchors\n\n" + "\n".join(f"- {line}" for line in outside) + "\n"
+            text += "\n### outside the anchors\n\n" + "\n".join(f"- {line}" for line in outside) + "\n"
         write_whole(out / "table.md", text)
         write_whole(out / "table.html", summary.page(suite.name, records, outside))
         summary.plot(records, out / "pareto.png")

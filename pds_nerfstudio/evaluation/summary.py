@@ -209,7 +209,8 @@ def plot(records: Records, path: Path) -> None:
         axis.set(title=kind, xlabel=across_title)
         axis.grid(alpha=0.2)
     axes[0][0].set_ylabel(up_title)
-    axes[0][-1].legend(fontsize=7)
+    handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), fontsize=7, loc="outside lower center", ncols=5)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
