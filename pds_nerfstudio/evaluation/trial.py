@@ -84,7 +84,7 @@ at the full rate, however small and noisy its gradient, and the floor drifts: 33
 
 SPLAT_COLOUR_RATE = 0.03
 """Learning rate of splats' colours in an edit, a tenth at its end. The methods' own 0.01 is for thousands of steps: in
-400 of them a red ball cannot become blue (15.0 against 17.1 dB in the mask, probability 0.59 against 0.98)."""
+400 of them a red ball cannot become blue (docs/benchmark.md)."""
 
 SIDES = ("source", "target")
 SPLAT_RATES = {"means": 1e-3, "features_dc": 0.02}
