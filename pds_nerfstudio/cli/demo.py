@@ -88,7 +88,7 @@ class Demo:
             comparison: trial.Comparison = outcome.comparison
             rows |= {
                 comparison.edit.source_prompt.removeprefix("a photo of "): comparison.source,
-                outcome.report["method"]: comparison.edited,
+                f"{outcome.report['method']}: {comparison.edit.name}": comparison.edited,
                 f"truth: {comparison.edit.target_prompt.removeprefix('a photo of ')}": comparison.truth,
             }
         contact_sheet(rows, self.out / "contact_sheet.png", "held-out views: before, edited, ground truth")
