@@ -174,7 +174,7 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
         mixed_precision="no" if precision == "fp32" else precision, gradient_accumulation_steps=settings.accumulate
     )
     set_seed(settings.seed)
-    console, first = Console(quiet=not accelerator.is_main_process), accelerator.is_main_process
+    console, first = Console(soft_wrap=True, quiet=not accelerator.is_main_process), accelerator.is_main_process
     if first:
         with _saving(out, "The settings"):
             write_whole(out / SETTINGS, json.dumps(record(settings, photographs), indent=2) + "\n")

@@ -277,9 +277,11 @@ def test_what_is_more_than_an_objective_edits_no_pictures(tmp_path, method):
 
 @pytest.mark.slow
 def test_a_small_suite_runs_for_real_resumes_and_repeats(tmp_path, capfd):
+    def bench(out: Path, *methods: str, only_table: bool = False) -> None:
+        Bench(SUITES / "ci.yaml", methods, out=out, reconstruction_steps=10, edit_steps=4, only_table=only_table).run()
+
     def results(out: Path) -> list:
-        line = Bench(SUITES / "ci.yaml", ("nothing", "pds-edit"), out=out, reconstruction_steps=10, edit_steps=4)
-        line.run()
+        bench(out, "nothing", "pds-edit")
         records = json.loads((out / "ci" / "splatfacto" / "results.json").read_text())
         return [{k: v for k, v in r.items() if k not in ("seconds", "peak_memory_mb")} for r in records]
 
@@ -294,7 +296,7 @@ def test_a_small_suite_runs_for_real_resumes_and_repeats(tmp_path, capfd):
     assert "### appearance" in (folder / "table.md").read_text()
 
     table = (folder / "table.md").read_text()
-    Bench(SUITES / "ci.yaml", ("nothing", "pds-edit", "pnr-edit"), out=tmp_path / "a", only_table=True).run()
+    bench(tmp_path / "a", "nothing", "pds-edit", "pnr-edit", only_table=True)
     assert (folder / "table.md").read_text() == table  # pnr-edit was not run
 
     again = next(folder.glob("cells/can-to-cone.pds-edit.0/record.json"))
