@@ -1,5 +1,6 @@
-"""What `compat` promises about checkpoints, LPIPS and ffmpeg."""
+"""What `compat` promises about checkpoints, LPIPS, ffmpeg and the list of external methods."""
 
+import inspect
 import io
 import math
 import pickle
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics.image.lpip as lpip
+from nerfstudio.configs import external_methods
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModelConfig
@@ -59,9 +61,9 @@ def test_safe_loading_stays_on():
 
 
 def test_applying_twice_is_applying_once():
-    before = (Model.__init__, install_checks.check_ffmpeg_installed)
+    before = (Model.__init__, install_checks.check_ffmpeg_installed, external_methods.inspect)
     compat.apply()
-    assert (Model.__init__, install_checks.check_ffmpeg_installed) == before
+    assert (Model.__init__, install_checks.check_ffmpeg_installed, external_methods.inspect) == before
 
 
 @pytest.fixture
@@ -119,3 +121,17 @@ def test_a_packaged_ffmpeg_is_used_where_none_is_on_the_path(monkeypatch):
     monkeypatch.setattr(mediapy._config, "ffmpeg_name_or_path", "ffmpeg")
     install_checks.check_ffmpeg_installed()
     assert mediapy._config.ffmpeg_name_or_path == imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def test_external_methods_are_listed_without_a_look_at_every_module(monkeypatch):
+    monkeypatch.delattr(inspect, "getmodule")
+    methods, descriptions = external_methods.get_external_methods()
+    assert "in2n" in methods
+    assert methods.keys() == descriptions.keys()
+
+
+def test_an_external_method_that_is_chosen_still_says_how_to_install_it(capsys):
+    method = external_methods.ExternalMethod("install it so", configurations=[])
+    with pytest.raises(SystemExit):
+        external_methods.ExternalMethodDummyTrainerConfig(method_name="x", method=method)
+    assert "install it so" in capsys.readouterr().out
