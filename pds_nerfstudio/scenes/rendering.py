@@ -12,7 +12,6 @@ A NeRF is rendered in chunks of rays under `torch.utils.checkpoint`: what is kep
 activations, not those of all rays. Splats are rasterised in one pass.
 """
 
-import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,30 +126,32 @@ def _render_rays(
     if regularise and not posed:
         raise ValueError("regularise needs a camera with a view index (see scenes.views) while poses are optimised")
 
-    # Equal chunks: nerfstudio's camera optimiser cannot take a last chunk of a single ray.
+    # Every chunk lies all over the view: the gradient of one is then like that of any other. They are of equal size:
+    # nerfstudio's camera optimiser cannot take a last chunk of a single ray.
     chunks = math.ceil(len(rays) / rays_per_chunk)
-    bounds = [len(rays) * i // chunks for i in range(chunks + 1)]
+    spans = [torch.arange(i, len(rays), chunks, device=model.device) for i in range(chunks)]
+    places = torch.cat(spans).argsort()
     if recompute is None:
         recompute = torch.is_grad_enabled() and chunks > 1
 
-    def render_chunk(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def render_chunk(span: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with _as_shown(model, posed=posed, jitter=jitter, proposals=regularise):
-            outputs = model(rays[start:stop])
+            outputs = model(rays[span])
             losses = _ray_losses(model, outputs) if regularise else outputs["rgb"].new_zeros(2)
-        return outputs["rgb"], outputs["expected_depth"], outputs["accumulation"], losses * (stop - start) / len(rays)
+        return outputs["rgb"], outputs["expected_depth"], outputs["accumulation"], losses * len(span) / len(rays)
 
     # Exactly so many, rather than each with that probability: every step then costs the same.
     differentiated = max(round(backward_share * chunks), 1)
     drawn = set(torch.randperm(chunks)[:differentiated].tolist()) if differentiated < chunks else set(range(chunks))
     parts = []
-    for i, span in enumerate(itertools.pairwise(bounds)):
+    for i, span in enumerate(spans):
         with torch.set_grad_enabled(torch.is_grad_enabled() and i in drawn):
-            part = checkpoint(render_chunk, *span, use_reentrant=False) if recompute else render_chunk(*span)
+            part = checkpoint(render_chunk, span, use_reentrant=False) if recompute else render_chunk(span)
         parts.append(tuple(_scaled_gradient(value, chunks / differentiated) for value in part))
     rgb, distance, accumulation, losses = zip(*parts, strict=True)
 
     def assembled(pieces: tuple[Tensor, ...]) -> Tensor:
-        return _as_image(torch.cat(pieces).unflatten(0, (height, width)))
+        return _as_image(torch.cat(pieces)[places].unflatten(0, (height, width)))
 
     names = ("interlevel_loss", "distortion_loss")
     return Rendering(

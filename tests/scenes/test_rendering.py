@@ -73,6 +73,17 @@ def test_over_all_draws_the_gradient_of_a_share_of_the_chunks_is_that_of_all(ner
     assert not torch.equal(drawn[0][HASH_TABLE], drawn[1][HASH_TABLE])
 
 
+def test_every_chunk_lies_all_over_the_view(nerfacto, camera):
+    model, seen = nerfacto().eval(), []
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0].directions))
+    render(model, camera(1), rays_per_chunk=9)
+    whole = torch.cat(seen)
+    spread = whole.amax(0) - whole.amin(0)
+    assert [len(chunk) for chunk in seen] == [9, 9, 9, 8]
+    for chunk in seen:
+        assert ((chunk.amax(0) - chunk.amin(0)) > 0.6 * spread).all()
+
+
 def test_a_share_of_no_chunk_is_refused(nerfacto, camera):
     with pytest.raises(ValueError, match="backward_share"):
         render(nerfacto(), camera(0), backward_share=0.0)
