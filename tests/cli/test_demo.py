@@ -32,16 +32,6 @@ def test_the_demo_edits_shape_and_colour_and_leaves_the_rest(run_command, tmp_pa
     assert report["seed"] == 0
 
 
-def test_the_demo_runs_on_a_nerf(run_command, tmp_path):
-    """A few steps only: that every stage works. What a full run reaches is in the documentation."""
-    out = tmp_path / "demo"
-    short = ("--steps", 4, "--reconstruction-steps", 30)
-    run_command("pds", "demo", "--family", "nerfacto", *short, "--out", out, timeout=900)
-    report = json.loads((out / "report.json").read_text())
-    assert report["method"] == "pnr-edit"
-    assert (out / "can-to-cone/export/tsdf_mesh.ply").stat().st_size > 1000
-
-
 def test_unknown_edits_and_foreign_folders_are_refused_in_one_sentence(run_command, tmp_path):
     assert "can-to-cone" in run_command("pds", "demo", "--edit", "fly", fails=True).stderr
     (tmp_path / "thesis.txt").write_text("irreplaceable")
