@@ -34,10 +34,7 @@ def main(results: Path, name: str = "dev_splats") -> None:
     lines = ",\n".join(json.dumps(record) for record in stored)
     write_whole(ROOT / "benchmarks/results" / f"{name}.json", f"[\n{lines}\n]\n")
     records = [with_numbers(record) for record in stored]
-    outside = summary.outside_the_anchors(records)
-    text = summary.table(records)
-    if outside:
-        text += "\n### outside the anchors\n\n" + "\n".join(f"- {line}" for line in outside) + "\n"
+    text = summary.table(records, summary.outside_the_anchors(records))
     fill_in(ROOT / "docs/benchmark.md", "bench", text)
     fill_in(ROOT / "README.md", "bench", short_table(records))
     for picture in ("pareto", "wall"):

@@ -119,10 +119,8 @@ class Bench:
             return
         bench.write_json(out / "results.json", [json.loads(path.read_text()) for path in done])
         records = [bench.read_record(path) for path in done]
-        text = summary.table(records)
         outside = summary.outside_the_anchors(records)
-        if outside:
-            text += "\n### outside the anchors\n\n" + "\n".join(f"- {line}" for line in outside) + "\n"
+        text = summary.table(records, outside)
         write_whole(out / "table.md", text)
         write_whole(out / "table.html", summary.page(suite.name, records, outside))
         summary.plot(records, out / "pareto.png")

@@ -88,13 +88,19 @@ def _known_answer(records: Records) -> bool:
     return any(AXES[1][0] in record["metrics"] for record in records)
 
 
-def table(records: Records) -> str:
-    """Markdown: for each kind of edit a line per method, means over edits and seeds with their intervals."""
+def table(records: Records, outside: Sequence[str] = ()) -> str:
+    """Markdown: for each kind of edit a line per method, means over edits and seeds with their intervals.
+
+    Args:
+        outside: the lines of `outside_the_anchors`, which follow.
+    """
     lines, titles = [], headings(records)
     for kind, rows in _rows(records).items():
         lines += [f"### {kind}", "", "| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in rows]
         lines.append("")
+    if outside:
+        lines += ["### outside the anchors", "", *(f"- {line}" for line in outside), ""]
     return "\n".join(lines)
 
 
