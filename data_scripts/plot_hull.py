@@ -38,7 +38,7 @@ def main(edit: str = "raise-arms", out: Path = Path("outputs/hull.png"), seed: i
         trainer.setup()
         pipeline = trainer.pipeline
         hull = pipeline.relevant_hull()
-        images = [pipeline._source_images[i][0].movedim(0, -1).float() for i in range(3)]
+        images = [pipeline.source_view(i).image[0].movedim(0, -1).float() for i in range(3)]
         means = pipeline.model.means.detach()
 
     figure, axes = plt.subplots(2, 4, figsize=(12, 5.6), layout="constrained")

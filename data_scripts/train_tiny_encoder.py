@@ -1,6 +1,7 @@
 """Trains a tiny encoder for the toybox prior, by distilling the encoder of its VAE.
 
-    python data_scripts/train_tiny_encoder.py --out outputs/tiny_encoder      # leaves outputs/tiny_encoder/tiny
+    python data_scripts/train_tiny_encoder.py --out outputs/tiny_encoder            # leaves outputs/tiny_encoder/tiny
+    python data_scripts/train_tiny_encoder.py --out outputs/tiny_encoder --install  # and puts it into the package
 
 It is diffusers' AutoencoderTiny, whose decoder nobody uses and is therefore as small as can be. What an edit takes from
 an encoder is its latents and, for a gradient on them, the gradient on the image. It learns both:
@@ -8,6 +9,8 @@ an encoder is its latents and, for a gradient on them, the gradient on the image
     loss = |E_tiny(I) − E(I)|² / var E  +  |J_tinyᵀ g − Jᵀ g|² / |Jᵀ g|²,      g random on the latents
 """
 
+import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from torch import Tensor
 from train_toybox_prior import Bank, World, save_atomically, trace_random_views, train
 
 from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.tiny import TOYBOX_ENCODER
 from pds_nerfstudio.toybox.spec import HATS, SHAPES
 
 
@@ -27,7 +31,7 @@ class TinySettings:
 
     out: Path = Path("outputs/tiny_encoder")
     """Checkpoint and finished folder."""
-    steps: int = 600
+    steps: int = 5000
     views: int = 12
     """Traced views of each shape, with and without hat."""
     channels: int = 16
@@ -37,6 +41,8 @@ class TinySettings:
     checkpoint_every: int = 250
     seed: int = 0
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
+    install: bool = False
+    """Copy the finished encoder into the package."""
 
 
 def make_tiny(settings: TinySettings) -> AutoencoderTiny:
@@ -101,7 +107,13 @@ def main(settings: TinySettings) -> None:
     cosine = torch.cosine_similarity(gradient.flatten(1), own_gradient.flatten(1)).mean()
     error = (own - latents).square().mean().sqrt()
     print(f"held-out pairs: cosine of image gradients {cosine:.4f}, error of latents {error:.4f} of 1")
-    tiny.half().save_pretrained(settings.out / "tiny")
+    tiny.half().save_pretrained(folder := settings.out / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    del config["block_out_channels"]  # diffusers adds it, and warns of it when it reads it
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    if settings.install:
+        shutil.copytree(folder, TOYBOX_ENCODER, dirs_exist_ok=True)
+        print(f"installed {TOYBOX_ENCODER}")
 
 
 if __name__ == "__main__":

@@ -26,13 +26,13 @@ from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.images import depth_picture, to_channels_last, working_size
+from pds_nerfstudio.images import to_channels_last, working_size
 from pds_nerfstudio.objectives.base import SOURCE, Edit, ScoreDistillation, surrogate_loss
 from pds_nerfstudio.objectives.pds import PDS
-from pds_nerfstudio.objectives.schedule import Latents
 from pds_nerfstudio.pipelines import ranks
 from pds_nerfstudio.pipelines.outcome import conclude
 from pds_nerfstudio.pipelines.ranks import NonFiniteGradient
+from pds_nerfstudio.pipelines.source_views import SourceView, SourceViews, depth_of
 from pds_nerfstudio.priors.adapters import WARMUP_RATE
 from pds_nerfstudio.priors.control import load_control
 from pds_nerfstudio.priors.learning import LearningPrior
@@ -58,19 +58,6 @@ WARMUP_VIEWS = 4
 """What `EditPipeline.learn_source` looks at in each step."""
 
 
-@dataclass(frozen=True, eq=False)
-class SourceView:
-    """What a training view shows before the edit."""
-
-    index: int
-    image: Float[Tensor, "1 3 height width"]
-    """RGB in [0, 1], in half precision on the CPU: a dataset of these is not small, and few steps look at one."""
-    latent: Latents
-    """x⁰_src."""
-    control: Float[Tensor, "1 3 height width"] | None = None
-    """Its depth as a ControlNet is shown it, where the edit has one; kept as the image is."""
-
-
 @dataclass
 class EditPipelineConfig(VanillaPipelineConfig):
     """What an edit is: prompts, prior, objective, and how views are shown to it."""
@@ -89,7 +76,7 @@ class EditPipelineConfig(VanillaPipelineConfig):
     recompute_encoder: bool = False
     """Run the VAE's encoder again in the backward pass instead of keeping its activations."""
     encoder: str | None = None
-    """A tiny encoder (diffusers' AutoencoderTiny) in place of the VAE's: a hub id or a local folder."""
+    """A tiny encoder (diffusers' AutoencoderTiny) in place of the VAE's: a hub id, a local folder, or "toybox"."""
     channels_last: bool = False
     """Lay the prior's images out as GPUs' half-precision convolutions like them."""
     compile_prior: bool = False
@@ -175,10 +162,7 @@ class EditPipeline(VanillaPipeline):
         self._rays_per_chunk = config.rays_per_chunk
         self._prior: StableDiffusionPrior | None = None
         self._views: Views | None = None
-        self._source_model: list[Model] = []  # in a list: not part of this module's state
-        self._source_images: dict[int, Tensor] = {}
-        self._source_latents: dict[int, Tensor] = {}
-        self._source_controls: dict[int, Tensor] = {}
+        self.sources = SourceViews(self._load_source, config.source_images == "photograph")
         self.held = Held(self.model, None)
         """What the region keeps from moving."""
         self.decisions: dict[str, str] = {}
@@ -293,7 +277,7 @@ class EditPipeline(VanillaPipeline):
 
             image.register_hook(look)
         x0_tgt = prior.encode(image)
-        sources = [self._source_view(prior, views, index, *image.shape[-2:]) for index in indices]
+        sources = [self.source_view(index) for index in indices]
         x0_src = torch.cat([source.latent for source in sources])
         controls = None
         if sources[0].control is not None:
@@ -307,7 +291,7 @@ class EditPipeline(VanillaPipeline):
             s=s,
             eps=noise_like(x0_tgt, generators),
             eps_s=noise_like(x0_tgt, generators),
-            control_tgt=None if controls is None else torch.cat([_depth_picture(r) for r in renderings]),
+            control_tgt=None if controls is None else torch.cat([depth_of(r) for r in renderings]),
             control_src=controls,
         )
         learning = LearningPrior.of_step(prior, objective.adapters, edit)
@@ -338,7 +322,7 @@ class EditPipeline(VanillaPipeline):
         for step in track(range(steps), "learning the source", console=CONSOLE, transient=True):
             generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
             indices = [self._view_of_step(step, i, WARMUP_VIEWS, len(views)) for i in range(WARMUP_VIEWS)]
-            sources = [self._source_view(prior, views, i, *self._working_size(prior, views, i)) for i in indices]
+            sources = [self.source_view(index) for index in indices]
             alike = [source for source in sources if source.latent.shape == sources[0].latent.shape]
             x0 = torch.cat([source.latent for source in alike])
             controls = [source.control.to(x0) for source in alike if source.control is not None]
@@ -373,7 +357,7 @@ class EditPipeline(VanillaPipeline):
         pairs = {}
         for index in range(0, len(views), math.ceil(len(views) / count)):
             height, width = self._working_size(prior, views, index)
-            source = self._source_view(prior, views, index, height, width).image.float().cpu()
+            source = self.source_view(index).image.float().cpu()
             now = render(self.model, views.camera(index, height, width)).image.cpu()
             pairs[Path(views.names[index]).stem] = to_channels_last(torch.cat([source, now], dim=-1))[0]
         return pairs
@@ -462,40 +446,23 @@ class EditPipeline(VanillaPipeline):
         assert short_side is not None
         return working_size(*views.size(index), short_side, prior.latent_stride)
 
-    @torch.no_grad()
-    def _source_view(
-        self, prior: "StableDiffusionPrior", views: Views, index: int, height: int, width: int
-    ) -> SourceView:
-        """The source image of a view and its latent, made once."""
-        if index not in self._source_latents:
-            photograph = self.config.source_images == "photograph"
-            if not photograph or prior.controlnet is not None:
-                rendering = render(self.source_scene(), views.camera(index, height, width))
-                if prior.controlnet is not None:
-                    self._source_controls[index] = _depth_picture(rendering).half().cpu()
-            image = views.image(index, height, width) if photograph else rendering.image
-            self._source_images[index] = image.half().cpu()
-            self._source_latents[index] = prior.encode(image.to(self.device))
-            if len(self._source_latents) == len(views):
-                self._source_model.clear()
-        control = self._source_controls.get(index)
-        return SourceView(index, self._source_images[index], self._source_latents[index], control)
+    def source_view(self, index: int) -> SourceView:
+        """What a training view showed before the edit, at the size at which the prior is shown it."""
+        prior, views = self._ready()
+        return self.sources.view(prior, views, index, *self._working_size(prior, views, index))
 
     def source_scene(self) -> Model:
         """The scene before the edit, kept until every view's source latent has been computed."""
-        if not self._source_model:
-            assert self.config.base is not None
-            run = find_run(self.config.base, self.config.base_step)
-            model = self.build_model()
-            load_model_state(model, load_source_state(run))
-            if isinstance(model, SplatfactoScene):
-                model.begin_edit()
-            self._source_model.append(model.requires_grad_(False).eval())
-        return self._source_model[0]
+        return self.sources.scene()
 
-
-def _depth_picture(rendering: Rendering) -> Tensor:
-    return depth_picture(rendering.depth.detach(), rendering.accumulation.detach())
+    def _load_source(self) -> Model:
+        assert self.config.base is not None
+        run = find_run(self.config.base, self.config.base_step)
+        model = self.build_model()
+        load_model_state(model, load_source_state(run))
+        if isinstance(model, SplatfactoScene):
+            model.begin_edit()
+        return model.requires_grad_(False).eval()
 
 
 def noise_like(latents: Tensor, generators: list[torch.Generator]) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pds_nerfstudio.objectives.inversion import DDPMInversion
 from pds_nerfstudio.objectives.sdedit import ddim_steps, denoise
-from pds_nerfstudio.pipelines.edit import SourceView, noise_like
+from pds_nerfstudio.pipelines.edit import noise_like
 from pds_nerfstudio.pipelines.perceptual import Perceptual
 from pds_nerfstudio.pipelines.update import Image3, UpdateConfig, UpdatePipeline
 from pds_nerfstudio.scenes.views import Views
@@ -73,7 +73,7 @@ class IduPipeline(UpdatePipeline):
     def edited(self, index: int, image: Image3, generator: torch.Generator) -> Image3:
         """The view as the editor would have it."""
         prior, config = self._ready()[0], self.config
-        original = self._original(index, image.shape[-2], image.shape[-1])
+        original = self.source_view(index)
         if config.editor == "inversion":
             eps = torch.stack([noise_like(original.latent, [generator]) for _ in range(config.inversion.steps_run)])
             latents = config.inversion.edit(prior, original.latent, config.src_prompt, config.tgt_prompt, eps)
@@ -92,16 +92,13 @@ class IduPipeline(UpdatePipeline):
         index = int(torch.randint(len(views), (), generator=generator))
         rendering = self._render_view(prior, views, index)
         image = rendering.image
-        target = self.target(index) if index in self._images else self._original(index, *image.shape[-2:]).image
+        target = self.target(index) if index in self._images else self.source_view(index).image
         target = target.to(image)
         return {
             "l1_loss": (image - target).abs().mean(),
             "perceptual_loss": self.config.perceptual_weight * self._perceptual(image, target),
             **rendering.regulariser,
         }
-
-    def _original(self, index: int, height: int, width: int) -> SourceView:
-        return self._source_view(*self._ready(), index, height, width)
 
     @functools.cached_property
     def _perceptual(self) -> Perceptual:

@@ -6,7 +6,6 @@ the command line leaves open from the run's own `config.yml`, and reject what ca
 
 import copy
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,7 +218,7 @@ def _check_numbers(pipeline: EditPipelineConfig) -> None:
 
 
 def _check_prior(pipeline: EditPipelineConfig) -> None:
-    from pds_nerfstudio.priors.check import check_prior, local_folder
+    from pds_nerfstudio.priors.check import check_prior, latent_shape, local_folder
     from pds_nerfstudio.priors.control import check_control
 
     if isinstance(pipeline, IduConfig) and pipeline.editor == "instruct":
@@ -230,15 +229,14 @@ def _check_prior(pipeline: EditPipelineConfig) -> None:
         check_prior(pipeline.prior)
     if pipeline.control is not None:
         check_control(pipeline.control, pipeline.prior)
+    folder = local_folder(pipeline.prior)
     if pipeline.encoder is not None:
         from pds_nerfstudio.priors.tiny import check_encoder
 
-        check_encoder(pipeline.encoder)
-    folder = local_folder(pipeline.prior)
+        check_encoder(pipeline.encoder, folder)
     if pipeline.resolution is None or folder is None:
         return
-    vae = json.loads((folder / "vae" / "config.json").read_text())
-    stride = 2 ** (len(vae["block_out_channels"]) - 1)
+    stride, _ = latent_shape(folder)
     if pipeline.resolution < stride:
         raise UserError(
             f"--pipeline.resolution {pipeline.resolution} is below the prior's latent stride of {stride} pixels: leave "

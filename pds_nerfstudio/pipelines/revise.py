@@ -206,7 +206,7 @@ class RevisePipeline(EditPipeline):
             height, width = self._working_size(prior, views, index)
             cameras.append(views.camera(index, height, width))
             renderings.append(render(source, cameras[-1]))
-            masks.append(self._relevance(prior, self._source_view(prior, views, index, height, width)))
+            masks.append(self._relevance(prior, self.source_view(index)))
         return Hull.from_renderings(cameras, masks, renderings)
 
     def _relevance(self, prior: "StableDiffusionPrior", source: SourceView) -> Tensor:

@@ -97,7 +97,7 @@ def base_of(name: str) -> str:
     lora = lora_folder(name)
     if lora is None:
         return name
-    base = _read_json(lora / LORA_BASE).get("base") if (lora / LORA_BASE).is_file() else None
+    base = read_json(lora / LORA_BASE).get("base") if (lora / LORA_BASE).is_file() else None
     if not isinstance(base, str):
         raise UserError(
             f"The LoRA {name} does not say which prior it changes: write the name of that prior into "
@@ -139,7 +139,7 @@ def local_folder(name: str) -> Path | None:
 def check_folder(folder: Path, edits_pictures: bool = False) -> None:
     """Raise a UserError if `folder` is not a complete Stable Diffusion 1.x/2.x pipeline with safetensors weights."""
     files = needed_files(lambda file: (folder / file).is_file(), str(folder))
-    configs = {file: _read_json(folder / file) for file in files if file.endswith(".json")}
+    configs = {file: read_json(folder / file) for file in files if file.endswith(".json")}
     for file in files:
         if file.endswith(".safetensors"):
             check_safetensors(folder / file)
@@ -285,7 +285,14 @@ def _download(name: str) -> Path:
         raise UserError(f"Downloading the prior {name} failed: {_first_line(error)}. Run the command again.") from error
 
 
-def _read_json(path: Path) -> dict:
+def latent_shape(folder: Path) -> tuple[int, int]:
+    """Pixels per latent and channels of a latent, by the configuration of a prior's VAE."""
+    vae = read_json(folder / "vae" / "config.json")
+    return 2 ** (len(vae["block_out_channels"]) - 1), vae.get("latent_channels", 4)
+
+
+def read_json(path: Path) -> dict:
+    """A configuration's content, or a UserError of one sentence."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.check import TOYBOX, check_safetensors, local_folder
+from pds_nerfstudio.priors.check import TOYBOX, check_safetensors, latent_shape, local_folder
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
@@ -76,18 +76,18 @@ def check_control_folder(folder: Path, prior_folder: Path | None) -> None:
     check_safetensors(weights)
     if prior_folder is None:
         return
-    unet, vae = _config(prior_folder / "unet"), _config(prior_folder / "vae")
+    unet, (stride, _) = _config(prior_folder / "unet"), latent_shape(prior_folder)
     for setting in MUST_FIT:
         if setting in config and setting in unet and config[setting] != unet[setting]:
             raise UserError(
                 f"The ControlNet {folder} was made for another U-Net ({setting} {config[setting]} instead of "
                 f"{unet[setting]}): take one for the prior {prior_folder}."
             )
-    halvings = len(config.get("conditioning_embedding_out_channels") or ()) - 1
-    if halvings != len(vae["block_out_channels"]) - 1:
+    shrinks = 2 ** (len(config.get("conditioning_embedding_out_channels") or ()) - 1)
+    if shrinks != stride:
         raise UserError(
-            f"The ControlNet {folder} shrinks its picture {2**halvings} times and the prior's VAE "
-            f"{2 ** (len(vae['block_out_channels']) - 1)} times: take one for the prior {prior_folder}."
+            f"The ControlNet {folder} shrinks its picture {shrinks} times and the prior's VAE {stride} times: take one "
+            f"for the prior {prior_folder}."
         )
 
 

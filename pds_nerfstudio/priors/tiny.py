@@ -5,19 +5,24 @@ Its latents are scaled as the U-Net's are, which is how such encoders are publis
 and nothing in its files says which.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.check import check_safetensors
+from pds_nerfstudio.priors.check import TOYBOX, check_safetensors, latent_shape, read_json
 
+TOYBOX_ENCODER = TOYBOX.with_name("encoder")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def check_encoder(name: str) -> None:
-    """Raise a UserError of one sentence where a local tiny encoder cannot be loaded; a hub id is left to the hub."""
+def check_encoder(name: str, prior_folder: Path | None = None) -> None:
+    """Raise a UserError of one sentence where a tiny encoder cannot be loaded or does not fit the prior's VAE.
+
+    Loads no weights. What is not on this machine yet, encoder or prior, is checked after its download.
+    """
     folder = _folder(name)
     if folder is None:
         if name.count("/") != 1 or name.startswith(("/", ".", "~")):
@@ -30,10 +35,12 @@ def check_encoder(name: str) -> None:
         if not (folder / file).is_file():
             raise UserError(f"The encoder {name} has no {file}: give a folder that holds an AutoencoderTiny.")
     check_safetensors(folder / WEIGHTS)
+    if prior_folder is not None:
+        _check_fits(name, read_json(folder / "config.json"), *latent_shape(prior_folder))
 
 
 def load_tiny(name: str, device: torch.device, dtype: torch.dtype, latent_stride: int, latent_channels: int) -> Any:
-    """The AutoencoderTiny `name`: a local folder, or a hub id (downloaded once).
+    """The AutoencoderTiny `name`: `toybox`, a local folder, or a hub id (downloaded once).
 
     Raises:
         UserError: it cannot be loaded, or has not the VAE's stride and channels.
@@ -49,15 +56,21 @@ def load_tiny(name: str, device: torch.device, dtype: torch.dtype, latent_stride
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"The encoder {name} cannot be loaded ({reason}): name an AutoencoderTiny.") from error
-    stride = 2 ** (len(tiny.config.encoder_block_out_channels) - 1)
-    if (stride, tiny.config.latent_channels) != (latent_stride, latent_channels):
-        raise UserError(
-            f"The encoder {name} makes {tiny.config.latent_channels} channels of {stride} pixels and the prior's VAE "
-            f"{latent_channels} of {latent_stride}: give one that was made for this prior."
-        )
+    _check_fits(name, tiny.config, latent_stride, latent_channels)
     return tiny.to(device).requires_grad_(False).eval()
 
 
+def _check_fits(name: str, config: Mapping[str, Any], latent_stride: int, latent_channels: int) -> None:
+    if (kind := config.get("_class_name")) != "AutoencoderTiny":
+        raise UserError(f"The encoder {name} is no AutoencoderTiny but {kind or 'nameless'}: give one that is.")
+    stride, channels = 2 ** (len(config["encoder_block_out_channels"]) - 1), config["latent_channels"]
+    if (stride, channels) != (latent_stride, latent_channels):
+        raise UserError(
+            f"The encoder {name} makes {channels} channels of {stride} pixels and the prior's VAE {latent_channels} of "
+            f"{latent_stride}: give one that was made for this prior."
+        )
+
+
 def _folder(name: str) -> Path | None:
-    path = Path(name).expanduser()
+    path = TOYBOX_ENCODER if name == "toybox" else Path(name).expanduser()
     return path if path.is_dir() else None

@@ -50,7 +50,7 @@ def edit_as(rank: int, config, out: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{out}/store", world_size=2, rank=rank)
     trainer = config.setup(local_rank=rank, world_size=2)
     trainer.setup()
-    seen = {"gradients": gradients_of_first_step(trainer), "views": sorted(trainer.pipeline._source_latents)}
+    seen = {"gradients": gradients_of_first_step(trainer), "views": sorted(trainer.pipeline.sources.made)}
 
     def recorded(eta: float) -> None:
         torch.manual_seed(rank)  # the fresh draw must not depend on it
@@ -81,7 +81,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_same_two_views(togethe
     trainer.setup()
     alone = gradients_of_first_step(trainer)
     assert first["views"] != second["views"]
-    assert sorted(first["views"] + second["views"]) == sorted(trainer.pipeline._source_latents)
+    assert sorted(first["views"] + second["views"]) == sorted(trainer.pipeline.sources.made)
     assert alone.keys() == first["gradients"].keys()
     for name, gradient in alone.items():
         assert torch.equal(first["gradients"][name], second["gradients"][name]), name

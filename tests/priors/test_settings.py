@@ -45,6 +45,13 @@ def test_an_encoder_for_another_stride_is_refused(folder, tmp_path):
         load_prior(str(folder), "cpu", encoder=write_tiny(tmp_path / "tiny", blocks=4))
 
 
+def test_an_encoder_that_does_not_fit_is_refused_by_its_configuration_alone(folder, tmp_path):
+    with pytest.raises(UserError, match="4 channels of 8 pixels and the prior's VAE 4 of 4"):
+        check_encoder(write_tiny(tmp_path / "tiny", blocks=4), folder)
+    with pytest.raises(UserError, match="is no AutoencoderTiny but AutoencoderKL"):
+        check_encoder(str(folder / "vae"), folder)
+
+
 @pytest.mark.parametrize("name", ["no_such_folder", "/no/such/folder", "./a/b"])
 def test_an_encoder_that_is_nowhere_is_refused_before_anything_is_loaded(name):
     with pytest.raises(UserError, match="neither an existing folder nor a hub id"):

@@ -1,0 +1,76 @@
+"""What an edit holds its scene against: the source's views as the prior sees them, each made once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from nerfstudio.models.base_model import Model
+from torch import Tensor
+
+from pds_nerfstudio.images import depth_picture
+from pds_nerfstudio.objectives.schedule import Latents
+from pds_nerfstudio.scenes.rendering import Rendering, render
+from pds_nerfstudio.scenes.views import Views
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+
+
+@dataclass(frozen=True, eq=False)
+class SourceView:
+    """What a training view shows before the edit."""
+
+    index: int
+    image: Float[Tensor, "1 3 height width"]
+    """RGB in [0, 1], in half precision on the CPU: a dataset of these is not small, and few steps look at one."""
+    latent: Latents
+    """x⁰_src."""
+    control: Float[Tensor, "1 3 height width"] | None = None
+    """Its depth as a ControlNet is shown it, where the edit has one; kept as the image is."""
+
+
+class SourceViews:
+    """The source's views, made on first use. No part of the pipeline's state: a checkpoint holds none of it."""
+
+    def __init__(self, load_scene: Callable[[], Model], photographs: bool):
+        """`load_scene` loads the scene before the edit; `photographs` stand in for its renderings."""
+        self._load_scene = load_scene
+        self._photographs = photographs
+        self._scene: Model | None = None
+        self.made: dict[int, SourceView] = {}
+        """By number of the training view."""
+
+    @torch.no_grad()
+    def view(self, prior: "StableDiffusionPrior", views: Views, index: int, height: int, width: int) -> SourceView:
+        """The source image of a view, its latent, and its depth where the prior has a ControlNet."""
+        if index not in self.made:
+            self.made[index] = self._make(prior, views, index, height, width)
+            if len(self.made) == len(views):
+                self._scene = None
+        return self.made[index]
+
+    def scene(self) -> Model:
+        """The scene before the edit; let go once every view has been made, and loaded again if asked for."""
+        if self._scene is None:
+            self._scene = self._load_scene()
+        return self._scene
+
+    def _make(self, prior: "StableDiffusionPrior", views: Views, index: int, height: int, width: int) -> SourceView:
+        control = None
+        if self._photographs:
+            image = views.image(index, height, width)
+        if not self._photographs or prior.controlnet is not None:
+            rendering = render(self.scene(), views.camera(index, height, width))
+            if prior.controlnet is not None:
+                control = depth_of(rendering).half().cpu()
+            if not self._photographs:
+                image = rendering.image
+        latent = prior.encode(image.to(prior.device))
+        return SourceView(index, image.half().cpu(), latent, control)
+
+
+def depth_of(rendering: Rendering) -> Tensor:
+    """A rendering's depth as a ControlNet is shown it."""
+    return depth_picture(rendering.depth.detach(), rendering.accumulation.detach())
