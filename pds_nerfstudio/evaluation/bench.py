@@ -17,6 +17,7 @@ Captures have no known answer: they have no ceiling, and are measured against th
 import ast
 import contextlib
 import copy
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -52,6 +53,8 @@ Setting = trial.Family | Literal["2d"]
 ANCHORS = (NOTHING, CEILING, REGENERATE)
 VIEW, SHOWN = "view.png", 0
 """A cell's picture in the wall, and which held-out view it is."""
+LONGEST_NAME = 150
+"""Characters of a folder's name that a method with its settings may take."""
 PACKAGES = ("torch", "nerfstudio", "diffusers", "peft", "gsplat")
 
 
@@ -70,7 +73,7 @@ class Cell:
     @property
     def folder(self) -> Path:
         """Where its run, sheet and record are kept."""
-        return self.out / "cells" / f"{self.edit.name}.{self.method}.{self.seed}"
+        return self.out / "cells" / f"{self.edit.name}.{as_file_name(self.method)}.{self.seed}"
 
     @property
     def scene_folder(self) -> Path:
@@ -363,6 +366,14 @@ def with_numbers(record: dict[str, Any]) -> dict[str, Any]:
     """A record as it is stored, with numbers where JSON has "inf" or null."""
     record["metrics"] = {name: math.nan if v is None else float(v) for name, v in record["metrics"].items()}
     return record
+
+
+def as_file_name(method: str) -> str:
+    """A method with its settings as part of a file's name: itself, unless it is long or names a path."""
+    if len(method) <= LONGEST_NAME and "/" not in method:
+        return method
+    digest = hashlib.sha256(method.encode()).hexdigest()[:8]
+    return f"{method[: LONGEST_NAME - 9].replace('/', '_')}.{digest}"
 
 
 def forget_peak_memory() -> None:
