@@ -92,8 +92,9 @@ def test_a_method_takes_settings_in_brackets(tmp_path):
 
 
 def test_many_settings_and_paths_among_them_make_one_folder_for_each_method(tmp_path):
-    rates = [f"optimizers.{group}.optimizer.lr=0.0123456789" for group in ("means", "features_dc", "scales", "quats")]
-    methods = [f"pds-edit[{','.join(rates + [f'pipeline.encoder={name}'])}]" for name in ("a/b", "a_b", "a/c")]
+    groups = "means", "features_dc", "scales", "quats"
+    rates = ",".join(f"optimizers.{group}.optimizer.lr=0.0123456789" for group in groups)
+    methods = [f"pds-edit[{rates},pipeline.encoder={name}]" for name in ("a/b", "a_b", "a/c")]
     folders = {cell.folder for cell in cells_of(tmp_path, [*methods, "pds-edit[pipeline.encoder=a/b]"], seeds=1)}
     assert len(folders) == 4 * 3
     assert {folder.parent for folder in folders} == {tmp_path / "cells"}
