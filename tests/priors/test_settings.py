@@ -5,9 +5,13 @@ import torch
 from diffusers import AutoencoderTiny
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.images import to_channels_first
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.priors.stable_diffusion import load_prior
 from pds_nerfstudio.priors.tiny import check_encoder
+from pds_nerfstudio.toybox.dataset import capture_cameras
+from pds_nerfstudio.toybox.render import render
+from pds_nerfstudio.toybox.spec import SceneSpec
 
 
 def write_tiny(folder, blocks: int = 3):
@@ -21,9 +25,11 @@ def write_tiny(folder, blocks: int = 3):
     return str(folder)
 
 
-def image_gradient(prior) -> tuple[torch.Tensor, torch.Tensor]:
+def image_gradient(prior, image: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents of a picture, and a gradient on it."""
-    image = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    if image is None:
+        image = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+    image.requires_grad_()
     latents = prior.encode(image)
     weight = torch.linspace(-1, 1, latents.numel()).view_as(latents)
     (gradient,) = torch.autograd.grad((weight * latents).sum(), image)
@@ -38,6 +44,15 @@ def test_a_tiny_encoder_encodes_in_place_of_the_vae_and_decoding_stays(folder, t
     assert not torch.allclose(own, latents)
     torch.testing.assert_close(tiny.decode(latents), plain.decode(latents))
     assert not any(parameter.requires_grad for parameter in tiny.tiny.parameters())
+
+
+def test_toyboxs_encoder_is_nearly_that_of_its_vae_in_latents_and_gradients():
+    scene = SceneSpec("man", "green", hat=True)
+    image = to_channels_first(render(scene, capture_cameras(1, 3), 64, 64).image)
+    plain, tiny = load_prior("toybox", "cpu"), load_prior("toybox", "cpu", encoder="toybox")
+    (latents, gradient), (own, own_gradient) = image_gradient(plain, image), image_gradient(tiny, image)
+    assert (own - latents).square().mean().sqrt() < 0.15 * latents.std()
+    assert torch.cosine_similarity(own_gradient.flatten(), gradient.flatten(), dim=0) > 0.95
 
 
 def test_an_encoder_for_another_stride_is_refused(folder, tmp_path):
