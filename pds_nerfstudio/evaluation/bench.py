@@ -53,6 +53,7 @@ Setting = trial.Family | Literal["2d"]
 ANCHORS = (NOTHING, CEILING, REGENERATE)
 VIEW, SHOWN = "view.png", 0
 """A cell's picture in the wall, and which held-out view it is."""
+WORDS = {"True": True, "False": False, "None": None}
 LONGEST_NAME = 150
 """Characters of a folder's name that a method with its settings may take."""
 PACKAGES = ("torch", "nerfstudio", "diffusers", "peft", "gsplat")
@@ -187,7 +188,9 @@ def read_variant(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _value(text: str) -> Any:
-    """A number, True, False, None, or the text itself."""
+    """A number, true, false, none, or the text itself."""
+    if (word := text.strip().capitalize()) in WORDS:
+        return WORDS[word]
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):

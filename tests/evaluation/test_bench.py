@@ -89,6 +89,8 @@ def test_a_method_takes_settings_in_brackets(tmp_path):
     assert config.optimizers["adapters"]["optimizer"].lr == 1e-3
     assert METHODS["piva-edit-splat"].config.pipeline.objective.regularisation == 0.2
     assert [cell.method for cell in cells_of(tmp_path, ["nothing", text])[:2]] == ["nothing", text]
+    words = bench.read_variant("pnr-edit[a=true, b=False, c=none, d=relevant, e=3]")[1]
+    assert words == {"a": True, "b": False, "c": None, "d": "relevant", "e": 3}
 
 
 def test_many_settings_and_paths_among_them_make_one_folder_for_each_method(tmp_path):
