@@ -5,7 +5,8 @@
 A toybox scene is reconstructed and edited for a while; from there the same steps are taken again and again, with their
 own view, timestep and noise, and other draws of the chunks. Deviations are shares of the whole gradient's length:
 E |g' − g|² / |g|² over the draws, g the gradient of all parameters of the field. The yardstick is what the noise of
-score distillation itself does: g' then comes from the same view with another timestep and noise.
+score distillation itself does to the whole gradient of a view: its variance over timesteps and noises, as a share of
+its mean square.
 """
 
 import time
@@ -63,7 +64,7 @@ def deviation(pipeline: Any, share: float, steps: int, draws: int) -> tuple[floa
 
 
 def noise(pipeline: Any, steps: int, draws: int) -> float:
-    """The same of a step's own timestep and noise, about their mean: the mean over views."""
+    """Mean over views of E |g − E g|² / E |g|², g the whole gradient under other timesteps and noises."""
     shown, seed, ratios = pipeline._view_of_step, pipeline.config.seed, []
     pipeline.config.backward_share = 1.0
     for step in range(steps):
@@ -72,9 +73,8 @@ def noise(pipeline: Any, steps: int, draws: int) -> float:
         for draw in range(2 * draws):
             pipeline.config.seed = seed + 1 + draw
             gradients.append(gradient(pipeline, step, draw)[0])
-        mean = torch.stack(gradients).mean(0)
-        ratios.append(sum(float((g - mean).square().sum()) for g in gradients) / (len(gradients) - 1))
-        ratios[-1] /= float(mean.square().sum())
+        of_view = torch.stack(gradients)
+        ratios.append(float(of_view.var(0).sum() / of_view.square().sum(1).mean()))
     pipeline._view_of_step, pipeline.config.seed = shown, seed
     return sum(ratios) / len(ratios)
 
@@ -94,7 +94,7 @@ def main(out: Path, edit: str = "can-to-cone", chunks: int = 16, steps: int = 6,
     print("| share differentiated | deviation | s a step |\n|---:|---:|---:|")
     for share in SHARES:
         print("| {} | {:.3f} | {:.2f} |".format(share, *deviation(pipeline, share, steps, draws)), flush=True)
-    print(f"\nAnother timestep and noise for the same view: {noise(pipeline, steps, draws):.2f}")
+    print(f"\nTimestep and noise, for the same view: {noise(pipeline, steps, draws):.3f}")
 
 
 if __name__ == "__main__":

@@ -41,10 +41,7 @@ class SDEdit:
     def edit(self, prior: Prior, x0: Latents, prompt: str, eps: Latents) -> Latents:
         """The latent of `x0` noised by `eps` and denoised under `prompt`."""
         steps = ddim_steps(prior.schedule, self.strength, max(round(self.strength * self.num_steps), 1))
-        if len(steps) == 1:
-            return x0
-        noisy = prior.schedule.add_noise(x0, steps[:1].expand(len(x0)), eps)
-        return denoise(prior, noisy, steps, prompt, self.guidance_scale)
+        return noise_and_denoise(prior, x0, eps, steps, prompt, self.guidance_scale)
 
 
 def check_denoising(strength: float, num_steps: int) -> None:
@@ -61,6 +58,17 @@ def ddim_steps(schedule: NoiseSchedule, strength: float, count: int) -> Int64[Te
     if last == CLEAN:
         return torch.tensor([CLEAN])
     return torch.linspace(last, CLEAN, count + 1, dtype=torch.float64).round().long()
+
+
+@torch.no_grad()
+def noise_and_denoise(
+    prior: Prior, x0: Latents, eps: Latents, steps: Int64[Tensor, " steps"], prompt: str, guidance_scale: float
+) -> Latents:
+    """`x0` taken to the first of `steps` by `eps`, and from there to the last by `denoise`; itself where it is one."""
+    if len(steps) == 1:
+        return x0
+    noisy = prior.schedule.add_noise(x0, steps[:1].expand(len(x0)), eps)
+    return denoise(prior, noisy, steps, prompt, guidance_scale)
 
 
 @torch.no_grad()

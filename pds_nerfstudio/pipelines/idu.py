@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pds_nerfstudio.objectives.inversion import DDPMInversion
-from pds_nerfstudio.objectives.sdedit import ddim_steps, denoise
+from pds_nerfstudio.objectives.sdedit import ddim_steps, noise_and_denoise
 from pds_nerfstudio.pipelines.edit import noise_like
 from pds_nerfstudio.pipelines.perceptual import Perceptual
 from pds_nerfstudio.pipelines.update import Image3, UpdateConfig, UpdatePipeline
@@ -39,22 +39,10 @@ class IduConfig(UpdateConfig):
     """instruct only: guidance by the prompt, s_T."""
     image_guidance: float = 1.5
     """instruct only: guidance by the original, s_I. More holds on to it."""
-    min_strength: float = 0.02
-    """instruct only: least share of noise that a rendering is given, in [0, 1]."""
-    max_strength: float = 0.98
-    """instruct only: greatest share."""
     inversion: DDPMInversion = field(default_factory=DDPMInversion)
     """inversion only: its settings."""
     perceptual_weight: float = 1.0
     """Weight of the perceptual distance beside the mean absolute difference (Haque et al. 2023)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.min_strength <= self.max_strength <= 1:
-            raise ValueError(
-                f"min_strength is {self.min_strength} and max_strength {self.max_strength}: they are shares of noise, "
-                "give 0 < min <= max <= 1."
-            )
 
 
 class IduPipeline(UpdatePipeline):
@@ -78,13 +66,12 @@ class IduPipeline(UpdatePipeline):
             eps = torch.stack([noise_like(original.latent, [generator]) for _ in range(config.inversion.steps_run)])
             latents = config.inversion.edit(prior, original.latent, config.src_prompt, config.tgt_prompt, eps)
             return prior.decode(latents)
-        low, high = config.min_strength, config.max_strength
-        strength = low + (high - low) * float(torch.rand((), generator=generator))
-        steps, x0 = ddim_steps(prior.schedule, strength, config.num_steps), prior.encode(image)
-        noisy = prior.schedule.add_noise(x0, steps[:1], noise_like(x0, [generator]))
+        x0 = prior.encode(image)
+        steps = ddim_steps(prior.schedule, config.draw_strength(generator), config.num_steps)
+        eps = noise_like(x0, [generator])
         shown: Any = prior
         shown = shown.shown(original.latent, config.image_guidance)
-        return prior.decode(denoise(shown, noisy, steps, config.tgt_prompt, config.guidance_scale))
+        return prior.decode(noise_and_denoise(shown, x0, eps, steps, config.tgt_prompt, config.guidance_scale))
 
     def losses_on(self, views: Views, generator: torch.Generator) -> dict[str, Tensor]:
         """L1 and a perceptual distance between one of all views and its image, or its original before it has one."""

@@ -34,17 +34,8 @@ class RefineConfig(UpdateConfig):
     """Least t₀, the share of noise that a rendering is given, in [0, 1] (Koo et al. 2024, S.3: t₀ ~ U[0, 0.2])."""
     max_strength: float = 0.2
     """Greatest t₀. Their release takes 2 to 4 of 20 steps, which is 0.1 to 0.2."""
-
     keep_details: bool = True
     """Give the image back what the VAE loses of the rendering, the less the more SDEdit changes a pixel."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.min_strength <= self.max_strength <= 1:
-            raise ValueError(
-                f"min_strength is {self.min_strength} and max_strength {self.max_strength}: they are shares of noise, "
-                "give 0 <= min <= max <= 1."
-            )
 
 
 class RefinePipeline(UpdatePipeline):
@@ -66,9 +57,7 @@ class RefinePipeline(UpdatePipeline):
     def edited(self, index: int, image: Image3, generator: torch.Generator) -> Image3:
         """The rendering, noised a little and denoised under the target prompt."""
         prior, _ = self._ready()
-        low, high = self.config.min_strength, self.config.max_strength
-        strength = low + (high - low) * float(torch.rand((), generator=generator))
-        editor = SDEdit(self.config.guidance_scale, strength, self.config.num_steps)
+        editor = SDEdit(self.config.guidance_scale, self.config.draw_strength(generator), self.config.num_steps)
         x0 = prior.encode(image)
         refined = prior.decode(editor.edit(prior, x0, self.config.tgt_prompt, noise_like(x0, [generator])))
         return with_details(refined, image, prior.decode(x0)) if self.config.keep_details else refined

@@ -48,11 +48,25 @@ class UpdateConfig(EditPipelineConfig):
     """Classifier-free guidance ω of the editor."""
     num_steps: int = 20
     """DDIM steps of the editor."""
+    min_strength: float = 0.02
+    """Least share of noise that a rendering is given, in [0, 1]. An editor by inversion has a strength of its own."""
+    max_strength: float = 0.98
+    """Greatest share."""
 
     def __post_init__(self) -> None:
         for name in ("update_every", "num_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1.")
+        if not 0 <= self.min_strength <= self.max_strength <= 1:
+            raise ValueError(
+                f"min_strength is {self.min_strength} and max_strength {self.max_strength}: they are shares of noise, "
+                "give 0 <= min <= max <= 1."
+            )
+
+    def draw_strength(self, generator: torch.Generator) -> float:
+        """A share of noise between the two."""
+        low, high = self.min_strength, self.max_strength
+        return low + (high - low) * float(torch.rand((), generator=generator))
 
 
 def check_used(config: UpdateConfig, method: str) -> None:

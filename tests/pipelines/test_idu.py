@@ -40,7 +40,7 @@ def test_a_nerf_too(ns_train, toy_nerf):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--pipeline.min-strength", 0.0), "min_strength is 0.0"),
+        (("--pipeline.min-strength", 0.99), "min_strength is 0.99"),
         (("--pipeline.inversion.strength", 2.0), "strength is 2.0"),
         (("--pipeline.control", "somewhere"), "no use for --pipeline.control"),
     ],
