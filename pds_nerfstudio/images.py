@@ -2,6 +2,7 @@
 
 import math
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -62,6 +63,14 @@ def working_size(height: int, width: int, short_side: int, multiple: int) -> tup
         )
     scale = short_side / min(height, width)
     return _round_to(height * scale, multiple), _round_to(width * scale, multiple)
+
+
+def details(
+    images: Float[Tensor, "batch channels height width"], block: int
+) -> Float[Tensor, "batch channels height width"]:
+    """What averaging over blocks of `block` pixels loses of images, and interpolating between them does not give back."""
+    coarse = F.avg_pool2d(images, block)
+    return images - F.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _round_to(length: float, multiple: int) -> int:

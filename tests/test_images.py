@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.images import depth_picture, to_channels_first, to_channels_last, working_size
+from pds_nerfstudio.images import depth_picture, details, to_channels_first, to_channels_last, working_size
 
 sides = st.integers(1, 5000)
 multiples = st.sampled_from([1, 4, 8, 16])
@@ -79,3 +79,11 @@ def test_the_depth_picture_is_white_where_near_and_black_where_nothing_is():
     stretched = depth_picture(depth, torch.ones_like(depth))[0, 1].flatten()
     torch.testing.assert_close(stretched, torch.tensor([1.0, 1 / 3, 0.0, 1 / 9]))
     assert torch.isfinite(depth_picture(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))).all()
+
+
+def test_details_are_what_blocks_average_away():
+    checks = (torch.arange(16)[:, None] + torch.arange(24)) % 2 - 0.5
+    torch.testing.assert_close(details(checks.expand(2, 3, -1, -1), 4), checks.expand(2, 3, -1, -1))
+    assert not details(torch.full((1, 3, 16, 24), 0.3), 4).any()
+    ramp = torch.linspace(0, 1, 24).expand(1, 3, 16, -1)
+    assert details(ramp, 4)[..., 2:-2].abs().max() < 1e-6

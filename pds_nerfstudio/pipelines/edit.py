@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.images import to_channels_last, working_size
+from pds_nerfstudio.images import details, to_channels_last, working_size
 from pds_nerfstudio.objectives.base import SOURCE, Edit, ScoreDistillation, surrogate_loss
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.pipelines import ranks
@@ -91,6 +91,10 @@ class EditPipelineConfig(VanillaPipelineConfig):
     """Shorter side, in pixels, at which views are rendered for the prior; by default the size it was trained at."""
     views_per_step: int = 1
     """Views that each step shows to the prior, in one batch; their gradients are averaged."""
+    hold_details: float = 0.0
+    """Weight of a pull that keeps the source's details, what averaging over the latent stride loses of a view. The
+    encoder hardly sees them, so that nothing else does, and floors come to speckle. 4 suits changes of colour; hats and
+    shapes change less under it."""
     rays_per_chunk: int | None = None
     """nerfacto only: rays rendered at once, and again in backward; by default as many as fit a quarter of the free
     memory and 2 GiB, 4096 at most."""
@@ -342,7 +346,13 @@ class EditPipeline(VanillaPipeline):
 
     def further_losses(self, step: int, rendering: Rendering, source: SourceView) -> dict[str, Tensor]:
         """Losses beside the objective's at edit step `step`."""
-        return {}
+        weight = self.config.loss_weight * self.config.hold_details
+        if weight == 0:
+            return {}
+        prior, _ = self._ready()
+        lost = details(rendering.image - source.image.to(rendering.image), prior.latent_stride)
+        # Beside a score loss that is summed over latents.
+        return {"detail_loss": weight * source.latent.numel() * lost.square().mean()}
 
     def short_side(self) -> int | None:
         """Shorter side in pixels of the views that the prior is shown; None before a prior is loaded that decides."""

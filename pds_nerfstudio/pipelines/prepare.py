@@ -6,6 +6,7 @@ the command line leaves open from the run's own `config.yml`, and reject what ca
 
 import copy
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
 SPLAT_SUFFIX = "-splat"
 KEPT_ON_RESUMING = (
-    *("prior", "encoder", "objective", "loss_weight", "resolution", "source_images", "box", "masks"),
+    *("prior", "encoder", "objective", "loss_weight", "hold_details", "resolution", "source_images", "box", "masks"),
     *("adapter_rank", "control", "seed", "by", "eta", "anneal", "edit_steps", "refine_steps"),
     *("spare_relevant", "identity_l1", "identity_perceptual"),
     *("update_every", "guidance_scale", "num_steps", "min_strength", "max_strength", "keep_details"),
@@ -215,6 +216,8 @@ def _check_numbers(pipeline: EditPipelineConfig) -> None:
         raise UserError(f"--pipeline.rays-per-chunk is {pipeline.rays_per_chunk}: give at least 2, or leave it out.")
     if not 0 < pipeline.backward_share <= 1:
         raise UserError(f"--pipeline.backward-share is {pipeline.backward_share}: it must lie in (0, 1].")
+    if not 0 <= pipeline.hold_details < math.inf:
+        raise UserError(f"--pipeline.hold-details is {pipeline.hold_details}: give 0 or more.")
 
 
 def _check_prior(pipeline: EditPipelineConfig) -> None:

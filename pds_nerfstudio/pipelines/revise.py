@@ -234,9 +234,10 @@ class RevisePipeline(EditPipeline):
         return with_range(self.config.objective, annealed_range(self._progress(step)))
 
     def further_losses(self, step: int, rendering: Rendering, source: SourceView) -> dict[str, Tensor]:
-        """In the first half of the refinement, what pulls the rendering back to the source."""
+        """In the first half of the refinement also what pulls the rendering back to the source."""
+        losses = super().further_losses(step, rendering, source)
         if step < self.config.edit_steps or not (weight := falling_weight(self._progress(step))):
-            return {}
+            return losses
         image, original = rendering.image, source.image.to(rendering.image)
         if self.config.spare_relevant:
             prior, _ = self._ready()
@@ -246,7 +247,7 @@ class RevisePipeline(EditPipeline):
         weights = self.config.identity_l1, self.config.identity_perceptual
         loss = identity_loss(image, original, self._perceptual, *weights)
         beside_the_score = source.latent.numel() / PAPERS_LATENTS
-        return {"identity_loss": self.config.loss_weight * weight * beside_the_score * loss}
+        return losses | {"identity_loss": self.config.loss_weight * weight * beside_the_score * loss}
 
     def _progress(self, step: int) -> float:
         """How much of its stage is done before this step, in [0, 1); a probe's steps count as the first."""

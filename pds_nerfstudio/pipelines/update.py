@@ -30,7 +30,7 @@ RAY_VIEWS = 16
 """nerfacto only: views of which each step takes rays, drawn anew, an equal number of each."""
 UNUSED = (
     *("objective", "loss_weight", "views_per_step", "steps_per_view", "backward_share", "proposal_losses"),
-    *("adapter_rank", "control", "adapter_warmup"),
+    *("adapter_rank", "control", "adapter_warmup", "hold_details"),
 )
 """What an edit by distillation can be told and these cannot."""
 

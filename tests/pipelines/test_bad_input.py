@@ -77,6 +77,7 @@ def test_prompts_that_are_missing_or_contradict_each_other(refused, toy_splats, 
         ("--pipeline.views-per-step", 0),
         ("--pipeline.rays-per-chunk", 1),
         ("--pipeline.backward-share", 0.0),
+        ("--pipeline.hold-details", -1.0),
         ("--pipeline.encoder", "no_such_encoder"),
     ],
 )
