@@ -68,7 +68,7 @@ def working_size(height: int, width: int, short_side: int, multiple: int) -> tup
 def details(
     images: Float[Tensor, "batch channels height width"], block: int
 ) -> Float[Tensor, "batch channels height width"]:
-    """What averaging over blocks of `block` pixels loses of images, and interpolating between them does not give back."""
+    """What images lose when they are averaged over blocks of `block` pixels and interpolated back."""
     coarse = F.avg_pool2d(images, block)
     return images - F.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=False)
 

@@ -12,6 +12,9 @@ import pytest
 import torch
 import yaml
 
+from pds_nerfstudio.evaluation.pairs import load_run
+from pds_nerfstudio.evaluation.trial import render_eval_views
+from pds_nerfstudio.images import details
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.prepare import _decay_over_the_edit
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
@@ -41,6 +44,16 @@ def test_a_splat_edit_moves_the_means_and_leaves_its_source_alone(ns_train, toy_
     assert all(value.isfinite().all() for value in edited.values())
     assert fingerprint(toy_splats.parent) == before
     assert find_run(config.get_base_dir()).step == 21
+
+
+def test_details_that_are_held_stay_nearer_to_the_sources(ns_train, toy_splats):
+    source, off = render_eval_views(load_run(toy_splats)), {}
+    for weight in (0.0, 100.0):
+        flags = ("--pipeline.hold-details", weight, "--max-num-iterations", 30)
+        config = ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, *flags)
+        edited = render_eval_views(load_run(config.get_base_dir() / "config.yml"))
+        off[weight] = float(details(edited - source, 4).square().mean())
+    assert 0 < off[100.0] < 0.5 * off[0.0]
 
 
 @pytest.mark.parametrize("method", ["sds-edit", "dds-edit", "pds-edit"])
