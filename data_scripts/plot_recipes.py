@@ -72,10 +72,7 @@ def draw(curves: Curves) -> Any:
         column[1].set_xlabel("steps")
         for axis, (name, label) in zip(column, SHOWN.items(), strict=True):
             for recipe, points in recipes.items():
-                ordered = sorted(points, key=lambda point: point[0])
-                axis.plot(
-                    *zip(*((steps, metrics[name]) for steps, metrics in ordered), strict=True), "o-", label=recipe
-                )
+                axis.plot([steps for steps, _ in points], [shown[name] for _, shown in points], "o-", label=recipe)
             axis.set_xscale("log")
             axis.grid(alpha=0.3)
             axis.set_ylabel(label if axis in axes[:, 0] else "")
