@@ -39,8 +39,9 @@ from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.relevance import MIDDLE, prediction_difference, relevance
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.vsd import VSD
-from pds_nerfstudio.pipelines.edit import EditPipeline, EditPipelineConfig, SourceView
+from pds_nerfstudio.pipelines.edit import EditPipeline, EditPipelineConfig
 from pds_nerfstudio.pipelines.perceptual import Perceptual
+from pds_nerfstudio.pipelines.source_views import SourceView
 from pds_nerfstudio.scenes.hull import INSIDE, Hull, Region
 from pds_nerfstudio.scenes.perturb import perturb_nerf, perturb_splats, redraw_tcnn
 from pds_nerfstudio.scenes.region import Common
