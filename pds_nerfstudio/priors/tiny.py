@@ -63,7 +63,9 @@ def load_tiny(name: str, device: torch.device, dtype: torch.dtype, latent_stride
 def _check_fits(name: str, config: Mapping[str, Any], latent_stride: int, latent_channels: int) -> None:
     if (kind := config.get("_class_name")) != "AutoencoderTiny":
         raise UserError(f"The encoder {name} is no AutoencoderTiny but {kind or 'nameless'}: give one that is.")
-    stride, channels = 2 ** (len(config["encoder_block_out_channels"]) - 1), config["latent_channels"]
+    # What a configuration leaves out is diffusers' default, the published TAESD's: four resolutions, four channels.
+    stride = 2 ** (len(config.get("encoder_block_out_channels", range(4))) - 1)
+    channels = config.get("latent_channels", 4)
     if (stride, channels) != (latent_stride, latent_channels):
         raise UserError(
             f"The encoder {name} makes {channels} channels of {stride} pixels and the prior's VAE {latent_channels} of "

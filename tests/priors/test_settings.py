@@ -1,5 +1,7 @@
 """Settings of the prior that save time or memory: a tiny encoder, channels last, compilation."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import AutoencoderTiny
@@ -65,6 +67,13 @@ def test_an_encoder_that_does_not_fit_is_refused_by_its_configuration_alone(fold
         check_encoder(write_tiny(tmp_path / "tiny", blocks=4), folder)
     with pytest.raises(UserError, match="is no AutoencoderTiny but AutoencoderKL"):
         check_encoder(str(folder / "vae"), folder)
+
+
+def test_an_encoder_whose_configuration_says_little_has_diffusers_defaults(folder, tmp_path):
+    tiny = Path(write_tiny(tmp_path / "tiny"))
+    (tiny / "config.json").write_text('{"_class_name": "AutoencoderTiny"}')
+    with pytest.raises(UserError, match="4 channels of 8 pixels and the prior's VAE 4 of 4"):
+        check_encoder(str(tiny), folder)
 
 
 @pytest.mark.parametrize("name", ["no_such_folder", "/no/such/folder", "./a/b"])
