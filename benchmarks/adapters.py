@@ -18,15 +18,15 @@ from pds_nerfstudio.evaluation.pairs import load_run
 from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.objectives.base import EDITED, SOURCE
-from pds_nerfstudio.pipelines.edit import EditPipeline
+from pds_nerfstudio.pipelines.distillation import DistillationPipeline
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
-from pds_nerfstudio.scenes.rendering import render
+from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 from pds_nerfstudio.scenes.views import eval_views
 
 
 @torch.no_grad()
-def seen(pipeline: EditPipeline, prior: StableDiffusionPrior, model: Model) -> tuple[Tensor, Tensor]:
+def seen(pipeline: DistillationPipeline, prior: StableDiffusionPrior, model: Model) -> tuple[Tensor, Tensor]:
     """Latents and depth pictures of the held-out views."""
     views = eval_views(pipeline.datamanager)
     renderings = [render(model, views.camera(i, *views.size(i))) for i in range(len(views))]
@@ -53,9 +53,9 @@ def main(config: Path) -> None:
         config: config.yml of a run of piva-edit or piva-edit-splat.
     """
     pipeline = load_run(config)
-    assert isinstance(pipeline, EditPipeline)
-    pipeline.load_adapters(load_source_state(find_run(config)))
-    prior, _ = pipeline._ready()
+    assert isinstance(pipeline, DistillationPipeline)
+    pipeline.open(load_source_state(find_run(config)), resumes=True)
+    prior = pipeline.prior
     size = sum(parameter.numel() for parameter in (pipeline.adapters.parameters() if pipeline.adapters else []))
     print(f"{size} parameters in the adapters, {sum(p.numel() for p in prior.unet.parameters()) - size} in the U-Net\n")
     before, after = seen(pipeline, prior, pipeline.source_scene()), seen(pipeline, prior, pipeline.model)

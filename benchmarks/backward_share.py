@@ -53,9 +53,9 @@ def deviation(pipeline: Any, share: float, steps: int, draws: int) -> tuple[floa
     """Mean over steps and draws of |g' − g|² / |g|², and the median processor seconds of a step."""
     deviations, seconds = [], []
     for step in range(steps):
-        pipeline.config.backward_share = 1.0
+        pipeline.config.scene.backward_share = 1.0
         whole = gradient(pipeline, step, draw=0)[0]
-        pipeline.config.backward_share = share
+        pipeline.config.scene.backward_share = share
         for draw in range(1, draws + 1):
             part, spent = gradient(pipeline, step, draw)
             deviations.append(float((part - whole).square().sum() / whole.square().sum()))
@@ -65,17 +65,17 @@ def deviation(pipeline: Any, share: float, steps: int, draws: int) -> tuple[floa
 
 def noise(pipeline: Any, steps: int, draws: int) -> float:
     """Mean over views of E |g − E g|² / E |g|², g the whole gradient under other timesteps and noises."""
-    shown, seed, ratios = pipeline._view_of_step, pipeline.config.seed, []
-    pipeline.config.backward_share = 1.0
+    shown, seed, ratios = pipeline.view_of_step, pipeline.config.run.seed, []
+    pipeline.config.scene.backward_share = 1.0
     for step in range(steps):
-        pipeline._view_of_step = lambda *_, step=step: step
+        pipeline.view_of_step = lambda *_, step=step: step
         gradients = []
         for draw in range(2 * draws):
-            pipeline.config.seed = seed + 1 + draw
+            pipeline.config.run.seed = seed + 1 + draw
             gradients.append(gradient(pipeline, step, draw)[0])
         of_view = torch.stack(gradients)
         ratios.append(float(of_view.var(0).sum() / of_view.square().sum(1).mean()))
-    pipeline._view_of_step, pipeline.config.seed = shown, seed
+    pipeline.view_of_step, pipeline.config.run.seed = shown, seed
     return sum(ratios) / len(ratios)
 
 
@@ -90,7 +90,7 @@ def main(out: Path, edit: str = "can-to-cone", chunks: int = 16, steps: int = 6,
         draws: draws of chunks in each.
     """
     pipeline: Any = load_run(edited(edit, out, steps=100)).train()
-    pipeline._rays_per_chunk = 64 * 64 // chunks
+    pipeline.config.compute.rays_per_chunk = 64 * 64 // chunks
     print("| share differentiated | deviation | s a step |\n|---:|---:|---:|")
     for share in SHARES:
         print("| {} | {:.3f} | {:.2f} |".format(share, *deviation(pipeline, share, steps, draws)), flush=True)

@@ -48,7 +48,7 @@ def look_at_scene(side: int):
 
 def measure(family: str, side: int, recompute: bool, rays_per_chunk: int, device: str) -> tuple[float, float]:
     """Peak memory in MB that one forward and backward pass adds, and seconds they take."""
-    from pds_nerfstudio.scenes.rendering import render
+    from pds_nerfstudio.scenes.families import render
 
     model = scene(family, device)
 

@@ -251,7 +251,7 @@ def count_rendering(size: int, gaussians: int) -> list[dict[str, Any]]:
 
     nerfacto is counted on 256 rays and scaled: every ray costs the same. It is the torch implementation, float32.
     """
-    from pds_nerfstudio.scenes.rendering import render
+    from pds_nerfstudio.scenes.families import render
 
     nerf, side = scene("nerfacto", "cpu"), 16
     camera = look_at_scene(side)
@@ -349,7 +349,7 @@ def measure_overhead(method: str, steps: int) -> dict[str, Any]:
     from nerfstudio.engine.optimizers import Optimizers
 
     from pds_nerfstudio.evaluation import trial
-    from pds_nerfstudio.pipelines import edit as edit_module
+    from pds_nerfstudio.pipelines.base import EditPipeline
     from pds_nerfstudio.pipelines.trainer import EditTrainer
     from pds_nerfstudio.toybox.dataset import write_edit
     from pds_nerfstudio.toybox.spec import find_edit
@@ -362,7 +362,7 @@ def measure_overhead(method: str, steps: int) -> dict[str, Any]:
         source = trial.reconstruct(family, folder / "scene/source", folder, steps=20, seed=0)
         patch(EditTrainer, "train_iteration", watch.begin)
         for holder, function, part in (
-            (edit_module, "render", "render"),
+            (EditPipeline, "render_view", "render"),
             (StableDiffusionPrior, "encode", "vae"),
             (StableDiffusionPrior, "_forward", "unet"),
             (Tensor, "backward", "backward"),

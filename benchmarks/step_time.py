@@ -29,8 +29,7 @@ from torch import Tensor
 from pds_nerfstudio.files import fill_in
 from pds_nerfstudio.objectives import PDS, surrogate_loss
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
-from pds_nerfstudio.scenes.memory import bytes_per_ray, free_memory, rays_that_fit
-from pds_nerfstudio.scenes.rendering import render
+from pds_nerfstudio.scenes.families import render, scene_of
 
 PARTS = ("render", "encode", "unet", "backward", "optimiser")
 README = Path(__file__).parent.parent / "README.md"
@@ -128,7 +127,7 @@ def measure(
     """Median milliseconds by part, and peak memory in MiB."""
     model = scene(family, device, gaussians)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-6)
-    rays = rays_that_fit(bytes_per_ray(model, True), free_memory(torch.device(device))) if family == "nerfacto" else 1
+    rays = scene_of(model).chunks(None, regularise=True).rays
     stride = prior.latent_stride
     x0_src = torch.zeros(1, prior.latent_channels, side // stride, side // stride, device=device)
     clock, runs = Clock(device), []

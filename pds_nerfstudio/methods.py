@@ -4,6 +4,8 @@ Every `ns-*` command imports this module, through the `nerfstudio.method_configs
 about. It therefore imports no diffusion library, and puts `compat` in place before anything is built.
 """
 
+from collections.abc import Callable
+
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
@@ -22,10 +24,12 @@ from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.vsd import VSD
-from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipelineConfig
+from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
 from pds_nerfstudio.pipelines.idu import IduConfig
 from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
+from pds_nerfstudio.pipelines.settings import for_family
 from pds_nerfstudio.pipelines.trainer import EditTrainerConfig, SceneTrainerConfig
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.scenes.nerfacto import NerfactoSceneConfig, available_implementation
@@ -123,20 +127,22 @@ source_splatfacto = MethodSpecification(
 )
 
 
-def _edit_of_nerfacto(name: str, pipeline: EditPipelineConfig, description: str) -> MethodSpecification:
+def _nerf(name: str, config: EditConfig, description: tuple[str, str]) -> MethodSpecification:
     """A method that edits nerfacto scenes."""
-    pipeline.datamanager = VanillaDataManagerConfig(dataparser=NerfstudioDataParserConfig())
-    pipeline.model = NerfactoSceneConfig(implementation=available_implementation())
+    config.datamanager = VanillaDataManagerConfig(dataparser=NerfstudioDataParserConfig())
+    config.model = NerfactoSceneConfig(implementation=available_implementation())
+    for_family(config, "nerfacto")
     optimizers = {"proposal_networks": _adam(1e-2, 1e-3), "fields": _adam(1e-2, 1e-3)}
-    return _edit(name, pipeline, optimizers, description)
+    return _edit(name, config, optimizers, " a nerfacto scene".join(description), mixed_precision=True)
 
 
-def _edit_of_splatfacto(name: str, pipeline: EditPipelineConfig, description: str) -> MethodSpecification:
-    """The same on splats."""
-    pipeline.datamanager = FullImageDatamanagerConfig(
+def _splats(name: str, config: EditConfig, description: tuple[str, str]) -> MethodSpecification:
+    """The same method on splats."""
+    config.datamanager = FullImageDatamanagerConfig(
         dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
     )
-    pipeline.model = SplatfactoSceneConfig()
+    config.model = SplatfactoSceneConfig()
+    for_family(config, "splatfacto")
     optimizers = {
         # Higher than splatfacto's own, which have 30,000 photometric steps; a tenth of it at the end of the edit.
         "means": _adam(1e-3, 1e-4),
@@ -146,96 +152,72 @@ def _edit_of_splatfacto(name: str, pipeline: EditPipelineConfig, description: st
         "scales": _adam(0.01, 0.001),
         "quats": _adam(0.002, 0.0002),
     }
-    return _edit(name, pipeline, optimizers, description)
+    return _edit(f"{name}-splat", config, optimizers, " splats".join(description), mixed_precision=False)
 
 
-def _edit(name: str, pipeline: EditPipelineConfig, optimizers: dict, description: str) -> MethodSpecification:
-    if pipeline.objective.adapters:
+def _edit(
+    name: str, config: EditConfig, optimizers: dict, description: str, mixed_precision: bool
+) -> MethodSpecification:
+    if config.adapters:
         optimizers = optimizers | {ADAPTERS: _adam(ADAPTER_RATE)}
-    steps = pipeline.edit_steps + pipeline.refine_steps if isinstance(pipeline, ReviseConfig) else 30_000
-    config = EditTrainerConfig(
-        method_name=name,
-        steps_per_eval_batch=0,
-        steps_per_save=1000,
-        max_num_iterations=steps,
-        mixed_precision=isinstance(pipeline.model, NerfactoSceneConfig),
-        machine=_machine(),
-        pipeline=pipeline,
-        optimizers=optimizers,
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
-        vis="viewer",
+    return MethodSpecification(
+        EditTrainerConfig(
+            method_name=name,
+            steps_per_eval_batch=0,
+            steps_per_save=1000,
+            max_num_iterations=config.steps if isinstance(config, ReviseConfig) else 30_000,
+            mixed_precision=mixed_precision,
+            machine=_machine(),
+            pipeline=config,
+            optimizers=optimizers,
+            viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+            vis="viewer",
+        ),
+        description,
     )
-    return MethodSpecification(config, description)
 
 
-def _trained_on_images(method: MethodSpecification, steps: int, optimizers: dict) -> MethodSpecification:
-    """The same method with the learning rates of a scene that trains on images, for so many steps."""
-    method.config.max_num_iterations = steps
-    method.config.optimizers = {name: optimizers[name] for name in method.config.optimizers}
-    return method
+def _both(
+    name: str, make: Callable[[], EditConfig], verb: str, rest: str
+) -> tuple[MethodSpecification, MethodSpecification]:
+    """A method on nerfacto scenes and on splats; its description is "VERB a nerfacto scene REST" and "VERB splats
+    REST"."""
+    return _nerf(name, make(), (verb, rest)), _splats(name, make(), (verb, rest))
 
 
-def _objective(objective: ScoreDistillation) -> EditPipelineConfig:
-    return EditPipelineConfig(objective=objective)
+def _on_images(
+    methods: tuple[MethodSpecification, MethodSpecification], steps: int
+) -> tuple[MethodSpecification, MethodSpecification]:
+    """The same methods with the learning rates of a scene that trains on images, for so many steps.
+
+    nerfacto's and splatfacto's own rates are for a scene that is made from nothing: a tenth of them for a NeRF's
+    field, splatfacto's as they are.
+    """
+    rates = splatfacto_optimizers() | {"fields": _adam(1e-3, 1e-4), "proposal_networks": _adam(1e-3, 1e-4)}
+    for method in methods:
+        method.config.max_num_iterations = steps
+        method.config.optimizers = {name: rates[name] for name in method.config.optimizers}
+    return methods
 
 
-sds_edit = _edit_of_nerfacto(
-    "sds-edit", _objective(SDS()), "Edit a nerfacto scene by SDS (Poole et al. 2022): a baseline."
-)
-dds_edit = _edit_of_nerfacto(
-    "dds-edit", _objective(DDS()), "Edit a nerfacto scene by DDS (Hertz et al. 2023): a baseline."
-)
-pds_edit = _edit_of_nerfacto("pds-edit", _objective(PDS()), "Edit a nerfacto scene by PDS (Koo et al. 2024).")
-pnr_edit = _edit_of_nerfacto(
-    "pnr-edit", ReviseConfig(), "Edit a nerfacto scene by Perturb-and-Revise (Hong et al. 2024): for changes of shape."
-)
-vsd_edit = _edit_of_nerfacto(
-    "vsd-edit", _objective(VSD()), "Edit a nerfacto scene by VSD (Wang et al. 2023): a baseline."
-)
-piva_edit = _edit_of_nerfacto("piva-edit", _objective(Piva()), "Edit a nerfacto scene by Piva (Le et al. 2024).")
-sds_edit_splat = _edit_of_splatfacto(
-    "sds-edit-splat", _objective(SDS()), "Edit splats by SDS (Poole et al. 2022): a baseline."
-)
-dds_edit_splat = _edit_of_splatfacto(
-    "dds-edit-splat", _objective(DDS()), "Edit splats by DDS (Hertz et al. 2023): a baseline."
-)
-pds_edit_splat = _edit_of_splatfacto("pds-edit-splat", _objective(PDS()), "Edit splats by PDS (Koo et al. 2024).")
-vsd_edit_splat = _edit_of_splatfacto(
-    "vsd-edit-splat", _objective(VSD()), "Edit splats by VSD (Wang et al. 2023): a baseline."
-)
-piva_edit_splat = _edit_of_splatfacto("piva-edit-splat", _objective(Piva()), "Edit splats by Piva (Le et al. 2024).")
-pnr_edit_splat = _edit_of_splatfacto(
-    "pnr-edit-splat",
-    ReviseConfig(eta=0.3, eta_opacity=0.8),
-    "Edit splats by Perturb-and-Revise (Hong et al. 2024): for changes of shape.",
-)
+def _distilled(name: str, objective: type[ScoreDistillation], rest: str):
+    """A method that edits by one objective."""
+    return _both(name, lambda: DistillationConfig(objective=objective()), "Edit", rest)
 
-# nerfacto's and splatfacto's own learning rates are for a scene that is made from nothing: a tenth of them for a
-# NeRF's field, splatfacto's as they are.
-ON_IMAGES = splatfacto_optimizers() | {"fields": _adam(1e-3, 1e-4), "proposal_networks": _adam(1e-3, 1e-4)}
-sdedit_refine = _trained_on_images(
-    _edit_of_nerfacto("sdedit-refine", RefineConfig(), "Refine an edited nerfacto scene by SDEdit (Koo et al. 2024)."),
-    15_000,
-    ON_IMAGES,
+
+sds_edit, sds_edit_splat = _distilled("sds-edit", SDS, " by SDS (Poole et al. 2022): a baseline.")
+dds_edit, dds_edit_splat = _distilled("dds-edit", DDS, " by DDS (Hertz et al. 2023): a baseline.")
+pds_edit, pds_edit_splat = _distilled("pds-edit", PDS, " by PDS (Koo et al. 2024).")
+vsd_edit, vsd_edit_splat = _distilled("vsd-edit", VSD, " by VSD (Wang et al. 2023): a baseline.")
+piva_edit, piva_edit_splat = _distilled("piva-edit", Piva, " by Piva (Le et al. 2024).")
+pnr_edit, pnr_edit_splat = _both(
+    "pnr-edit", ReviseConfig, "Edit", " by Perturb-and-Revise (Hong et al. 2024): for changes of shape."
 )
-sdedit_refine_splat = _trained_on_images(
-    _edit_of_splatfacto("sdedit-refine-splat", RefineConfig(), "Refine edited splats by SDEdit (Koo et al. 2024)."),
-    15_000,
-    ON_IMAGES,
+sdedit_refine, sdedit_refine_splat = _on_images(
+    _both("sdedit-refine", RefineConfig, "Refine", " that was edited, by SDEdit (Koo et al. 2024)."), 15_000
 )
-idu_edit = _trained_on_images(
-    _edit_of_nerfacto(
-        "idu-edit", IduConfig(), "Edit a nerfacto scene by iterative dataset update (Haque et al. 2023): a baseline."
-    ),
-    30_000,
-    ON_IMAGES,
-)
-idu_edit_splat = _trained_on_images(
-    _edit_of_splatfacto(
-        "idu-edit-splat", IduConfig(), "Edit splats by iterative dataset update (Haque et al. 2023): a baseline."
-    ),
-    30_000,
-    ON_IMAGES,
+idu_edit, idu_edit_splat = _on_images(
+    _both("idu-edit", IduConfig, "Edit", " by iterative dataset update (Haque et al. 2023): a baseline."), 30_000
 )
 
 METHODS: dict[str, MethodSpecification] = {

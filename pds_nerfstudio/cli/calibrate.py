@@ -8,13 +8,16 @@ import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from pds_nerfstudio.errors import UserError
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.objectives import ScoreDistillation
 
 CLEARLY = 2.0
 """A fall of the loss counts from this many standard errors on."""
@@ -34,8 +37,8 @@ class CalibrateEta:
     """What it should show."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
-    objective: Literal["pds", "dds", "sds"] = "pds"
-    """The revising objective."""
+    objective: str = "pds"
+    """The revising objective, any that --pipeline.by takes."""
     guidance_scale: float | None = None
     """Its guidance; by default the method's own."""
     steps: int = 50
@@ -49,6 +52,7 @@ class CalibrateEta:
 
         if self.steps < 20:
             raise UserError(f"--steps {self.steps} is too few to compare the first ten with the last ten: give 20.")
+        self.kind()
         console = Console()
         with tempfile.TemporaryDirectory() as scratch:
             still, moving = self._probe(Path(scratch))
@@ -69,10 +73,17 @@ class CalibrateEta:
             f"[bold]{choose_eta(increase, proposal):.3f}[/] of at most 0.6 for this edit."
         )
 
+    def kind(self) -> "type[ScoreDistillation]":
+        """The objective's class. Raises UserError where there is none of that name."""
+        from pds_nerfstudio.objectives import BY_NAME
+
+        if self.objective not in BY_NAME:
+            raise UserError(f"--objective {self.objective} is none: give one of {', '.join(BY_NAME)}.")
+        return BY_NAME[self.objective]
+
     def _probe(self, scratch: Path) -> tuple[list[float], list[float]]:
         """Losses of a scene that stands still, and of one that is edited."""
         from pds_nerfstudio.methods import METHODS
-        from pds_nerfstudio.pipelines.revise import REVISING
         from pds_nerfstudio.pipelines.trainer import EditTrainer
         from pds_nerfstudio.scenes.source import find_run
 
@@ -82,9 +93,9 @@ class CalibrateEta:
         config.logging.local_writer.enable = False
         pipeline = config.pipeline
         pipeline.src_prompt, pipeline.tgt_prompt = self.src_prompt, self.tgt_prompt  # pyright: ignore[reportAttributeAccessIssue]
-        pipeline.prior, pipeline.seed = self.prior, self.seed  # pyright: ignore[reportAttributeAccessIssue]
+        pipeline.prior, pipeline.run.seed = self.prior, self.seed  # pyright: ignore[reportAttributeAccessIssue]
         settings = {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
-        pipeline.objective = REVISING[self.objective](**settings)  # pyright: ignore[reportAttributeAccessIssue]
+        pipeline.objective = self.kind()(**settings)  # pyright: ignore[reportAttributeAccessIssue]
         pipeline.by = self.objective  # pyright: ignore[reportAttributeAccessIssue]
         config.set_timestamp()
         trainer = config.setup(local_rank=0, world_size=1)

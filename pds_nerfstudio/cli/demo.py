@@ -79,9 +79,9 @@ class Demo:
         with self._stage("import", "Loading nerfstudio", console, started):
             from pds_nerfstudio.evaluation import trial
             from pds_nerfstudio.pictures import contact_sheet
-            from pds_nerfstudio.pipelines import trainer
+            from pds_nerfstudio.pipelines import scene_trainer
 
-            trainer.progress_console = console
+            scene_trainer.progress_console = console
         outcomes = [self._edit(edit, method, console) for edit, method in jobs]
         rows = {}
         for outcome in outcomes:

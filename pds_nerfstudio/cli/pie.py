@@ -68,8 +68,8 @@ class PieBench:
     def _config(self, text: str) -> Any:
         """The configuration of a method, with its settings. Raises UserError if it has no objective for pictures."""
         from pds_nerfstudio.evaluation.bench import flat_methods, read_variant
-        from pds_nerfstudio.evaluation.trial import change_setting
         from pds_nerfstudio.methods import METHODS
+        from pds_nerfstudio.pipelines.settings import change
 
         method, changes = read_variant(text)
         if method not in flat_methods():
@@ -77,7 +77,7 @@ class PieBench:
         config: Any = copy.deepcopy(METHODS[method].config)
         config.pipeline.objective = replace(config.pipeline.objective, guidance_scale=self.guidance_scale)
         for name, value in changes.items():
-            change_setting(config, name, value)
+            change(config, name, value)
         return config
 
     def _edit(self, waiting: "Iterable[tuple[str, PieEdit]]", configs: dict[str, Any]) -> None:

@@ -223,10 +223,10 @@ class Preview:
 
 def known_editors() -> dict[str, type]:
     """Objectives, and SDEdit, by the names that users type."""
-    from pds_nerfstudio.objectives import OBJECTIVES
+    from pds_nerfstudio.objectives import BY_NAME
     from pds_nerfstudio.objectives.sdedit import SDEdit
 
-    return {kind.__name__.lower(): kind for kind in OBJECTIVES} | {SDEDIT: SDEdit}
+    return {**BY_NAME, SDEDIT: SDEdit}
 
 
 def parsed_setting(text: str, kinds: Sequence[type]) -> tuple[str, tuple[Any, ...]]:

@@ -56,7 +56,7 @@ class Render:
             raise UserError("--export writes the run's last checkpoint: leave --step out, or export without it.")
         from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
         from pds_nerfstudio.evaluation.renders import export, export_splat_mesh
-        from pds_nerfstudio.pipelines.outcome import export_lines
+        from pds_nerfstudio.pipelines.conclusion import export_lines
 
         plan = plan_pair(self.run_folder, self.step, self.source)
         out = self.out or plan.folder / "renders"
@@ -81,8 +81,8 @@ class Render:
         from rich.progress import Progress
 
         from pds_nerfstudio.evaluation.renders import film, still_views
-        from pds_nerfstudio.pipelines.outcome import before_after_sheet, prompts_title, view_camera
         from pds_nerfstudio.scenes.paths import camera_path
+        from pds_nerfstudio.scenes.shots import before_after_sheet, prompts_title, view_camera
 
         written = []
         src_prompt, tgt_prompt = pair.plan.prompts

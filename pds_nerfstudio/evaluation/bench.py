@@ -44,7 +44,8 @@ from pds_nerfstudio.evaluation.suite import CaptureEdit, Suite
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pictures import save_image
-from pds_nerfstudio.pipelines.edit import EditPipelineConfig
+from pds_nerfstudio.pipelines.distillation import DistillationConfig
+from pds_nerfstudio.pipelines.settings import change
 from pds_nerfstudio.toybox.dataset import write_edit
 from pds_nerfstudio.toybox.spec import ToyEdit
 
@@ -127,7 +128,7 @@ def plan_cells(
         if text not in ANCHORS and method not in known:
             raise UserError(f"There is no method {text!r}: choose among {', '.join([*ANCHORS, *known])}.")
         for name, value in changes.items():
-            trial.change_setting(copy.deepcopy(METHODS[method + suffix].config), name, value)
+            change(copy.deepcopy(METHODS[method + suffix].config), name, value)
     if seeds < 1:
         raise UserError(f"--seeds {seeds} leaves nothing to run: give at least 1.")
     ordered = [*(name for name in ANCHORS if name in methods), *(name for name in methods if name not in ANCHORS)]
@@ -169,7 +170,7 @@ def check_records(cells: Iterable[Cell]) -> None:
 def flat_methods() -> list[str]:
     """Methods that are their objective alone: they neither perturb a scene nor replace its images."""
     edits = [name for name in METHODS if name.endswith("-edit")]
-    return [name for name in edits if type(METHODS[name].config.pipeline) is EditPipelineConfig]
+    return [name for name in edits if type(METHODS[name].config.pipeline) is DistillationConfig]
 
 
 def read_variant(text: str) -> tuple[str, dict[str, Any]]:

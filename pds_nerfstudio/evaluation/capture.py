@@ -11,12 +11,14 @@ from typing import Any
 from pds_nerfstudio.evaluation.measure import Image3, Measured, load_judges, measure
 from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
 from pds_nerfstudio.evaluation.suite import CaptureEdit
-from pds_nerfstudio.evaluation.trial import change_setting, headless, train
+from pds_nerfstudio.evaluation.trial import headless, train
 from pds_nerfstudio.methods import METHODS
-from pds_nerfstudio.pipelines.edit import EditPipelineConfig
-from pds_nerfstudio.pipelines.outcome import SHEET_VIEWS, before_after_sheet, prompts_title
+from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.conclusion import SHEET_VIEWS
+from pds_nerfstudio.pipelines.settings import change
 from pds_nerfstudio.scenes.paths import evenly
-from pds_nerfstudio.scenes.source import Family
+from pds_nerfstudio.scenes.scene import Family
+from pds_nerfstudio.scenes.shots import before_after_sheet, prompts_title
 
 FRAMES, SHORT_SIDE = 24, 512
 """Of the path on which neighbours are compared; of renderings, in pixels, where the photographs are not smaller."""
@@ -85,9 +87,9 @@ def run_edit(
     pipeline: Any = config.pipeline
     pipeline.src_prompt, pipeline.tgt_prompt = edit.source_prompt, edit.target_prompt
     pipeline.prior = settings.prior or pipeline.prior
-    pipeline.seed = seed
+    pipeline.run.seed = seed
     for name, value in (changes or {}).items():
-        change_setting(config, name, value)
+        change(config, name, value)
     config.steps_per_save = STEPS_PER_SAVE
     return train(config)
 
@@ -101,6 +103,6 @@ def compare(edit: CaptureEdit, source: Path, edited: Path, settings: CaptureSett
         settings: where the prior is toybox, toybox's CLIP is the judge.
     """
     pair = load_pair(plan_pair(edited, source=source))
-    judges = load_judges("auto", [settings.prior or EditPipelineConfig.prior])
+    judges = load_judges("auto", [settings.prior or EditConfig.prior])
     prompts = edit.source_prompt, edit.target_prompt
     return CaptureComparison(edit, measure(pair, judges, prompts, FRAMES, SHORT_SIDE))

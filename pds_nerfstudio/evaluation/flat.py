@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from pds_nerfstudio.evaluation.metrics import Images
-from pds_nerfstudio.evaluation.trial import SIDES, Comparison, TrialSettings, against_truth, change_setting
+from pds_nerfstudio.evaluation.trial import SIDES, Comparison, TrialSettings, against_truth
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pictures import read_images
-from pds_nerfstudio.pipelines.edit import ADAPTERS
+from pds_nerfstudio.pipelines.distillation import ADAPTERS
 from pds_nerfstudio.pipelines.image_edit import edit_latents
+from pds_nerfstudio.pipelines.settings import change, read
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
 from pds_nerfstudio.toybox.spec import ToyEdit
 
@@ -51,7 +52,7 @@ def run(
         config: Any = copy.deepcopy(METHODS[method].config)
         config.pipeline.objective = settings.objective(type(config.pipeline.objective))
         for name, value in changes.items():
-            change_setting(config, name, value)
+            change(config, name, value)
         prompts = edit.source_prompt, edit.target_prompt
         after = edit_by(config, prior, photographs, prompts, settings.edit_steps, seed)
     return against_truth(edit, scene, names, before.cpu(), after.cpu())
@@ -70,8 +71,8 @@ def edit_by(
         *prompts,
         steps,
         seed,
-        adapter_rank=config.pipeline.adapter_rank,
-        adapter_warmup=config.pipeline.adapter_warmup,
+        adapter_rank=read(config.pipeline, "adapter_rank"),
+        adapter_warmup=read(config.pipeline, "adapter_warmup"),
         adapter_rate=config.optimizers[ADAPTERS]["optimizer"].lr if ADAPTERS in config.optimizers else None,
     )
     return prior.decode(edited)

@@ -23,8 +23,8 @@ from pds_nerfstudio.evaluation.metrics import (
     ssim,
 )
 from pds_nerfstudio.evaluation.pairs import Pair
-from pds_nerfstudio.pipelines.outcome import Shot, shoot, view_camera
 from pds_nerfstudio.scenes.paths import camera_path
+from pds_nerfstudio.scenes.shots import Shot, shoot, view_camera
 
 Image3 = Float[Tensor, "3 height width"]
 Distance = Callable[[Image3, Image3], float]

@@ -9,9 +9,10 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils.eval_utils import eval_setup
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.pipelines.edit import EditPipeline, EditPipelineConfig
-from pds_nerfstudio.pipelines.outcome import held_out_views
-from pds_nerfstudio.scenes.source import Family, SourceRun, find_run
+from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
+from pds_nerfstudio.scenes.scene import Family
+from pds_nerfstudio.scenes.shots import held_out_views
+from pds_nerfstudio.scenes.source import SourceRun, find_run
 from pds_nerfstudio.scenes.views import Views, train_views
 
 
@@ -35,18 +36,18 @@ class PairPlan:
         if self.source is not None:
             return self.source.config_path.parent
         assert self.edit is not None
-        assert self.edit.base is not None
-        return self.edit.base.parent
+        assert self.edit.run.base is not None
+        return self.edit.run.base.parent
 
     @property
     def family(self) -> Family:
         return self.run.family
 
     @property
-    def edit(self) -> EditPipelineConfig | None:
+    def edit(self) -> EditConfig | None:
         """What the edit was asked for; None where RUN is no edit."""
         pipeline = self.run.config.pipeline
-        return pipeline if isinstance(pipeline, EditPipelineConfig) else None
+        return pipeline if isinstance(pipeline, EditConfig) else None
 
     @property
     def prompts(self) -> tuple[str, str]:
@@ -75,17 +76,17 @@ def plan_pair(run: Path, step: int | None = None, source: Path | None = None) ->
     found = find_run(run, step, called="The run")
     plan = PairPlan(found, None if source is None else find_run(source, called="--source"))
     if source is None:
-        if plan.edit is None or plan.edit.base is None:
+        if plan.edit is None or plan.edit.run.base is None:
             raise UserError(
                 f"{plan.folder} is a run of {found.method_name}, which is no edit: give the folder of an edited run, "
                 "or name what to compare it with by --source."
             )
-        if not plan.edit.base.exists():
+        if not plan.edit.run.base.exists():
             raise UserError(
-                f"The scene that {plan.folder} was edited from is not at {plan.edit.base} any more: name it with "
+                f"The scene that {plan.folder} was edited from is not at {plan.edit.run.base} any more: name it with "
                 "--source."
             )
-        find_run(plan.edit.base, plan.edit.base_step, called="The scene before the edit")
+        find_run(plan.edit.run.base, plan.edit.run.base_step, called="The scene before the edit")
     for side in (plan.run, plan.source):
         if side is not None and side.data is not None and not side.data.exists():
             raise UserError(

@@ -12,9 +12,9 @@ from nerfstudio.models.base_model import Model
 from pds_nerfstudio.evaluation.pairs import Pair, load_run
 from pds_nerfstudio.files import distinct_names
 from pds_nerfstudio.pictures import heat, save_image, side_by_side, video
-from pds_nerfstudio.pipelines.outcome import Shot, before_after_sheet, depth_pictures, shoot, view_camera
 from pds_nerfstudio.scenes.paths import evenly
-from pds_nerfstudio.scenes.source import Family
+from pds_nerfstudio.scenes.scene import Family
+from pds_nerfstudio.scenes.shots import Shot, before_after_sheet, depth_pictures, shoot, view_camera
 from pds_nerfstudio.scenes.views import train_views
 
 SHEET_COLUMNS = 8

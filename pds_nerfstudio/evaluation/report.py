@@ -15,8 +15,8 @@ from rich.table import Table
 
 from pds_nerfstudio.evaluation.measure import METRICS, Judges, Measured
 from pds_nerfstudio.pictures import as_pil
-from pds_nerfstudio.pipelines.outcome import before_after_sheet
 from pds_nerfstudio.scenes.paths import evenly
+from pds_nerfstudio.scenes.shots import before_after_sheet
 
 SHEET_VIEWS = 6
 

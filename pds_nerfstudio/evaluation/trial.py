@@ -5,19 +5,17 @@ The settings here are for 64-pixel scenes on two CPU cores; on a real scene the 
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.scripts import train as ns_train
 from torch import Tensor
 
-from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import renders
 from pds_nerfstudio.evaluation.consistency import view_consistency
 from pds_nerfstudio.evaluation.measure import Distance, load_judges
@@ -34,12 +32,12 @@ from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import Piva
 from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.pictures import contact_sheet, heat, read_images
-from pds_nerfstudio.pipelines.edit import ADAPTERS
+from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
-from pds_nerfstudio.pipelines.update import UpdateConfig
+from pds_nerfstudio.pipelines.settings import change, write
+from pds_nerfstudio.scenes.families import render, scene_of
 from pds_nerfstudio.scenes.paths import camera_path
-from pds_nerfstudio.scenes.rendering import render
-from pds_nerfstudio.scenes.source import Family
+from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.views import eval_views, train_views
 from pds_nerfstudio.toybox.dataset import change_mask, read_geometry
 from pds_nerfstudio.toybox.spec import ToyEdit
@@ -144,8 +142,8 @@ def run_edit(
     pipeline: Any = config.pipeline
     pipeline.src_prompt, pipeline.tgt_prompt = edit.source_prompt, edit.target_prompt
     pipeline.prior = "toybox"
-    pipeline.seed = seed
-    distils = not isinstance(pipeline, UpdateConfig)
+    pipeline.run.seed = seed
+    distils = isinstance(pipeline, DistillationConfig)
     if distils:
         pipeline.objective = settings.objective(type(pipeline.objective))
     for group, rate in SPLAT_RATES.items():
@@ -157,47 +155,23 @@ def run_edit(
     if distils and "features_dc" in config.optimizers:
         config.optimizers["features_dc"]["optimizer"].lr = SPLAT_COLOUR_RATE
         config.optimizers["features_dc"]["scheduler"].lr_final = SPLAT_COLOUR_RATE / 10
-    if pipeline.objective.adapters:
-        pipeline.control = "toybox"
+    if pipeline.adapters:
+        write(pipeline, "control", "toybox")
         config.optimizers[ADAPTERS]["optimizer"].lr = TRIAL_ADAPTER_RATE
-    if isinstance(pipeline.objective, Piva):
-        pipeline.objective, pipeline.adapter_warmup = replace(pipeline.objective, noisy_source="separate"), PIVA_WARMUP
+    if distils and isinstance(pipeline.objective, Piva):
+        pipeline.objective = replace(pipeline.objective, noisy_source="separate")
+        write(pipeline, "adapter_warmup", PIVA_WARMUP)
     for group in ("fields", "proposal_networks"):
         if group in config.optimizers and distils:
             config.optimizers[group]["optimizer"].lr = NERF_RATE
             config.optimizers[group]["scheduler"] = None
     if isinstance(pipeline, ReviseConfig):
-        pipeline.refine_steps = settings.edit_steps // 4
+        write(pipeline, "refine_steps", settings.edit_steps // 4)
     for name, value in (changes or {}).items():
-        change_setting(config, name, value)
+        change(config, name, value)
     if steps_per_save is not None:
         config.steps_per_save, config.save_only_latest_checkpoint = steps_per_save, False
     return train(config)
-
-
-def change_setting(config: Any, name: str, value: Any) -> Any:
-    """Set one value in a tree of configurations and dictionaries by its dotted name; returns the tree's root.
-
-    A frozen part, such as an objective, is replaced in what holds it.
-
-    Raises:
-        UserError: there is no such setting.
-    """
-    first, _, rest = name.replace("-", "_").partition(".")
-    known = config if isinstance(config, dict) else {field.name for field in fields(config)}
-    if first not in known:
-        raise UserError(f"There is no setting {first!r} in {type(config).__name__}, only {', '.join(sorted(known))}.")
-    inner = config[first] if isinstance(config, dict) else getattr(config, first)
-    if rest and not (isinstance(inner, dict) or is_dataclass(inner)):
-        raise UserError(f"The setting {first!r} of {type(config).__name__} has no part {rest!r}.")
-    new = change_setting(inner, rest, value) if rest else value
-    if isinstance(config, dict):
-        config[first] = new
-    elif type(config).__dataclass_params__.frozen:
-        return replace(config, **{first: new})
-    else:
-        setattr(config, first, new)
-    return config
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +262,7 @@ def _mean(distance: Distance, images: Images, reference: Images) -> float:
 def film(edit: ToyEdit, source: Path, edited: Path, path: Path) -> None:
     """One turn around the scene, before and after side by side."""
     before, after = load_run(source), load_run(edited)
-    frames, size = (60, 128) if isinstance(before.model, SplatfactoModel) else (24, 64)
+    frames, size = scene_of(before.model).film
     cameras = camera_path(train_views(before.datamanager), "orbit", frames, size, size)
     renders.film(before.model, after.model, cameras, path, (edit.source_prompt, edit.target_prompt))
 

@@ -30,8 +30,11 @@ Where Koo et al. 2024 differ: they count timesteps from 1 and write t−1 for s;
 Every gradient is computed without a graph (the U-Net's Jacobian is dropped by construction) and is turned into a
 loss by `surrogate_loss` alone, whose value is ½‖g‖² and whose derivative is g/B.
 
-A new objective is one file here, a frozen dataclass with `gradient`, and one entry of OBJECTIVES.
+A new objective is one file here, a frozen dataclass with `gradient`, and one entry of OBJECTIVES: `--pipeline.by`, the
+viewer's panel, `pds preview` and `pds calibrate-eta` then offer it under its class's name in small letters.
 """
+
+from typing import TYPE_CHECKING, Literal
 
 from pds_nerfstudio.objectives.base import (
     Edit,
@@ -49,9 +52,23 @@ from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule, Timesteps
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.vsd import VSD
 
-OBJECTIVES = (SDS, DDS, PDS, VSD, Piva)
+OBJECTIVES: tuple[type[ScoreDistillation], ...] = (SDS, DDS, PDS, VSD, Piva)
+"""Every objective, baselines first."""
+BY_NAME: dict[str, type[ScoreDistillation]] = {kind.__name__.lower(): kind for kind in OBJECTIVES}
+"""The same by the names that command lines, sessions and the panel use."""
+if TYPE_CHECKING:
+    ObjectiveName = str
+else:
+    ObjectiveName = Literal[tuple(BY_NAME)]
+
+
+def name_of(objective: ScoreDistillation) -> str:
+    """What a command line calls this objective."""
+    return type(objective).__name__.lower()
+
 
 __all__ = [
+    "BY_NAME",
     "DDS",
     "OBJECTIVES",
     "PDS",
@@ -61,12 +78,14 @@ __all__ = [
     "Latents",
     "NoiseSchedule",
     "Objective",
+    "ObjectiveName",
     "Piva",
     "Prior",
     "Query",
     "ScoreDistillation",
     "Timesteps",
     "guided",
+    "name_of",
     "pds_coefficients",
     "stochastic_latent",
     "surrogate_loss",

@@ -17,14 +17,15 @@ from torch import Tensor
 
 from pds_nerfstudio.objectives.inversion import DDPMInversion
 from pds_nerfstudio.objectives.sdedit import ddim_steps, noise_and_denoise
-from pds_nerfstudio.pipelines.edit import noise_like
+from pds_nerfstudio.pipelines.base import noise_like
+from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Image3
 from pds_nerfstudio.pipelines.perceptual import Perceptual
-from pds_nerfstudio.pipelines.update import Image3, UpdateConfig, UpdatePipeline
-from pds_nerfstudio.scenes.views import Views
+from pds_nerfstudio.pipelines.settings import Flat, ViewSettings, listed_in_order
 
 
+@listed_in_order
 @dataclass
-class IduConfig(UpdateConfig):
+class IduConfig(DatasetUpdateConfig):
     """How images are edited and what the scene makes of them."""
 
     _target: type = field(default_factory=lambda: IduPipeline)
@@ -33,8 +34,8 @@ class IduConfig(UpdateConfig):
     (Koo et al. 2024's Inv2N), which takes an ordinary --pipeline.prior."""
     prior: str = "timbrooks/instruct-pix2pix"
     """The editor's diffusion model: a hub id, a local diffusers folder, or "toybox", the small one in this package."""
-    source_images: Literal["rendering", "photograph"] = "photograph"
-    """What the originals show: the photographs, or the source scene's renderings."""
+    view: Flat[ViewSettings] = field(default_factory=lambda: ViewSettings(source_images="photograph"))
+    """How views are shown to the editor; the originals are photographs."""
     guidance_scale: float = 7.5
     """instruct only: guidance by the prompt, s_T."""
     image_guidance: float = 1.5
@@ -44,8 +45,22 @@ class IduConfig(UpdateConfig):
     perceptual_weight: float = 1.0
     """Weight of the perceptual distance beside the mean absolute difference (Haque et al. 2023)."""
 
+    def check_prompts(self) -> None:
+        """InstructPix2Pix is shown the original and needs no source prompt."""
+        super().check_prompts()
+        if self.editor == "inversion":
+            self.require_two_prompts()
 
-class IduPipeline(UpdatePipeline):
+    def _check_model(self) -> None:
+        if self.editor == "inversion":
+            super()._check_model()
+            return
+        from pds_nerfstudio.priors.instruct import check_instruct
+
+        check_instruct(self.prior)
+
+
+class IduPipeline(DatasetUpdatePipeline):
     """Replaces training images by edits of them."""
 
     config: IduConfig
@@ -60,7 +75,7 @@ class IduPipeline(UpdatePipeline):
 
     def edited(self, index: int, image: Image3, generator: torch.Generator) -> Image3:
         """The view as the editor would have it."""
-        prior, config = self._ready()[0], self.config
+        prior, config = self.prior, self.config
         original = self.source_view(index)
         if config.editor == "inversion":
             eps = torch.stack([noise_like(original.latent, [generator]) for _ in range(config.inversion.steps_run)])
@@ -73,11 +88,10 @@ class IduPipeline(UpdatePipeline):
         shown = shown.shown(original.latent, config.image_guidance)
         return prior.decode(noise_and_denoise(shown, x0, eps, steps, config.tgt_prompt, config.guidance_scale))
 
-    def losses_on(self, views: Views, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses_on(self, generator: torch.Generator) -> dict[str, Tensor]:
         """L1 and a perceptual distance between one of all views and its image, or its original before it has one."""
-        prior, _ = self._ready()
-        index = int(torch.randint(len(views), (), generator=generator))
-        rendering = self._render_view(prior, views, index)
+        index = int(torch.randint(len(self.views), (), generator=generator))
+        rendering = self.render_view(index)
         image = rendering.image
         target = self.target(index) if index in self._images else self.source_view(index).image
         target = target.to(image)
@@ -89,4 +103,4 @@ class IduPipeline(UpdatePipeline):
 
     @functools.cached_property
     def _perceptual(self) -> Perceptual:
-        return Perceptual(self._ready()[0], self.device)
+        return Perceptual(self.prior, self.device)

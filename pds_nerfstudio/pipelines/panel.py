@@ -26,13 +26,20 @@ from nerfstudio.viewer.viewer_elements import (
 from PIL import Image
 from torch import Tensor
 
-from pds_nerfstudio.pipelines.edit import EditPipelineConfig
-from pds_nerfstudio.pipelines.revise import REVISING, ReviseConfig
-from pds_nerfstudio.pipelines.session import settings_of
+from pds_nerfstudio.objectives import BY_NAME
+from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.distillation import DistillationConfig
+from pds_nerfstudio.pipelines.revise import ReviseConfig
+from pds_nerfstudio.pipelines.steering import settings_of
 
 SECONDS_BETWEEN_UPDATES = 0.5
 LARGEST_PICTURE = 256
 """Longer side, in pixels, of each of the two pictures of a step."""
+
+SLIDERS = {"guidance_scale": ("Guidance", 150, 0.5), "regularisation": ("λ (Piva)", 2, 0.05)}
+"""Label, greatest value and step of the settings that are one number from 0 on."""
+RANGES = {"timesteps": "Timesteps", "strength": "Strength"}
+"""Labels of those that are two shares."""
 
 
 class ViewerMarkdown(ViewerElement[str]):
@@ -67,10 +74,8 @@ class ViewerMarkdown(ViewerElement[str]):
 class Panel(torch.nn.Module):
     """An attribute of the pipeline, under whose name the viewer lists it."""
 
-    def __init__(
-        self, config: EditPipelineConfig, ask: Callable[..., None], show_source: Callable[[float], None]
-    ) -> None:
-        """Build the elements for this edit.
+    def __init__(self, config: EditConfig, ask: Callable[..., None], show_source: Callable[[float], None]) -> None:
+        """Build the elements for this edit: one or two for each of `steering.SETTINGS` that it has.
 
         Args:
             config: the edit's settings, which changes alter.
@@ -78,41 +83,22 @@ class Panel(torch.nn.Module):
             show_source: takes how much of the picture, from its left, is to show the source.
         """
         super().__init__()
-        self._config = config
+        self._config, self._ask = config, ask
         self._shown_at = -float("inf")
-        now = settings_of(config)
         self._status = ViewerMarkdown("Waiting for the first step.")
         self._decisions, self._picture = ViewerMarkdown(), ViewerMarkdown()
-        self._prompts = (
-            ViewerText("Source prompt", now["prompts"][0], hint="What the scene shows"),
-            ViewerText("Target prompt", now["prompts"][1], hint="What it should show"),
-        )
-        self._settings: dict[str, ViewerParameter] = {
-            "guidance_scale": self._slider("Guidance", now["guidance_scale"], 0, 150, 0.5, ask, "guidance_scale"),
-            "from": self._slider("Timesteps from", now["timesteps"][0], 0, 1, 0.01, self._ask_timesteps(ask), "from"),
-            "to": self._slider("Timesteps to", now["timesteps"][1], 0, 1, 0.01, self._ask_timesteps(ask), "to"),
-        }
-        own = set(config.objective.adapters)
-        possible = [name for name, kind in REVISING.items() if set(kind().adapters) <= own]
-        self._settings["objective"] = ViewerDropdown(
-            "Objective",
-            now["objective"],
-            possible,
-            cb_hook=lambda element: ask("objective", element.value),
-            hint="With its own further settings. VSD and Piva need adapters, made only where an edit begins with them",
-        )
-        if "regularisation" in now:
-            self._settings["regularisation"] = self._slider(
-                "λ (Piva)", now["regularisation"], 0, 2, 0.05, ask, "regularisation"
-            )
-        elements: list[ViewerElement] = [
-            self._status,
-            *self._prompts,  # a page sends every letter that is typed
-            ViewerButton("Use these prompts", lambda _: ask("prompts", [prompt.value for prompt in self._prompts])),
-            *self._settings.values(),
-        ]
+        self._settings: dict[str, list[ViewerParameter]] = {}
+        """By name of the setting, the elements that show its value, or its two values."""
+        elements: list[ViewerElement] = [self._status]
+        for name, value in settings_of(config).items():
+            if name != "box":  # which the viewer's own crop shows
+                self._settings[name] = self._elements_of(name, value)
+                elements += self._settings[name]
+                if name == "prompts":  # a page sends every letter that is typed
+                    elements.append(ViewerButton("Use these prompts", lambda _: ask("prompts", self._shown("prompts"))))
         if isinstance(config, ReviseConfig):
-            eta = ViewerSlider("η", 0.3 if config.eta == "auto" else config.eta, 0.0, 1.0, 0.05)
+            given = config.perturbation.eta
+            eta = ViewerSlider("η", 0.3 if given == "auto" else given, 0.0, 1.0, 0.05)
             elements += [eta, ViewerButton("Perturb now", lambda _: ask("perturb", eta.value))]
         self.control = ViewerControl()
         elements += [
@@ -135,6 +121,37 @@ class Panel(torch.nn.Module):
         ]
         for i, element in enumerate(elements):
             setattr(self, f"e{i:02d}", element)
+
+    def _elements_of(self, name: str, value: Any) -> list[ViewerParameter]:
+        """What shows and sets one of SETTINGS."""
+        if name == "prompts":
+            return [
+                ViewerText("Source prompt", value[0], hint="What the scene shows"),
+                ViewerText("Target prompt", value[1], hint="What it should show"),
+            ]
+        if name == "objective":
+            assert isinstance(self._config, DistillationConfig)
+            own = set(self._config.objective.adapters)
+            return [
+                ViewerDropdown(
+                    "Objective",
+                    value,
+                    [other for other, kind in BY_NAME.items() if set(kind().adapters) <= own],
+                    cb_hook=lambda element: self._ask(name, element.value),
+                    hint="With its own further settings. VSD and Piva need adapters, made only where an edit begins "
+                    "with them",
+                )
+            ]
+        if name in SLIDERS:
+            label, greatest, step = SLIDERS[name]
+            return [self._slider(label, value, greatest, step, lambda element: self._ask(name, element.value))]
+        label = RANGES[name]
+        ask = lambda _: self._ask(name, self._shown(name))  # noqa: E731
+        return [self._slider(f"{label} {end}", value[i], 1, 0.01, ask) for i, end in enumerate(("from", "to"))]
+
+    def _shown(self, name: str) -> list[Any]:
+        """What the elements of a setting show now."""
+        return [element.value for element in self._settings[name]]
 
     def update(
         self, status: str, note: str, decisions: dict[str, str], view: tuple[Tensor, Tensor] | None, now: bool = False
@@ -159,12 +176,11 @@ class Panel(torch.nn.Module):
     def follow(self) -> None:
         """Bring the elements to the settings, which something else than they has changed."""
         now = settings_of(self._config)
-        for element, prompt in zip(self._prompts, now["prompts"], strict=True):
-            element.value = prompt
-        now["from"], now["to"] = now["timesteps"]
-        for name, element in self._settings.items():
-            if name in now and element.value != now[name]:
-                element.value = now[name]
+        for name, elements in self._settings.items():
+            values = now.get(name, [])
+            for element, value in zip(elements, values if isinstance(values, list) else [values], strict=False):
+                if element.value != value:
+                    element.value = value
 
     def _crop_box(self) -> list[float]:
         """The corners of the viewer's crop, of which its rotation has no part."""
@@ -172,19 +188,10 @@ class Panel(torch.nn.Module):
         return [round(float(value), 6) for value in (*(crop.T - crop.S / 2), *(crop.T + crop.S / 2))]
 
     def _slider(
-        self, label: str, value: float, low: float, high: float, step: float, ask: Callable[..., None], name: str
+        self, label: str, value: float, greatest: float, step: float, hook: Callable[..., None]
     ) -> ViewerSlider:
-        return ViewerSlider(
-            label,
-            float(value),
-            float(min(low, value)),
-            float(max(high, value)),
-            step,
-            cb_hook=lambda element: ask(name, element.value),
-        )
-
-    def _ask_timesteps(self, ask: Callable[..., None]) -> Callable[..., None]:
-        return lambda *_: ask("timesteps", [self._settings["from"].value, self._settings["to"].value])
+        """From 0 to `greatest`, or to where the value is."""
+        return ViewerSlider(label, float(value), float(min(0, value)), float(max(greatest, value)), step, cb_hook=hook)
 
 
 def gradient_picture(

@@ -16,15 +16,17 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
 from pds_nerfstudio.objectives.sdedit import SDEdit
-from pds_nerfstudio.pipelines.edit import noise_like
-from pds_nerfstudio.pipelines.update import Image3, UpdateConfig, UpdatePipeline
+from pds_nerfstudio.pipelines.base import noise_like
+from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Image3
+from pds_nerfstudio.pipelines.settings import listed_in_order
 
 CHANGED = 0.1
 """Of RGB in [0, 1]."""
 
 
+@listed_in_order
 @dataclass
-class RefineConfig(UpdateConfig):
+class RefineConfig(DatasetUpdateConfig):
     """How an edited scene is refined; its prompts and its prior are the edit's."""
 
     _target: type = field(default_factory=lambda: RefinePipeline)
@@ -33,12 +35,13 @@ class RefineConfig(UpdateConfig):
     min_strength: float = 0.0
     """Least t₀, the share of noise that a rendering is given, in [0, 1] (Koo et al. 2024, S.3: t₀ ~ U[0, 0.2])."""
     max_strength: float = 0.2
-    """Greatest t₀. Their release takes 2 to 4 of 20 steps, which is 0.1 to 0.2."""
+    """Greatest t₀, the share of noise that a rendering is given. The release of Koo et al. takes 2 to 4 of 20 steps,
+    which is 0.1 to 0.2."""
     keep_details: bool = True
     """Give the image back what the VAE loses of the rendering, the less the more SDEdit changes a pixel."""
 
 
-class RefinePipeline(UpdatePipeline):
+class RefinePipeline(DatasetUpdatePipeline):
     """Replaces training images by what SDEdit makes of the scene's renderings."""
 
     config: RefineConfig
@@ -46,9 +49,8 @@ class RefinePipeline(UpdatePipeline):
     def begin(self, probe: Callable[[int], list[float]]) -> None:
         """Refine every view once: few images, the first of many, would have the scene forget what the others show."""
         super().begin(probe)
-        _, views = self._ready()
-        for index in track(range(len(views)), "refining every view", console=CONSOLE, transient=True):
-            self.replace(index, torch.Generator().manual_seed(self.config.seed * 1_000_003 - 1 - index))
+        for index in track(range(len(self.views)), "refining every view", console=CONSOLE, transient=True):
+            self.replace(index, self.generator(-1 - index))
 
     def stage_at(self, step: int) -> str:
         """ "refinement"."""
@@ -56,7 +58,7 @@ class RefinePipeline(UpdatePipeline):
 
     def edited(self, index: int, image: Image3, generator: torch.Generator) -> Image3:
         """The rendering, noised a little and denoised under the target prompt."""
-        prior, _ = self._ready()
+        prior = self.prior
         editor = SDEdit(self.config.guidance_scale, self.config.draw_strength(generator), self.config.num_steps)
         x0 = prior.encode(image)
         refined = prior.decode(editor.edit(prior, x0, self.config.tgt_prompt, noise_like(x0, [generator])))

@@ -13,21 +13,16 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
-from nerfstudio.models.nerfacto import NerfactoModel
-from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
+from pds_nerfstudio.objectives import BY_NAME, ObjectiveName
 from pds_nerfstudio.objectives.base import ScoreDistillation
-from pds_nerfstudio.objectives.dds import DDS
-from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.perturb import (
-    PAPERS_MINIMUM_DECREASE,
     annealed_range,
     choose_eta,
     falling_weight,
@@ -35,20 +30,22 @@ from pds_nerfstudio.objectives.perturb import (
     loss_increase,
     with_range,
 )
-from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.relevance import MIDDLE, prediction_difference, relevance
-from pds_nerfstudio.objectives.sds import SDS
-from pds_nerfstudio.objectives.vsd import VSD
-from pds_nerfstudio.pipelines.edit import EditPipeline, EditPipelineConfig
+from pds_nerfstudio.pipelines.distillation import DistillationConfig, DistillationPipeline
 from pds_nerfstudio.pipelines.perceptual import Perceptual
+from pds_nerfstudio.pipelines.settings import (
+    Flat,
+    Perturbation,
+    Refinement,
+    RegionSettings,
+    RelevantRegion,
+    listed_in_order,
+)
 from pds_nerfstudio.pipelines.source_views import SourceView
+from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.hull import INSIDE, Hull, Region
-from pds_nerfstudio.scenes.perturb import perturb_nerf, perturb_splats, redraw_tcnn
 from pds_nerfstudio.scenes.region import Common
-from pds_nerfstudio.scenes.rendering import Rendering, render
-
-if TYPE_CHECKING:
-    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+from pds_nerfstudio.scenes.rendering import Rendering
 
 HULL_VIEWS = 48
 """At most so many views are asked where to perturb, evenly chosen."""
@@ -57,76 +54,48 @@ PAPERS_LATENTS = 4 * 4 * 32 * 32
 of Stable Diffusion at 512² has as many."""
 RELEVANCE_DRAWS = 6
 """Draws of timestep and noise per view."""
+OF_ANY_OBJECTIVE = ("guidance_scale", "min_step_percent", "max_step_percent")
+"""What every objective has, and keeps where another takes its place."""
 
 
+@listed_in_order
 @dataclass
-class ReviseConfig(EditPipelineConfig):
-    """What a perturbed edit is, beyond the edit itself."""
+class ReviseConfig(DistillationConfig):
+    """An edit of a perturbed scene, and the refinement that follows."""
 
     _target: type = field(default_factory=lambda: RevisePipeline)
-    by: Literal["pds", "dds", "sds", "vsd", "piva"] = "pds"
+    by: ObjectiveName = "pds"
     """The revising objective: PDS, as in the paper's real scenes, or another. What --pipeline.objective… sets of
     guidance and timesteps goes for any of them."""
-    eta: float | Literal["auto"] = 0.6
-    """How far towards a fresh draw the scene is moved before the edit, in [0, 1]. 0.6 is for real scenes (Hong et al.
-    2024, sec. E); "auto" measures it (Alg. 2)."""
-    eta_opacity: float = 0.0
-    """Splats only: eta of the opacities, wherever eta itself is not 0. The paper perturbs mean and variance alone."""
-    eta_colour: float = 0.0
-    """Splats only: eta of the colours, likewise."""
-    perturb: Literal["everywhere", "relevant"] = "relevant"
-    """What is perturbed: the whole scene, as in the paper, or the part of it where the prior, asked about the source's
-    views, would change something for the target prompt."""
-    change: Literal["everywhere", "relevant"] = "everywhere"
-    """What may change at all: the whole scene, or that part of it alone. The rest is then held, as outside a box."""
-    probe_steps: int = 50
-    """eta "auto" only: steps of the probe."""
-    eta_max: float = 0.6
-    """eta "auto" only: the largest eta it may choose."""
-    minimum_decrease: float = PAPERS_MINIMUM_DECREASE
-    """eta "auto" only: Δ_min, the fall of the loss over the probe from which on no perturbation is needed. 1000 is for
-    MVDream's loss; `pds calibrate-eta` proposes one for another prior, objective or scene."""
+    edit_steps: int = 15_000
+    """Steps of the edit. --max-num-iterations, where given, counts both stages."""
     anneal: bool = False
     """Anneal the timesteps of each stage from 0.75 to [0.02, 0.40], in place of the objective's own range: the paper's
     way with objects and SDS. With PDS, which the paper leaves as it is on real scenes, late small timesteps mostly
     pull back to the source."""
-    edit_steps: int = 15_000
-    """Steps of the edit. --max-num-iterations, where given, counts both stages."""
-    refine_steps: int = 1_000
-    """Steps of the refinement that follows; 0 leaves it out."""
-    spare_relevant: bool = True
-    """Refinement: pull back only what the prior, asked about the source's views, would leave alone. Off, it pulls
-    everywhere, as in the paper."""
-    identity_l1: float = 30_000.0
-    """Refinement: weight of the mean absolute difference to the source image, at its begin (table 2), beside a score
-    loss summed over 16,384 latent values; scaled where the prior has fewer or more."""
-    identity_perceptual: float = 300.0
-    """Refinement: weight of the perceptual distance to the source image; likewise."""
+    perturbation: Flat[Perturbation] = field(default_factory=Perturbation)
+    """How far the scene is moved towards a fresh draw."""
+    refinement: Flat[Refinement] = field(default_factory=Refinement)
+    """What follows the edit."""
+    region: Flat[RegionSettings] = field(default_factory=RelevantRegion)
+    """Where the scene may change."""
 
-    def __post_init__(self) -> None:
-        for name in ("eta", "eta_opacity", "eta_colour", "eta_max"):
-            value = getattr(self, name)
-            if value != "auto" and not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}: it must lie in [0, 1], the source scene and a fresh draw.")
-        if self.minimum_decrease <= 0:
-            raise ValueError(f"minimum_decrease is {self.minimum_decrease}: it must be greater than 0.")
+    @property
+    def steps(self) -> int:
+        """Of both stages."""
+        return self.edit_steps + self.refinement.refine_steps
 
-
-REVISING: dict[str, type[ScoreDistillation]] = {"pds": PDS, "dds": DDS, "sds": SDS, "vsd": VSD, "piva": Piva}
+    def choose_objective(self) -> None:
+        """Let `objective` be the one that `by` names, with the guidance and the timesteps that were set."""
+        kind = BY_NAME[self.by]
+        if type(self.objective) is kind:
+            return
+        of_default = type(self.objective)()
+        given = {name: getattr(self.objective, name) for name in OF_ANY_OBJECTIVE}
+        self.objective = kind(**{name: value for name, value in given.items() if value != getattr(of_default, name)})
 
 
-def chosen_objective(config: ReviseConfig) -> ScoreDistillation:
-    """The objective that `config.by` names, with the guidance and the timesteps that were set."""
-    kind = REVISING[config.by]
-    if type(config.objective) is kind:
-        return config.objective
-    of_default = type(config.objective)()
-    names = ("guidance_scale", "min_step_percent", "max_step_percent")
-    given = {name: getattr(config.objective, name) for name in names}
-    return kind(**{name: value for name, value in given.items() if value != getattr(of_default, name)})
-
-
-class RevisePipeline(EditPipeline):
+class RevisePipeline(DistillationPipeline):
     """An edit of a perturbed scene, in two stages."""
 
     config: ReviseConfig
@@ -134,18 +103,20 @@ class RevisePipeline(EditPipeline):
     def __init__(self, config: ReviseConfig, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
         self._maps: dict[tuple[int, str, str], Tensor] = {}
+        self._hulls: dict[tuple[str, str], Hull] = {}
 
     def begin(self, probe: Callable[[int], list[float]]) -> None:
         """Choose η and perturb the scene."""
         super().begin(probe)
-        eta = self.config.eta
+        settings = self.config.perturbation
+        eta = settings.eta
         if eta == "auto":
-            increase = loss_increase(probe(self.config.probe_steps))
-            eta = choose_eta(increase, self.config.minimum_decrease, self.config.eta_max)
+            increase = loss_increase(probe(settings.probe_steps))
+            eta = choose_eta(increase, settings.minimum_decrease, settings.eta_max)
             self.decisions["eta"] = (
-                f"Probe of {self.config.probe_steps} steps: the edit's loss "
-                f"{'rose' if increase > 0 else 'fell'} by {abs(increase):.4g} (Δ_min {self.config.minimum_decrease:g}, "
-                f"η_max {self.config.eta_max:g}), hence η = {eta:.3f}."
+                f"Probe of {settings.probe_steps} steps: the edit's loss "
+                f"{'rose' if increase > 0 else 'fell'} by {abs(increase):.4g} (Δ_min {settings.minimum_decrease:g}, "
+                f"η_max {settings.eta_max:g}), hence η = {eta:.3f}."
             )
         else:
             self.decisions["eta"] = f"Perturbing the scene with η = {eta:g}."
@@ -153,74 +124,62 @@ class RevisePipeline(EditPipeline):
         self.perturb_scene(eta)
 
     def perturb_scene(self, eta: float) -> None:
-        """Move the scene towards a fresh draw: the same one each time, on every rank and machine.
+        """Move the scene towards a fresh draw: the same one each time, on every process and machine.
 
         At η = 0 nothing moves at all.
         """
         if eta == 0:
             return
-        with self.held.holding():
-            self._perturb(eta)
-
-    def _perturb(self, eta: float) -> None:
-        seed = self.config.seed
-        hull = self.relevant_hull() if self.config.perturb == "relevant" else None
-        if isinstance(self.model, SplatfactoModel):
-            colours, opacities = self.config.eta_colour, self.config.eta_opacity
-            etas = {"means": eta, "scales": eta, "opacities": opacities, "features_dc": colours}
-            count = perturb_splats(self.model, etas, torch.Generator().manual_seed(seed), hull)
-            self.decisions["perturbed"] = f"{count} of {len(self.model.means)} Gaussians perturbed."
-            CONSOLE.log(self.decisions["perturbed"])
-            if count == 0:
-                CONSOLE.log(
-                    "[yellow]The prior sees nothing to change in this scene for these prompts: try the prompts in two "
-                    "dimensions first, or --pipeline.perturb everywhere."
-                )
-        elif isinstance(self.model, NerfactoModel):
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                fresh = self.build_model()
-            redraw_tcnn(fresh, seed)
-            perturb_nerf(self.model, fresh, eta, hull)
+        settings, seed = self.config.perturbation, self.config.run.seed
+        where = self.relevant_hull() if settings.perturb == "relevant" else None
+        with self.scene.keeping_frozen():
+            said = self.scene.perturb(settings.etas(eta), lambda: self.build_model(seed), seed, where)
+        self.decisions["perturbed"] = said
+        CONSOLE.log(said)
 
     @property
-    def confining(self) -> tuple[str, ...]:
-        """Names of the settings that the region depends on and that may change while the edit runs."""
-        return ("box", "prompts") if self.config.change == "relevant" else ("box",)
+    def region_depends_on(self) -> tuple[str, ...]:
+        """See `EditPipeline.region_depends_on`."""
+        return ("box", "prompts") if self._relevant_alone else ("box",)
+
+    @property
+    def _relevant_alone(self) -> bool:
+        return isinstance(self.config.region, RelevantRegion) and self.config.region.change == "relevant"
 
     def region(self) -> Region | None:
-        """Where the scene may change; None for everywhere."""
+        """See `EditPipeline.region`; where asked for, what the prior would change and no more."""
         region = super().region()
-        if self.config.change == "everywhere":
+        if not self._relevant_alone:
             return region
         hull = self.relevant_hull()
         return hull if region is None else Common(region, hull)
 
     @torch.no_grad()
     def relevant_hull(self) -> Hull:
-        """Where in space the prior asks for change, by the source's training views."""
-        prior, views = self._ready()
-        source = self.source_scene()
-        stride = max(1, math.ceil(len(views) / HULL_VIEWS))
-        cameras, masks, renderings = [], [], []
-        for index in track(range(0, len(views), stride), "where to perturb", console=CONSOLE, transient=True):
-            height, width = self._working_size(prior, views, index)
-            cameras.append(views.camera(index, height, width))
-            renderings.append(render(source, cameras[-1]))
-            masks.append(self._relevance(prior, self.source_view(index)))
-        return Hull.from_renderings(cameras, masks, renderings)
+        """Where in space the prior asks for change, by the source's training views; found once for two prompts."""
+        prompts = self.config.src_prompt, self.config.tgt_prompt
+        if prompts not in self._hulls:
+            source = self.source_scene()
+            stride = max(1, math.ceil(len(self.views) / HULL_VIEWS))
+            cameras, masks, renderings = [], [], []
+            for index in track(range(0, len(self.views), stride), "what to change", console=CONSOLE, transient=True):
+                cameras.append(self.views.camera(index, *self.working_size(index)))
+                renderings.append(render(source, cameras[-1]))
+                masks.append(self._relevance(self.source_view(index)))
+            self._hulls = {prompts: Hull.from_renderings(cameras, masks, renderings)}
+        return self._hulls[prompts]
 
-    def _relevance(self, prior: "StableDiffusionPrior", source: SourceView) -> Tensor:
+    def _relevance(self, source: SourceView) -> Tensor:
         """How much of each place of a view the prior would change, in [0, 1], at the latent's size; measured once."""
         prompts = self.config.src_prompt, self.config.tgt_prompt
         key = (source.index, *prompts)  # prompts may change while the edit runs
         if key not in self._maps:
-            generator = torch.Generator().manual_seed(self.config.seed)
-            low, high = (round(share * prior.schedule.num_steps) for share in MIDDLE)
+            generator = torch.Generator().manual_seed(self.config.run.seed)
+            low, high = (round(share * self.prior.schedule.num_steps) for share in MIDDLE)
             t = torch.randint(low, high, (RELEVANCE_DRAWS,), generator=generator)
             eps = torch.randn(RELEVANCE_DRAWS, *source.latent.shape[1:], generator=generator).to(source.latent)
             x0 = source.latent.expand(RELEVANCE_DRAWS, -1, -1, -1)
-            difference = prediction_difference(prior, x0, *prompts, t, eps).mean(0)
+            difference = prediction_difference(self.prior, x0, *prompts, t, eps).mean(0)
             self._maps[key] = relevance(difference).to(self.device)
         return self._maps[key]
 
@@ -240,23 +199,23 @@ class RevisePipeline(EditPipeline):
         if step < self.config.edit_steps or not (weight := falling_weight(self._progress(step))):
             return losses
         image, original = rendering.image, source.image.to(rendering.image)
-        if self.config.spare_relevant:
-            prior, _ = self._ready()
-            spared = (self._relevance(prior, source) / INSIDE).clamp(max=1)[None, None]
+        settings = self.config.refinement
+        if settings.spare_relevant:
+            spared = (self._relevance(source) / INSIDE).clamp(max=1)[None, None]
             spared = F.interpolate(spared, image.shape[-2:], mode="bilinear", align_corners=False)
             image = torch.lerp(image, original, spared)  # no difference, hence no pull, where it is spared
-        weights = self.config.identity_l1, self.config.identity_perceptual
+        weights = settings.identity_l1, settings.identity_perceptual
         loss = identity_loss(image, original, self._perceptual, *weights)
         beside_the_score = source.latent.numel() / PAPERS_LATENTS
-        return losses | {"identity_loss": self.config.loss_weight * weight * beside_the_score * loss}
+        return losses | {"identity_loss": self.config.loss.loss_weight * weight * beside_the_score * loss}
 
     def _progress(self, step: int) -> float:
         """How much of its stage is done before this step, in [0, 1); a probe's steps count as the first."""
         first, steps = 0, self.config.edit_steps
         if step >= self.config.edit_steps:
-            first, steps = self.config.edit_steps, self.config.refine_steps
+            first, steps = self.config.edit_steps, self.config.refinement.refine_steps
         return max(step - first, 0) / max(steps, 1)
 
     @functools.cached_property
     def _perceptual(self) -> Perceptual:
-        return Perceptual(self._ready()[0], self.device)
+        return Perceptual(self.prior, self.device)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.objectives.schedule import Latents
-from pds_nerfstudio.scenes.rendering import Rendering, render
+from pds_nerfstudio.scenes.families import render
+from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.views import Views
 
 if TYPE_CHECKING:

@@ -1,6 +1,4 @@
-"""nerfstudio's trainer, with what long runs need (atomic checkpoints, an honest progress bar, errors in one sentence),
-and the edit's trainer on top: new or resumed, its own step count, and two checks that the edit does something.
-"""
+"""The edit's trainer: new or resumed, its own step count, what a viewer shows and asks for, and the end of an edit."""
 
 import copy
 import datetime
@@ -8,8 +6,6 @@ import functools
 import inspect
 import itertools
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,137 +13,33 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer import Viewer
-from PIL import Image
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    track,
-)
+from rich.progress import track
 
 from pds_nerfstudio.errors import UserError, one_sentence
-from pds_nerfstudio.pipelines import ranks
-from pds_nerfstudio.pipelines.edit import ADAPTERS, EditPipeline
+from pds_nerfstudio.pipelines import distributed, scene_trainer
+from pds_nerfstudio.pipelines.base import EditPipeline
+from pds_nerfstudio.pipelines.checks import MovementCheck
+from pds_nerfstudio.pipelines.conclusion import conclude
+from pds_nerfstudio.pipelines.display import Display
+from pds_nerfstudio.pipelines.distillation import ADAPTERS
+from pds_nerfstudio.pipelines.distributed import NonFiniteElsewhere, NonFiniteGradient, SharedOptimizers
 from pds_nerfstudio.pipelines.panel import Panel
-from pds_nerfstudio.pipelines.prepare import Plan, prepare
-from pds_nerfstudio.pipelines.ranks import NonFiniteElsewhere, NonFiniteGradient, SharedOptimizers
-from pds_nerfstudio.pipelines.session import Session, read_session
-from pds_nerfstudio.pipelines.shown import Shown
-from pds_nerfstudio.scenes.source import find_run, load_model_state, load_source_state
+from pds_nerfstudio.pipelines.plan import Plan, prepare
+from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig
+from pds_nerfstudio.pipelines.session import Session
+from pds_nerfstudio.scenes.source import load_source_state
 
-MOVED_AFTER = 20
-"""Steps after which the scene must have moved."""
 LOGGED_VIEWS = 3
 """Training views that are logged as pictures, with each checkpoint."""
 MOST_SKIPPED = 5
 """Steps in a row without a finite gradient that end a run."""
-
-progress_console: Console = CONSOLE
-"""Where progress bars are drawn; `pds demo` keeps nerfstudio's own output in a log file and draws elsewhere."""
-
-
-@dataclass
-class SceneTrainerConfig(TrainerConfig):
-    """nerfstudio's trainer settings, for a `SceneTrainer`."""
-
-    _target: type = field(default_factory=lambda: SceneTrainer)
-
-
-class SceneTrainer(Trainer):
-    """A trainer whose checkpoints are complete or absent, whatever interrupts it."""
-
-    _bar: Progress | None = None
-    _task = TaskID(0)
-
-    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Build everything; a dataset that cannot be read ends in one sentence."""
-        with one_sentence():
-            try:
-                super().setup(test_mode)
-            except OSError as error:
-                raise UserError(_unreadable(self.config, error)) from error
-
-    def train(self) -> None:
-        """Train under a progress bar whose remaining time comes from the last hundred steps."""
-        total = self._start_step + self._steps_to_run()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with one_sentence():
-            self._before_training()
-        bar = Progress(*columns, console=progress_console, refresh_per_second=2, disable=ranks.rank() > 0)
-        with one_sentence(), bar as self._bar:
-            try:
-                self._task = self._bar.add_task(self._title(0), total=total, completed=self._start_step, note="")
-                super().train()
-            finally:
-                _close_event_writers()
-
-    def train_iteration(self, step: int):
-        """One step of nerfstudio's, shown in the bar.
-
-        What it returns has no graph: nerfstudio keeps it, and a graph remembers the sizes of parameters that a restored
-        snapshot changes.
-        """
-        loss, losses, metrics = super().train_iteration(step)
-        if self._bar is not None:
-            note = f"loss {float(loss.detach()):.4g}"
-            self._bar.update(self._task, completed=step + 1, note=note, description=self._title(step))
-        return loss.detach(), *(
-            {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
-            for values in (losses, metrics)
-        )
-
-    def _before_training(self) -> None:
-        """What happens once, before the first step."""
-
-    def _title(self, step: int) -> str:
-        """What the bar says on its left."""
-        return str(self.config.method_name)
-
-    def save_checkpoint(self, step: int) -> None:
-        """Write beside the checkpoint folder, then move into it: a file there is always whole."""
-        if ranks.rank() > 0:
-            return
-        folder, partial = self.checkpoint_dir, self.base_dir / "checkpoint.partial"
-        partial.mkdir(parents=True, exist_ok=True)
-        self.checkpoint_dir = partial
-        try:
-            super().save_checkpoint(step)
-            folder.mkdir(parents=True, exist_ok=True)
-            for path in partial.glob("*.ckpt"):
-                os.replace(path, folder / path.name)
-                written = folder / path.name
-                if self.config.save_only_latest_checkpoint:
-                    for old in folder.glob("*.ckpt"):
-                        if old != written:
-                            old.unlink()
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"The checkpoint of step {step} could not be written ({str(error).splitlines()[0]}): make room on the "
-                f"disk; the last whole one is kept in {folder}."
-            ) from error
-        finally:
-            self.checkpoint_dir = folder
-            shutil.rmtree(partial, ignore_errors=True)
-
-    def _steps_to_run(self) -> int:
-        return self.config.max_num_iterations
+OF_STEPS = 1 << 40
+"""Added to the seeds of torch's own generator, which no other draw of an edit shares."""
 
 
 @dataclass
@@ -167,6 +59,8 @@ class EditTrainerConfig(SceneTrainerConfig):
         super().set_timestamp()
         with one_sentence():
             CONSOLE.log(self.plan.summary)
+            if self.plan.restored:
+                CONSOLE.log(self.plan.restored, markup=False)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -190,7 +84,7 @@ class EditTrainer(SceneTrainer):
 
     pipeline: EditPipeline  # pyright: ignore[reportIncompatibleVariableOverride]
     session: Session
-    shown: Shown | None = None
+    display: Display | None = None
     """What open pages render; None without a viewer."""
     skipped = 0
     """Steps without a finite gradient so far."""
@@ -199,7 +93,7 @@ class EditTrainer(SceneTrainer):
     _total_steps = 0
     _last_loss = math.nan
     _skipped_in_a_row = 0
-    _before: dict[str, torch.Tensor] | None = None
+    _check: MovementCheck | None = None
 
     @property
     def plan(self) -> Plan:
@@ -212,28 +106,22 @@ class EditTrainer(SceneTrainer):
         super().setup(test_mode)
         self._next_step = self._start_step
         if isinstance(self.viewer_state, Viewer):
-            base = self.pipeline.config.base
-            assert base is not None
-            source = self.pipeline.build_model()
-            load_model_state(source, load_source_state(find_run(base, self.pipeline.config.base_step)))
-            self.shown = Shown(self.viewer_state, self.pipeline.model, self.pipeline.build_model(), source)
+            pipeline = self.pipeline
+            scenes = pipeline.model, pipeline.build_model(), pipeline.build_source()
+            self.display = Display(self.viewer_state, *scenes)
 
     def setup_optimizers(self):
-        """Load the scene first: optimisers built earlier would hold the parameters of an empty one."""
-        state = load_source_state(self.plan.run)
-        load_model_state(self.pipeline.model, state)
+        """Open the scene first: optimisers built earlier would hold the parameters of an empty one."""
+        plan = self.plan
         with one_sentence():
-            self.pipeline.confine(state if self.plan.resumes else None)
+            self.pipeline.open(load_source_state(plan.run), plan.resumes, plan.refreeze)
         self.optimizers = self._build_optimizers()
         for optimizer in self.optimizers.optimizers.values():
-            optimizer.register_step_pre_hook(lambda optimizer, *_: self.pipeline.held.still(optimizer))
-        assert isinstance(self.config, EditTrainerConfig)
-        self.session = Session(self, read_session(self.config.replay) if self.config.replay else ())
-        if self.plan.resumes:
-            self.pipeline.load_beside(state)
+            optimizer.register_step_pre_hook(lambda optimizer, *_: self.pipeline.scene.mask_gradients(optimizer))
+        self.session = Session(self, plan.due)
         self.pipeline.decisions["run"] = self.plan.summary.replace("/", " / ")  # a page breaks lines at spaces alone
         # The viewer looks for its elements before the checkpoint is loaded.
-        if self.config.is_viewer_enabled() and self.pipeline.steerable:
+        if self.config.is_viewer_enabled():
             self.panel = self.pipeline.panel = Panel(self.pipeline.config, self._ask, self._show_source)
             self.session.on_answer = self.panel.follow
         return self.optimizers
@@ -246,7 +134,7 @@ class EditTrainer(SceneTrainer):
         self._start_step, self._total_steps = self.plan.first_step, self.config.max_num_iterations
         if not self.plan.resumes:
             return
-        saved = torch.load(self.plan.run.checkpoint_path, map_location="cpu", weights_only=True)
+        saved = self.plan.run.checkpoint
         self.optimizers.load_optimizers(saved["optimizers"])
         if self.config.load_scheduler:
             self.optimizers.load_schedulers(saved["schedulers"])
@@ -260,37 +148,51 @@ class EditTrainer(SceneTrainer):
         with _additional_steps(self.config, self._start_step):
             super().train()
 
+    def _after_train(self) -> None:
+        """Save, conclude, and only then wait with the viewer, where there is one."""
+        conclusion = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._conclude)
+        self.callbacks.append(conclusion)
+        super()._after_train()
+
+    def _conclude(self, step: int) -> None:
+        if distributed.rank() == 0:
+            conclude(self.pipeline, self.base_dir)
+
     def train_iteration(self, step: int):
         """One edit step; one whose gradient is not finite changes nothing."""
         self.session.apply(step)
         self._next_step = step + 1
-        if self._before is None:
-            self._before = self._checksums()
+        if self._check is None:
+            groups = self.optimizers.parameters.items()
+            self._check = MovementCheck({name: group for name, group in groups if name != ADAPTERS})
+        self._seed(step)
         try:
             result = super().train_iteration(step)
         except NonFiniteGradient as error:
             if not isinstance(error, NonFiniteElsewhere):
-                ranks.any_of(True, self.pipeline.device)  # the others wait for this process's gradients
+                distributed.any_of(True, self.pipeline.device)  # the others wait for this process's gradients
             return self._skip(step, str(error))
         self._skipped_in_a_row, self._last_loss = 0, float(result[0])
-        done = step - self._start_step + 1
-        if done == 1:
-            self._require_gradient()
-        if done == MOVED_AFTER:
-            self._require_movement()
+        self._check.after_step(step - self._start_step + 1)
         return result
 
+    def _seed(self, step: int) -> None:
+        """Let torch's own generator, from which jitter, chunks and densification draw, begin anew with each step: an
+        edit that goes on then draws what an uninterrupted one does."""
+        torch.manual_seed(self.pipeline.config.run.seed * 1_000_003 + step + OF_STEPS * (1 + distributed.rank()))
+
     def _title(self, step: int) -> str:
-        first = step <= self._start_step and self.pipeline.config.compile_prior
+        first = step <= self._start_step and self.pipeline.config.compute.compile_prior
         return f"{self.config.method_name}: {'compiling the prior' if first else self.pipeline.stage_at(step)}"
 
     def _before_training(self) -> None:
         """A new edit may measure and change the scene before its first step."""
+        plan = self.plan
         with self.train_lock:
-            if not self.plan.resumes:
+            if not plan.resumes:
                 self.pipeline.begin(self.probe)
-                ranks.share(itertools.chain(*self.optimizers.parameters.values()))
-            self.session.begin(self._start_step)
+                distributed.share(itertools.chain(*self.optimizers.parameters.values()))
+            self.session.begin(self._start_step, plan.done, plan.run.config_path.parent if plan.resumes else None)
         self._log_images(self._start_step)
         self._show(now=True)
 
@@ -319,24 +221,24 @@ class EditTrainer(SceneTrainer):
             self._show(now=True)
 
     def _show_source(self, share: float) -> None:
-        if self.shown is not None:
-            self.shown.source_share = share
+        if self.display is not None:
+            self.display.source_share = share
 
     def _update_viewer_state(self, step: int) -> None:
         """The viewer asks its pages to render again, where it is time; a page may come or go while it does."""
-        if self.shown is None:
+        if self.display is None:
             super()._update_viewer_state(step)
             return
-        self.shown.after_step()
+        self.display.after_step()
         with suppress(KeyError):
             super()._update_viewer_state(step)
-        if self.shown.watched:
+        if self.display.watched:
             self._show()
 
     def _show(self, now: bool = False) -> None:
         """Bring the panel, and with `now` the scene that pages render, up to date."""
-        if self.shown is not None and now:
-            self.shown.refresh()
+        if self.display is not None and now:
+            self.display.refresh()
         if self.panel is None:
             return
         left = None if self._bar is None else self._bar.tasks[0].time_remaining
@@ -364,7 +266,8 @@ class EditTrainer(SceneTrainer):
         self.optimizers, self.grad_scaler = self._build_optimizers(), copy.deepcopy(scaler)
         losses = []
         try:
-            for step in track(range(-steps, 0), "probe", console=progress_console, transient=True):
+            for step in track(range(-steps, 0), "probe", console=scene_trainer.progress_console, transient=True):
+                self._seed(step)
                 if still:
                     with torch.no_grad():
                         terms = self.pipeline.get_train_loss_dict(step)[1]
@@ -381,7 +284,7 @@ class EditTrainer(SceneTrainer):
             with torch.no_grad():
                 for parameter, value in kept:
                     parameter.copy_(value)
-        return ranks.mean(losses, self.pipeline.device)
+        return distributed.mean(losses, self.pipeline.device)
 
     def _skip(self, step: int, reason: str):
         self.skipped += 1
@@ -396,42 +299,6 @@ class EditTrainer(SceneTrainer):
         self.optimizers.zero_grad_all()
         return torch.zeros(()), {}, {}
 
-    def _scene_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for group, parameters in self.optimizers.parameters.items():
-            if group == ADAPTERS:
-                continue
-            for i, parameter in enumerate(parameters):
-                yield f"{group}.{i}", parameter
-
-    def _checksums(self) -> dict[str, torch.Tensor]:
-        """Of every parameter: sum, sum of squares, and how many entries are not finite."""
-        sums = {}
-        for name, parameter in self._scene_parameters():
-            broken = ~parameter.detach().isfinite()
-            finite = parameter.detach().double().masked_fill(broken, 0)
-            sums[name] = torch.stack([finite.sum(), finite.square().sum(), broken.sum()])
-        return sums
-
-    def _require_gradient(self) -> None:
-        """After the first step: does the objective's gradient reach the scene at all?"""
-        if not any(p.grad is not None and bool(p.grad.any()) for _, p in self._scene_parameters()):
-            raise UserError(
-                "No gradient reached the scene in the first step, so this edit would do nothing: check that the "
-                "prompts differ and that --pipeline.loss-weight is not 0."
-            )
-
-    def _require_movement(self) -> None:
-        """After twenty: has it moved, and is it still finite?"""
-        now, before = self._checksums(), self._before or {}
-        broken = [name for name, value in now.items() if name in before and value[2] > before[name][2]]
-        if broken:
-            raise UserError(f"The scene is no longer finite ({', '.join(broken)}): lower the learning rate.")
-        if all(name in before and torch.equal(value, before[name]) for name, value in now.items()):
-            raise UserError(
-                f"The scene has not moved in {MOVED_AFTER} steps: raise the learning rates (--optimizers…) or "
-                "--pipeline.loss-weight."
-            )
-
 
 @contextmanager
 def _additional_steps(config: TrainerConfig, start: int) -> Iterator[None]:
@@ -443,26 +310,3 @@ def _additional_steps(config: TrainerConfig, start: int) -> Iterator[None]:
         yield
     finally:
         config.max_num_iterations = total
-
-
-def _close_event_writers() -> None:
-    """nerfstudio keeps its event writers: a second training in this process would log into the first one's files."""
-    for event_writer in writer.EVENT_WRITERS:
-        if isinstance(event_writer, writer.TensorboardWriter):
-            event_writer.tb_writer.close()
-    writer.EVENT_WRITERS.clear()
-    writer.EVENT_STORAGE.clear()
-
-
-def _unreadable(config: TrainerConfig, error: OSError) -> str:
-    """A sentence that names the image that cannot be read, or repeats what the system said."""
-    if isinstance(error, Image.UnidentifiedImageError) or error.errno is None:
-        data = config.pipeline.datamanager.data
-        paths = sorted(p for p in Path(data or ".").rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
-        for path in paths:
-            try:
-                with Image.open(path) as image:
-                    image.load()
-            except OSError as reason:
-                return f"The image {path} cannot be read ({reason}): replace it, or take it out of the dataset."
-    return f"The dataset cannot be read ({error}): check --data."

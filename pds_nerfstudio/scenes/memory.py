@@ -6,12 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.models.nerfacto import NerfactoModel
 from torch import Tensor
-
-from pds_nerfstudio.scenes.rendering import render
-from pds_nerfstudio.scenes.views import CAMERA_INDEX
 
 CHUNK_BYTES = 2 * 2**30
 """The most that one chunk's activations may take: about what Stable Diffusion's encoder has kept and given back by the
@@ -21,7 +16,6 @@ FREE_SHARE = 0.25
 FEWEST_RAYS, MOST_RAYS = 64, 4096
 """The most is nerfacto's own training batch: tiny-cuda-nn's workspaces are not seen here, and an edit then peaks at no
 more than the reconstruction."""
-PROBED_SIDE = 8
 
 
 @dataclass
@@ -55,18 +49,6 @@ def kept_for_backward(parameters: Iterable[Tensor]) -> Iterator[Kept]:
         yield kept
     for parameter in parameters:
         kept.storages.pop(parameter.untyped_storage()._cdata, None)
-
-
-def bytes_per_ray(model: NerfactoModel, regularise: bool = False) -> float:
-    """What rendering keeps for the backward pass of each ray, measured on a few of them under the current autocast."""
-    pose = torch.eye(4)[None, :3]
-    focal = centre = PROBED_SIDE / 2
-    camera = Cameras(pose, focal, focal, centre, centre, PROBED_SIDE, PROBED_SIDE, metadata={CAMERA_INDEX: 0})
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.enable_grad(), kept_for_backward(model.parameters()) as kept:
-        rendering = render(model, camera, recompute=False, regularise=regularise)
-    del rendering
-    return max(kept.bytes, 1) / PROBED_SIDE**2
 
 
 def free_memory(device: torch.device) -> float:

@@ -11,6 +11,7 @@ The trap: tiny-cuda-nn initialises every module from one constant seed, so that 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,23 @@ OF_THE_PHOTOGRAPHS = ("camera_optimizer", "embedding_appearance")
 """Names of nerfacto's parameters that no perturbation touches."""
 INITIAL_OPACITY = 0.1
 """Opacity of splatfacto's new Gaussians."""
+
+
+@dataclass(frozen=True)
+class Eta:
+    """How far towards a fresh draw each part of a scene is moved, in [0, 1]; at 0 not at all."""
+
+    geometry: float
+    """A NeRF as a whole; of splats means and scales."""
+    opacity: float = 0.0
+    """Splats alone."""
+    colour: float = 0.0
+    """Splats alone."""
+
+    def of_splats(self) -> dict[str, float]:
+        """By parameter group."""
+        geometry = {"means": self.geometry, "scales": self.geometry}
+        return geometry | {"opacities": self.opacity, "features_dc": self.colour}
 
 
 def nerf_parameters(model: NerfactoModel) -> dict[str, Tensor]:
@@ -49,20 +67,28 @@ def redraw_tcnn(model: torch.nn.Module, seed: int) -> None:
 
 
 @torch.no_grad()
-def perturb_nerf(model: NerfactoModel, fresh: Model, eta: float, hull: Hull | None = None) -> None:
+def perturb_nerf(model: NerfactoModel, fresh: Model, eta: float, where: Region | None = None) -> float:
     """Interpolate `model` in place towards `fresh`, a scene newly built from the same settings.
 
-    With a hull, only the entries of hash tables that its points read are moved; the networks, which every point
+    With a region, only the entries of hash tables that its points read are moved; the networks, which every point
     reads, stay. Raises ValueError for η outside [0, 1].
+
+    Returns:
+        the share of the parameters' entries that were moved, in [0, 1].
     """
     other = dict(fresh.named_parameters())
-    masks = None if hull is None else entries_read(model, hull)
+    masks = None if where is None else entries_read(model, where)
+    moved_entries = entries = 0
     for name, parameter in nerf_parameters(model).items():
         moved = interpolate(parameter, other[name].to(parameter), eta)
+        entries += parameter.numel()
         if masks is None:
             parameter.copy_(moved)
+            moved_entries += parameter.numel()
         elif name in masks:
             parameter.copy_(torch.where(masks[name], moved, parameter))
+            moved_entries += int(masks[name].sum())
+    return moved_entries / max(entries, 1)
 
 
 def entries_read(model: NerfactoModel, region: Region, candidates: int = 200_000) -> dict[str, Bool[Tensor, "..."]]:
@@ -87,9 +113,9 @@ def entries_read(model: NerfactoModel, region: Region, candidates: int = 200_000
 
 
 def fresh_splats(
-    means: Float[Tensor, "gaussians 3"], sh_degree: int, generator: torch.Generator, hull: Hull | None = None
+    means: Float[Tensor, "gaussians 3"], sh_degree: int, generator: torch.Generator, where: Region | None = None
 ) -> dict[str, Tensor]:
-    """splatfacto's random initialisation for as many Gaussians, over the region that `means` fill, or over the hull.
+    """splatfacto's random initialisation for as many Gaussians, over the box that `means` fill, or over a hull.
 
     Drawn on the CPU, hence the same on every rank and machine.
 
@@ -99,8 +125,8 @@ def fresh_splats(
     from sklearn.neighbors import NearestNeighbors
 
     count = len(means)
-    if hull is not None:
-        drawn = hull.draw(count, means, generator)
+    if isinstance(where, Hull):
+        drawn = where.draw(count, means, generator)
     else:
         low, high = box_of(means)
         drawn = low + (high - low) * torch.rand(count, 3, generator=generator)
@@ -118,7 +144,7 @@ def fresh_splats(
 
 @torch.no_grad()
 def perturb_splats(
-    model: SplatfactoModel, etas: Mapping[str, float], generator: torch.Generator, hull: Hull | None = None
+    model: SplatfactoModel, etas: Mapping[str, float], generator: torch.Generator, where: Region | None = None
 ) -> int:
     """Interpolate Gaussians of `model` in place towards a fresh draw, each group named in `etas` by its own η.
 
@@ -126,7 +152,7 @@ def perturb_splats(
 
     Args:
         etas: η in [0, 1] by parameter: means, scales, opacities, features_dc.
-        hull: perturb only the Gaussians in it, towards positions in it.
+        where: perturb only the Gaussians in it, towards positions in it.
 
     Returns:
         how many Gaussians were perturbed.
@@ -134,10 +160,10 @@ def perturb_splats(
     Raises:
         ValueError: an η outside [0, 1].
     """
-    chosen = torch.arange(len(model.means)) if hull is None else hull.contains(model.means).nonzero()[:, 0].cpu()
+    chosen = torch.arange(len(model.means)) if where is None else where.contains(model.means).nonzero()[:, 0].cpu()
     if len(chosen) < 2 or not any(etas.values()):
         return 0
-    fresh = fresh_splats(model.means[chosen.to(model.means.device)], model.config.sh_degree, generator, hull)
+    fresh = fresh_splats(model.means[chosen.to(model.means.device)], model.config.sh_degree, generator, where)
     for name, eta in etas.items():
         parameter = model.gauss_params[name]
         index = chosen.to(parameter.device)

@@ -5,13 +5,14 @@ there, open only runs that you trust.
 """
 
 import dataclasses
+import functools
 import hashlib
 import pickle
 import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
@@ -24,15 +25,15 @@ from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes.families import family_of
 from pds_nerfstudio.scenes.nerfacto import (
     NerfactoSceneConfig,
     available_implementation,
     implementation_of,
     require_implementation,
 )
+from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
-
-Family = Literal["nerfacto", "splatfacto"]
 
 CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
@@ -51,6 +52,27 @@ class SourceRun:
     """Which of the two kinds of scene it holds."""
     config: TrainerConfig
     """Everything the run was started with."""
+
+    @functools.cached_property
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything that the checkpoint holds, read once, with safe loading: its tensors stay on the disk until
+        somebody looks at them.
+
+        Raises:
+            UserError: for a file that is no readable nerfstudio checkpoint.
+        """
+        try:
+            loaded = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
+            loaded["pipeline"].items()
+        except (
+            *(OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError),
+            *(pickle.UnpicklingError, zipfile.BadZipFile),
+        ) as error:
+            raise UserError(
+                f"checkpoint {self.checkpoint_path} cannot be read ({_first_line(error)}): choose another with "
+                "--load-step, or reconstruct the scene again."
+            ) from error
+        return loaded
 
     @property
     def method_name(self) -> str:
@@ -116,63 +138,16 @@ def find_run(load_dir: Path, load_step: int | None = None, called: str = "--load
     return SourceRun(config_path, checkpoint_path, step, family, config)
 
 
-def family_of(config: TrainerConfig) -> Family | None:
-    """Which family of scenes a run's model belongs to, None for any other method.
-
-    Decided by the model's settings, not by the method's name: nerfacto-big and -huge, splatfacto-big, `source-*` and
-    earlier edits count.
-    """
-    model = config.pipeline.model
-    if isinstance(model, NerfactoModelConfig):
-        return "nerfacto"
-    if isinstance(model, SplatfactoModelConfig):
-        return "splatfacto"
-    return None
-
-
 def load_source_state(run: SourceRun) -> dict[str, Tensor]:
-    """The state dict of the run's pipeline, on the CPU, read with safe loading.
+    """The state dict of the run's pipeline, on the CPU; see `SourceRun.checkpoint`.
 
     Raises:
-        UserError: for a file that is no readable nerfstudio checkpoint, or that needs a tiny-cuda-nn that is missing.
+        UserError: for a checkpoint that cannot be read, or that needs a tiny-cuda-nn that is missing.
     """
-    try:
-        loaded = torch.load(run.checkpoint_path, map_location="cpu", weights_only=True)
-        state = loaded["pipeline"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"checkpoint {run.checkpoint_path} cannot be read ({_first_line(error)}): choose another with --load-step, "
-            "or reconstruct the scene again."
-        ) from error
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = {name.removeprefix("module."): value for name, value in run.checkpoint["pipeline"].items()}
     if run.family == "nerfacto":
         require_implementation(state)
     return state
-
-
-def load_model_state(model: torch.nn.Module, state: dict[str, Tensor]) -> None:
-    """Load the scene's part of a pipeline state dict; weights of metrics may be missing or left over.
-
-    Raises:
-        UserError: where the weights belong to another scene: other settings, or another number of photographs.
-    """
-    prefix = "_model."
-    state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    missing = [
-        name for name in model.state_dict() if name not in state and not name.startswith(("lpips", "psnr", "ssim"))
-    ]
-    try:
-        model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        reason = " ".join(str(error).splitlines()[1:2]).strip() or str(error)
-        raise UserError(
-            f"The run's weights do not fit its settings and data ({reason}): edit it with the dataset it was made from."
-        ) from error
-    if missing:
-        raise UserError(
-            f"The run's checkpoint lacks {len(missing)} weights that its settings ask for, the first is {missing[0]}: "
-            "leave the model's settings as the run has them."
-        )
 
 
 def scene_config(run: SourceRun, state: dict[str, Tensor] | None = None) -> NerfactoSceneConfig | SplatfactoSceneConfig:

@@ -32,8 +32,8 @@ RECONSTRUCTED = 30_000
 """The step that splatfacto takes a loaded scene to be at: all SH bands on, full resolution."""
 SATURATED = 1e-3
 """How near to 0 and 1 a seed colour may be where colours are stored as logits: a logit of 1 would be infinite."""
-HELD = "held"
-"""The key of a strategy's state under which `SplatfactoScene.hold` keeps its Gaussians."""
+FROZEN = "frozen"
+"""The key of a strategy's state under which `SplatfactoScene.freeze` keeps its Gaussians."""
 NEVER = 2**62
 """A step that no run reaches."""
 
@@ -55,19 +55,19 @@ class SplatfactoScene(SplatfactoModel):
     """The trainer's step at which the edit began; None while the scene is being reconstructed."""
 
     @property
-    def held(self) -> Bool[Tensor, " gaussians"] | None:
-        """Which Gaussians densification leaves alone, see `hold`."""
-        return self.strategy_state.get(HELD)
+    def frozen(self) -> Bool[Tensor, " gaussians"] | None:
+        """Which Gaussians densification leaves alone, see `freeze`."""
+        return self.strategy_state.get(FROZEN)
 
-    def hold(self, gaussians: Bool[Tensor, " gaussians"] | None) -> None:
+    def freeze(self, gaussians: Bool[Tensor, " gaussians"] | None) -> None:
         """From here on, clone, split and prune none of these; None for all as usual.
 
         gsplat takes along what a strategy's state holds for each Gaussian, as their number changes. Loading a scene
         forgets it.
         """
-        self.strategy_state.pop(HELD, None)
+        self.strategy_state.pop(FROZEN, None)
         if gaussians is not None:
-            self.strategy_state[HELD] = gaussians.to(self.device)
+            self.strategy_state[FROZEN] = gaussians.to(self.device)
 
     def populate_modules(self):
         """Build the scene. Seed colours are set here: upstream's branch for them allocates on CUDA."""
@@ -133,9 +133,9 @@ class SplatfactoScene(SplatfactoModel):
             # splatfacto waits this long after each reset, and takes the beginning for one.
             "pause_refine_after_reset": 0 if reset_opacity_every == NEVER else self.strategy.pause_refine_after_reset,
         }
-        self.strategy, held = EditStrategy(**settings), self.held
+        self.strategy, frozen = EditStrategy(**settings), self.frozen
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
-        self.hold(held)
+        self.freeze(frozen)
 
     def step_cb(self, optimizers, step):
         """Take over the trainer's step. In an edit, SH bands and resolution stay those of a finished scene."""
@@ -162,7 +162,7 @@ class SplatfactoScene(SplatfactoModel):
         if sums is None or counts is None:
             return math.inf
         means = sums / counts.clamp(min=1)
-        free = means if self.held is None else means[~self.held]
+        free = means if self.frozen is None else means[~self.frozen]
         return float(np.quantile(free.cpu().numpy(), max(1 - share, 0)))
 
     def get_outputs(self, camera):
@@ -193,13 +193,13 @@ _outputs = _reading(
 
 
 class EditStrategy(DefaultStrategy):
-    """gsplat's densification, of the Gaussians that are not held."""
+    """gsplat's densification, of the Gaussians that are not frozen."""
 
     def _grow_gs(self, params, optimizers, state, step):
-        if state.get(HELD) is not None:
+        if state.get(FROZEN) is not None:
             for name in ("grad2d", "radii"):
                 if state.get(name) is not None:
-                    state[name][state[HELD]] = 0
+                    state[name][state[FROZEN]] = 0
         return super()._grow_gs(params, optimizers, state, step)
 
     def _prune_gs(self, params, optimizers, state, step):
@@ -207,8 +207,8 @@ class EditStrategy(DefaultStrategy):
 
 
 def _remove(params, optimizers, state, mask):
-    held = state.get(HELD)
-    remove(params=params, optimizers=optimizers, state=state, mask=mask if held is None else mask & ~held)
+    frozen = state.get(FROZEN)
+    remove(params=params, optimizers=optimizers, state=state, mask=mask if frozen is None else mask & ~frozen)
 
 
 _prune_gs = _reading(DefaultStrategy._prune_gs, remove=_remove)

@@ -121,7 +121,7 @@ def test_the_printed_line_is_one_that_ns_train_reads_as_the_same_edit(tmp_path, 
     assert config.load_dir == run / "nerfstudio_models"
     assert config.pipeline.objective == cell.editor
     assert (config.pipeline.src_prompt, config.pipeline.tgt_prompt) == (asked.src_prompt, asked.tgt_prompt[0])
-    assert (config.pipeline.prior, config.pipeline.resolution) == ("toybox", 48)
+    assert (config.pipeline.prior, config.pipeline.view.resolution) == ("toybox", 48)
 
 
 @pytest.mark.slow

@@ -18,9 +18,10 @@ from pds_nerfstudio.cli.bench import Bench
 from pds_nerfstudio.errors import UserError, one_sentence
 from pds_nerfstudio.evaluation import bench, summary
 from pds_nerfstudio.evaluation.suite import read_suite
-from pds_nerfstudio.evaluation.trial import SETTINGS, change_setting
+from pds_nerfstudio.evaluation.trial import SETTINGS
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pipelines.settings import change
 
 SUITES = Path(__file__).parents[2] / "suites"
 
@@ -84,7 +85,7 @@ def test_a_method_takes_settings_in_brackets(tmp_path):
     assert summary.short(text) == "piva-edit [regularisation=0.8, lr=0.001]"
     config = copy.deepcopy(METHODS["piva-edit-splat"].config)
     for name, value in changes.items():
-        change_setting(config, name, value)
+        change(config, name, value)
     assert config.pipeline.objective.regularisation == 0.8
     assert config.optimizers["adapters"]["optimizer"].lr == 1e-3
     assert METHODS["piva-edit-splat"].config.pipeline.objective.regularisation == 0.2

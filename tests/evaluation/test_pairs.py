@@ -11,7 +11,7 @@ from PIL import Image
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
-from pds_nerfstudio.pipelines.outcome import shoot, view_camera
+from pds_nerfstudio.scenes.shots import shoot, view_camera
 from pds_nerfstudio.scenes.source import fingerprint
 
 pytestmark = pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def free_port() -> Callable[[], int]:
 
 
 @pytest.fixture
-def ns_train(tmp_path) -> Callable:
+def ns_train(tmp_path, monkeypatch) -> Callable:
     """`ns_train(method, …)`: what `ns-train method …` does; returns the configuration as it ran."""
 
     def run(method: str, *args: object):
@@ -33,8 +34,10 @@ def ns_train(tmp_path) -> Callable:
         from nerfstudio.scripts import train
 
         arguments = [method, "--output-dir", str(tmp_path / "outputs"), *HEADLESS, *map(str, args)]
-        config = tyro.cli(AnnotatedBaseConfigUnion, args=arguments)
-        train.main(config)
+        with monkeypatch.context() as patched:  # an edit asks what the command line named
+            patched.setattr(sys, "argv", ["ns-train", *arguments])
+            config = tyro.cli(AnnotatedBaseConfigUnion)
+            train.main(config)
         return config
 
     return run

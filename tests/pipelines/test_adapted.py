@@ -10,7 +10,7 @@ from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.priors.stable_diffusion import load_prior
-from pds_nerfstudio.scenes.rendering import render
+from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 
 from .conftest import PROMPTS
@@ -93,7 +93,7 @@ def test_a_probe_leaves_adapters_as_they_were(toy_splats, tmp_path):
     config = copy.deepcopy(METHODS["piva-edit-splat"].config)
     config.load_dir, config.output_dir, config.vis = toy_splats.parent, tmp_path, "tensorboard"
     config.pipeline.src_prompt, config.pipeline.tgt_prompt = PROMPTS[1], PROMPTS[3]
-    config.pipeline.prior, config.pipeline.resolution = "toybox", 32
+    config.pipeline.prior, config.pipeline.view.resolution = "toybox", 32
     config.set_timestamp()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
@@ -109,13 +109,13 @@ def test_after_two_hundred_steps_each_adapter_knows_its_scene_and_the_unet_is_wh
     config.load_dir, config.output_dir, config.vis = toy_splats.parent, tmp_path, "tensorboard"
     config.viewer.quit_on_train_completion, config.max_num_iterations = True, 200
     config.pipeline.src_prompt, config.pipeline.tgt_prompt = PROMPTS[1], PROMPTS[3]
-    config.pipeline.prior = config.pipeline.control = "toybox"
-    config.pipeline.resolution, config.pipeline.adapter_warmup = 32, 100
+    config.pipeline.prior = config.pipeline.adapter.control = "toybox"
+    config.pipeline.view.resolution, config.pipeline.adapter.adapter_warmup = 32, 100
     config.optimizers["adapters"]["optimizer"].lr = 1e-3
     config.set_timestamp()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
-    prior, views = trainer.pipeline._ready()
+    prior, views = trainer.pipeline.prior, trainer.pipeline.views
 
     def own() -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in prior.unet.state_dict().items() if "lora" not in name}

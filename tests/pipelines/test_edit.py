@@ -16,7 +16,8 @@ from pds_nerfstudio.evaluation.pairs import load_run
 from pds_nerfstudio.evaluation.trial import render_eval_views
 from pds_nerfstudio.images import details
 from pds_nerfstudio.methods import METHODS
-from pds_nerfstudio.pipelines.prepare import _decay_over_the_edit
+from pds_nerfstudio.pipelines.command_line import Given
+from pds_nerfstudio.pipelines.plan import _decay_over_the_edit
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
 
 from .conftest import HEADLESS, PROMPTS
@@ -78,7 +79,7 @@ def test_model_settings_and_data_come_from_the_base_run_and_the_command_line_win
     assert saved.pipeline.model.background_color == "white"
     assert saved.pipeline.model.cull_scale_thresh == 0.25
     assert Path(saved.pipeline.datamanager.data) == toy_scene / "source"
-    assert Path(saved.pipeline.base) == toy_splats.resolve()
+    assert Path(saved.pipeline.run.base) == toy_splats.resolve()
 
 
 def test_the_prompt_flag_of_nerfstudio_is_the_target_prompt(ns_train, toy_splats):
@@ -95,13 +96,13 @@ def test_the_same_prompts_resume_and_others_begin_a_new_edit_of_the_result(ns_tr
     assert "Resuming" in capsys.readouterr().out
     assert find_run(resumed.get_base_dir()).step == 5
     assert resumed.pipeline.prior == "toybox"
-    assert Path(resumed.pipeline.base) == toy_splats.resolve()
+    assert Path(resumed.pipeline.run.base) == toy_splats.resolve()
     other = ("--pipeline.src-prompt", "a photo of a red cone", "--pipeline.tgt-prompt", "a photo of a blue cone")
     chained = ns_train(
         "pds-edit-splat", "--load-dir", resumed.get_base_dir(), *other, *TOYBOX, "--max-num-iterations", 2
     )
     assert "New edit" in capsys.readouterr().out
-    assert Path(chained.pipeline.base) == (resumed.get_base_dir() / "config.yml").resolve()
+    assert Path(chained.pipeline.run.base) == (resumed.get_base_dir() / "config.yml").resolve()
     assert find_run(chained.get_base_dir()).step == 1
 
 
@@ -135,7 +136,7 @@ def test_a_killed_edit_continues_from_its_last_checkpoint_and_ends_where_the_str
     killed_at = find_run(found[0].parent).step
     assert killed_at < 59
 
-    resumed = ns_train("pds-edit-splat", "--load-dir", found[0].parent, *edit)
+    resumed = ns_train("pds-edit-splat", "--load-dir", found[0].parent)
     assert find_run(resumed.get_base_dir()).step == 59
     ended = scene_of(resumed)
     for name, value in straight.items():
@@ -222,6 +223,6 @@ def test_learning_rates_decay_over_the_edit_whatever_they_end_at():
     config.optimizers["means"]["scheduler"].lr_final = 1e-5
     config.optimizers["quats"]["scheduler"].max_steps = 50
     config.optimizers["scales"]["scheduler"] = None
-    _decay_over_the_edit(config, default)
+    _decay_over_the_edit(config, default, None, Given.of(config, default))
     ends = {name: group["scheduler"] and group["scheduler"].max_steps for name, group in config.optimizers.items()}
     assert (ends["means"], ends["opacities"], ends["quats"], ends["scales"]) == (7, 7, 50, None)

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from viser import SceneApi
 
-from pds_nerfstudio.pipelines.session import SESSION_FILE, Session, read_session
+from pds_nerfstudio.pipelines.session import Session
+from pds_nerfstudio.pipelines.steering import SESSION_FILE, read_session
 from pds_nerfstudio.pipelines.trainer import EditTrainer
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 
@@ -249,7 +250,7 @@ def test_two_pages_a_closed_and_a_late_one_neither_stop_nor_change_the_edit(runn
     wait(lambda: trainer._next_step > before + 10)
 
     background = trainer.pipeline.model.background_color.clone()
-    shown = trainer.shown
+    shown = trainer.display
     assert shown is not None
     with shown.lock:  # as if a picture took for ever: the edit does not wait for it
         held_at = trainer._next_step

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pds_nerfstudio.pipelines.dataset_update import IMAGES
 from pds_nerfstudio.pipelines.refine import CHANGED, with_details
-from pds_nerfstudio.pipelines.update import IMAGES
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
 
 from .conftest import HEADLESS, PROMPTS
@@ -56,7 +56,7 @@ def test_the_edit_says_what_is_refined_and_its_run_is_never_written_to(ns_train,
     before = fingerprint(edited)
     config = ns_train("sdedit-refine-splat", "--load-dir", edited, "--max-num-iterations", 22)
     assert (config.pipeline.src_prompt, config.pipeline.tgt_prompt) == (PROMPTS[1], PROMPTS[3])
-    assert (config.pipeline.prior, config.pipeline.resolution) == ("toybox", 32)
+    assert (config.pipeline.prior, config.pipeline.view.resolution) == ("toybox", 32)
     assert "New edit" in capsys.readouterr().out
     old = load_source_state(find_run(edited))["_model.gauss_params.means"]
     assert not torch.equal(scene_of(config)["_model.gauss_params.means"], old)
@@ -112,7 +112,7 @@ def test_a_killed_run_keeps_its_images_and_ends_where_the_straight_one_does(
     process.wait()
     assert find_run(found[0].parent).step < 29
 
-    resumed = ns_train(method, "--load-dir", found[0].parent, "--max-num-iterations", 30)
+    resumed = ns_train(method, "--load-dir", found[0].parent)
     assert resumed.pipeline.update_every == 4
     old, new = images_of(straight), images_of(resumed)
     assert set(old) == set(new)
@@ -144,8 +144,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_sentence(ns_train, edite
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--pipeline.objective.guidance-scale", 5.0), "no use for --pipeline.objective"),
-        (("--pipeline.views-per-step", 2), "no use for --pipeline.views-per-step"),
+        (("--pipeline.objective.guidance-scale", 5.0), "Unrecognized options: --pipeline.objective"),
+        (("--pipeline.views-per-step", 2), "Unrecognized options: --pipeline.views-per-step"),
         (("--pipeline.max-strength", 1.5), "max_strength 1.5"),
         (("--pipeline.update-every", 0), "update_every is 0"),
     ],

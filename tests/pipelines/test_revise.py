@@ -10,6 +10,7 @@ from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import DDS
 from pds_nerfstudio.objectives.perturb import loss_increase
 from pds_nerfstudio.pipelines.revise import ReviseConfig, RevisePipeline
+from pds_nerfstudio.pipelines.settings import Refinement
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
 
 from .conftest import PROMPTS
@@ -45,7 +46,7 @@ def test_both_stages_run_and_the_log_says_what_was_done(ns_train, toy_nerf, toy_
     output = " ".join(capsys.readouterr().out.split())
     assert "η = 0.3" in output
     assert "perceptual loss" in output
-    assert (config.pipeline.edit_steps, config.pipeline.refine_steps) == (2, 2)
+    assert (config.pipeline.edit_steps, config.pipeline.refinement.refine_steps) == (2, 2)
     assert find_run(config.get_base_dir()).step == 3
     assert all(value.isfinite().all() for value in scene_of(config).values())
 
@@ -60,7 +61,7 @@ def test_an_edit_resumed_in_either_stage_goes_on_in_it(ns_train, toy_splats):
     straight_scene = scene_of(straight)
     folder = straight.get_base_dir() / straight.relative_model_dir
     for step in (3, 9):
-        resumed = ns_train("pnr-edit-splat", "--load-dir", folder, "--load-step", step, *edit)
+        resumed = ns_train("pnr-edit-splat", "--load-dir", folder, "--load-step", step)
         assert find_run(resumed.get_base_dir()).step == 11
         for name, value in scene_of(resumed).items():
             if "gauss_params" in name and value.numel():
@@ -124,7 +125,9 @@ def test_the_command_line_chooses_the_revising_objective(ns_train, toy_splats):
 
 
 def test_any_objective_revises():
-    config = ReviseConfig(objective=DDS(guidance_scale=7.5), anneal=True, edit_steps=10, refine_steps=10)
+    config = ReviseConfig(
+        objective=DDS(guidance_scale=7.5), anneal=True, edit_steps=10, refinement=Refinement(refine_steps=10)
+    )
     pipeline = RevisePipeline.__new__(RevisePipeline)
     torch.nn.Module.__init__(pipeline)
     pipeline.config = config
@@ -147,7 +150,7 @@ def test_every_rank_perturbs_alike_whatever_its_own_seed(toy_nerf, toy_splats, t
         config.load_dir = (toy_splats if method.endswith("-splat") else toy_nerf).parent
         config.output_dir, config.vis = tmp_path, "tensorboard"
         config.pipeline.src_prompt, config.pipeline.tgt_prompt = PROMPTS[1], PROMPTS[3]
-        config.pipeline.prior, config.pipeline.resolution = "toybox", 64
+        config.pipeline.prior, config.pipeline.view.resolution = "toybox", 64
         config.set_timestamp()
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup()
@@ -169,7 +172,7 @@ def test_densification_works_after_a_perturbation_and_across_a_resume(ns_train, 
     first = ns_train("pnr-edit-splat", "--load-dir", toy_splats.parent, *edit, "--max-num-iterations", 30)
     grown = scene_of(first)["_model.gauss_params.means"]
     assert 1.05 * len(source) < len(grown) < 2 * len(source)
-    resumed = ns_train("pnr-edit-splat", "--load-dir", first.get_base_dir(), *edit, "--max-num-iterations", 60)
+    resumed = ns_train("pnr-edit-splat", "--load-dir", first.get_base_dir(), "--max-num-iterations", 60)
     grown_further = scene_of(resumed)["_model.gauss_params.means"]
     assert len(grown_further) > len(grown)
     assert grown_further.isfinite().all()

@@ -2,15 +2,14 @@
 
 import torch
 
+from pds_nerfstudio.scenes.families import render, scene_of
 from pds_nerfstudio.scenes.memory import (
     CHUNK_BYTES,
     FEWEST_RAYS,
     MOST_RAYS,
-    bytes_per_ray,
     kept_for_backward,
     rays_that_fit,
 )
-from pds_nerfstudio.scenes.rendering import render
 
 
 def test_a_ray_is_measured_as_a_whole_rendering_keeps_it(nerfacto, camera):
@@ -18,7 +17,7 @@ def test_a_ray_is_measured_as_a_whole_rendering_keeps_it(nerfacto, camera):
     with kept_for_backward(model.parameters()) as kept:
         rendering = render(model, camera(1), recompute=False, regularise=True)
     with torch.no_grad():  # as in a probe that takes no step
-        per_ray = bytes_per_ray(model, regularise=True)
+        per_ray = scene_of(model).bytes_per_ray(regularise=True)
     assert abs(kept.bytes / rendering.image[0, 0].numel() / per_ray - 1) < 0.1
 
 
@@ -27,7 +26,7 @@ def test_measuring_leaves_randomness_and_gradients_alone(nerfacto):
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    bytes_per_ray(model, regularise=True)
+    scene_of(model).bytes_per_ray(regularise=True)
     assert torch.equal(torch.rand(2), expected)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -41,7 +40,7 @@ def test_recomputed_rendering_keeps_next_to_nothing_beside_its_image(nerfacto, c
             loss = rendering.image.square().sum() + sum(rendering.regulariser.values())
         del loss
         kept_by_size.append(kept.bytes / (height * width))
-    assert max(kept_by_size) < 100 < bytes_per_ray(model) / 10
+    assert max(kept_by_size) < 100 < scene_of(model).bytes_per_ray() / 10
 
 
 def test_chunks_fit_a_quarter_of_the_memory_within_bounds():

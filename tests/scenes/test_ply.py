@@ -10,8 +10,8 @@ from nerfstudio.models.splatfacto import RGB2SH
 from plyfile import PlyData, PlyElement
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.ply import OF_NERFSTUDIO, read_ply
-from pds_nerfstudio.scenes.rendering import render
 
 TURN = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(3))).Q
 TURN = TURN * torch.det(TURN).sign()

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.scenes.region import Box, Common, Held, hull_of_masks
+from pds_nerfstudio.scenes.families import scene_of
+from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks
 from pds_nerfstudio.scenes.views import train_views
 
 from .test_splatfacto import GROUPS, optimizers, train_step
@@ -31,37 +32,39 @@ def test_gaussians_outside_stay_to_the_bit_while_those_inside_move_multiply_and_
         model.begin_edit()
         for step in range(3):
             train_step(model, built, camera(0), step)
-    held = Held(model, HALF)
+    scene = scene_of(model)
+    scene.freeze_outside(HALF)
     for optimizer in built.optimizers.values():
-        optimizer.register_step_pre_hook(lambda optimizer, *_: held.still(optimizer))
+        optimizer.register_step_pre_hook(lambda optimizer, *_: scene.mask_gradients(optimizer))
     model.begin_edit(refine_start=1, refine_stop=20, refine_every=4, grow_share=0.2)
-    outside = model.held.clone()
+    outside = model.frozen.clone()
     before = {name: model.gauss_params[name].detach().clone() for name in GROUPS}
     for step in range(3, 14) if remembered else range(12):
         train_step(model, built, camera(0), step)
-    assert len(model.held) == len(model.means) != len(outside)
-    assert int(model.held.sum()) == int(outside.sum())
+    assert len(model.frozen) == len(model.means) != len(outside)
+    assert int(model.frozen.sum()) == int(outside.sum())
     for name in GROUPS:
-        assert torch.equal(model.gauss_params[name][model.held], before[name][outside]), name
-    inside = model.gauss_params["means"][~model.held]
+        assert torch.equal(model.gauss_params[name][model.frozen], before[name][outside]), name
+    inside = model.gauss_params["means"][~model.frozen]
     assert not any(torch.equal(mean, other) for mean in inside for other in before["means"][~outside])
 
 
-def test_whatever_happens_within_holding_is_put_back_outside(splats, nerfacto):
+def test_whatever_happens_while_frozen_is_kept_is_put_back_outside(splats, nerfacto):
     for model in (splats(50), nerfacto()):
-        held = Held(model, HALF)
+        scene = scene_of(model)
+        scene.freeze_outside(HALF)
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        with held.holding(), torch.no_grad():
+        with scene.keeping_frozen(), torch.no_grad():
             for parameter in model.parameters():
                 parameter += 1
-        kinds = {"moved": 0, "held": 0}
+        kinds = {"moved": 0, "frozen": 0}
         for name, parameter in model.named_parameters():
-            mask = held.of(name, parameter)
-            if mask is None:
+            if (frozen := scene.frozen(name, parameter)) is None:
                 continue
+            mask = frozen.expand_as(parameter)
             assert torch.equal(parameter[mask], before[name][mask])
             assert not (parameter[~mask] == before[name][~mask]).any()
-            kinds["held"] += int(mask.sum())
+            kinds["frozen"] += int(mask.sum())
             kinds["moved"] += int((~mask).sum())
         assert all(kinds.values())
 
@@ -69,9 +72,9 @@ def test_whatever_happens_within_holding_is_put_back_outside(splats, nerfacto):
 def test_a_box_without_anything_in_it_is_an_error(splats, nerfacto):
     nowhere = Box((50.0, 50.0, 50.0, 51.0, 51.0, 51.0))
     with pytest.raises(UserError, match="contains none of the 60 Gaussians"):
-        Held(splats(), nowhere)
+        scene_of(splats()).freeze_outside(nowhere)
     with pytest.raises(UserError, match="contains nothing"):
-        Held(nerfacto(), nowhere)
+        scene_of(nerfacto()).freeze_outside(nowhere)
 
 
 def test_masks_hold_what_they_show_black(splats, make_dataset, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 
-from pds_nerfstudio.scenes.rendering import render
+from pds_nerfstudio.scenes.families import render
 
 HASH_TABLE = "field.mlp_base.model.0.hash_table"
 POSES_FIXED = {"camera_optimizer": CameraOptimizerConfig(mode="off")}

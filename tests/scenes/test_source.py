@@ -16,7 +16,8 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from pds_nerfstudio import compat
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes import nerfacto as scene
-from pds_nerfstudio.scenes.source import family_of, find_run, fingerprint, load_source_state, scene_config
+from pds_nerfstudio.scenes.families import family_of
+from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state, scene_config
 
 compat.apply()
 

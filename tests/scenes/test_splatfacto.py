@@ -7,7 +7,7 @@ import torch
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.models.splatfacto import SH2RGB, SplatfactoModel
 
-from pds_nerfstudio.scenes.rendering import render
+from pds_nerfstudio.scenes.families import render
 
 GROUPS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 

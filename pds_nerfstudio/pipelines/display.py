@@ -14,7 +14,7 @@ import torch
 from nerfstudio.models.base_model import Model
 from nerfstudio.viewer.viewer import Viewer
 
-from pds_nerfstudio.scenes.splatfacto import SplatfactoScene
+from pds_nerfstudio.scenes.families import scene_of
 
 SECONDS_BETWEEN_COPIES = 0.1
 VIEWER_SHARE = 0.5
@@ -23,7 +23,7 @@ DIVIDER = (0.133, 0.157, 0.192)
 """RGB in [0, 1] of the line between source and edited, as in the viewer's own split screen."""
 
 
-class Shown:
+class Display:
     """The copy that a viewer renders, and its lock, which the trainer never waits for."""
 
     source_share = 0.0
@@ -36,8 +36,7 @@ class Shown:
         self._copied_at = -float("inf")
         for model in (copy, source):
             model.requires_grad_(False).eval()
-            if isinstance(model, SplatfactoScene):
-                model.begin_edit()
+            scene_of(model).begin_edit()
         self._render = copy.get_outputs_for_camera
         copy.get_outputs_for_camera = self._outputs
         viewer.get_model = lambda: copy
@@ -72,8 +71,7 @@ class Shown:
         outputs = self._render(camera, obb_box)
         columns = round(self.source_share * outputs["rgb"].shape[1])
         if columns:
-            if isinstance(self._source, SplatfactoScene):
-                self._source.set_background(self._copy.background_color)  # pyright: ignore[reportArgumentType]
+            scene_of(self._source).show_on(self._copy)
             of_source = self._source.get_outputs_for_camera(camera, obb_box)
             outputs["rgb"] = torch.cat([of_source["rgb"][:, :columns], outputs["rgb"][:, columns:]], dim=1)
             if columns < outputs["rgb"].shape[1]:

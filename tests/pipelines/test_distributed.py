@@ -9,7 +9,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from pds_nerfstudio.methods import METHODS
-from pds_nerfstudio.pipelines import ranks
+from pds_nerfstudio.pipelines import distributed
+from pds_nerfstudio.pipelines.settings import write
 
 from .conftest import PROMPTS
 
@@ -24,12 +25,13 @@ def configured(run: Path, out: Path, **changes):
     config.load_dir, config.output_dir, config.vis = run.parent, out, "tensorboard"
     config.viewer.quit_on_train_completion = True
     config.pipeline.src_prompt, config.pipeline.tgt_prompt = PROMPTS[1], PROMPTS[3]
-    config.pipeline.prior, config.pipeline.resolution = "toybox", 32
-    config.pipeline.eta, config.pipeline.probe_steps, config.pipeline.minimum_decrease = "auto", 20, 1e5
-    config.pipeline.perturb = "everywhere"
-    config.pipeline.edit_steps, config.pipeline.refine_steps = STEPS, 0
+    config.pipeline.prior, config.pipeline.view.resolution = "toybox", 32
+    perturbation = config.pipeline.perturbation
+    perturbation.eta, perturbation.probe_steps, perturbation.minimum_decrease = "auto", 20, 1e5
+    perturbation.perturb = "everywhere"
+    config.pipeline.edit_steps, config.pipeline.refinement.refine_steps = STEPS, 0
     for name, value in changes.items():
-        setattr(config.pipeline, name, value)
+        write(config.pipeline, name, value)
     config.set_timestamp()
     return config
 
@@ -40,7 +42,7 @@ def gradients_of_first_step(trainer) -> dict[str, torch.Tensor]:
     losses = trainer.pipeline.get_train_loss_dict(0)[1]
     sum(losses.values()).backward()
     parameters = dict(trainer.pipeline.model.named_parameters())
-    ranks.average_gradients(list(parameters.values()))
+    distributed.average_gradients(list(parameters.values()))
     return {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
 
 
@@ -69,7 +71,7 @@ def edit_as(rank: int, config, out: Path) -> None:
 @pytest.fixture(scope="module")
 def together(toy_splats, tmp_path_factory) -> tuple[Path, list[dict]]:
     """The folder of an edit by two processes, and what each saw."""
-    out = tmp_path_factory.mktemp("ranks")
+    out = tmp_path_factory.mktemp("distributed")
     mp.spawn(edit_as, (configured(toy_splats, out), out), nprocs=2)
     return out, [torch.load(out / f"rank{rank}.pt") for rank in range(2)]
 

@@ -1,0 +1,376 @@
+"""What every edit of a scene shares: the scene, its views before the edit, the prior, and where the scene may change.
+
+    EditPipeline ─┬─ DistillationPipeline ── RevisePipeline        a prior's gradients reach the scene by renderings
+                  └─ DatasetUpdatePipeline ─┬─ RefinePipeline      the scene trains on images that a prior makes
+                                            └─ IduPipeline
+
+The prior is a plain attribute, loaded when a step first asks for it: an edited run is viewed, rendered, exported and
+evaluated without it, and its checkpoints are ordinary nerfstudio checkpoints.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.models.base_model import Model
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torch.cuda.amp.grad_scaler import GradScaler
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.images import to_channels_last, working_size
+from pds_nerfstudio.pipelines import distributed
+from pds_nerfstudio.pipelines.settings import (
+    Compute,
+    Flat,
+    NetworkSettings,
+    RegionSettings,
+    RunSettings,
+    SceneSettings,
+    ViewSettings,
+    adopt_state,
+    listed_in_order,
+)
+from pds_nerfstudio.pipelines.source_views import SourceView, SourceViews
+from pds_nerfstudio.scenes.families import family_of_model, scene_of
+from pds_nerfstudio.scenes.hull import Region
+from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks
+from pds_nerfstudio.scenes.rendering import Rendering
+from pds_nerfstudio.scenes.scene import Scene, load_weights
+from pds_nerfstudio.scenes.source import find_run, load_source_state
+from pds_nerfstudio.scenes.views import Views, train_views
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+
+OF_THE_PHOTOGRAPHS = ("camera_optimizer", "embedding_appearance", "bil_grids")
+"""Parts of a model that describe the photographs rather than the scene: an edit leaves them as they are."""
+GROUPS_OF_THE_PHOTOGRAPHS = ("camera_opt", "bilateral_grid")
+SCENE = "_scene."
+"""Prefix, in a checkpoint, of the scene's extra state."""
+FROZEN_BEFORE = "held"
+"""What runs of 0.1.0 call the frozen Gaussians in their checkpoints."""
+
+
+@listed_in_order
+@dataclass
+class EditConfig(VanillaPipelineConfig):
+    """What an edit is: prompts, prior, how views are shown to it, and where the scene may change."""
+
+    _target: type = field(default_factory=lambda: EditPipeline)
+    src_prompt: str = ""
+    """What the scene shows now, for example "a photo of a man"."""
+    tgt_prompt: str = ""
+    """What it should show, for example "a photo of a man raising his arms"."""
+    prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """The diffusion model: a hub id, a local diffusers folder, or "toybox" for the small one in this package."""
+    region: Flat[RegionSettings] = field(default_factory=RegionSettings)
+    """Where the scene may change."""
+    scene: Flat[SceneSettings] = field(default_factory=SceneSettings)
+    """What this family of scenes can be told."""
+    view: Flat[ViewSettings] = field(default_factory=ViewSettings)
+    """How views are shown to the prior."""
+    network: Flat[NetworkSettings] = field(default_factory=NetworkSettings)
+    """What the prior's networks are."""
+    compute: Flat[Compute] = field(default_factory=Compute)
+    """What belongs to the machine."""
+    run: Flat[RunSettings] = field(default_factory=RunSettings)
+    """What tells this run from another."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Fill in what a `config.yml` holds, also one of an older version."""
+        model = state.get("model")
+        adopt_state(self, state, None if model is None else family_of_model(model))
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Which adapters of the prior the edit trains."""
+        return ()
+
+    def check_prompts(self) -> None:
+        """Raise UserError for prompts that this kind of edit cannot work with."""
+        if not self.tgt_prompt.strip():
+            raise UserError('The target prompt is empty: say what you want with --pipeline.tgt-prompt "a photo of …".')
+
+    def require_two_prompts(self) -> None:
+        """Raise UserError where source and target prompt do not both say something, and different things."""
+        if not self.src_prompt.strip():
+            raise UserError('The source prompt is empty: say what is there, --pipeline.src-prompt "a photo of …".')
+        if self.src_prompt.strip() == self.tgt_prompt.strip():
+            raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
+
+    def check_prior(self) -> None:
+        """Raise UserError for a prior that cannot be loaded, or settings that do not fit it; nothing is loaded."""
+        from pds_nerfstudio.priors.check import latent_shape, local_folder
+        from pds_nerfstudio.priors.tiny import check_encoder
+
+        self._check_model()
+        folder = local_folder(self.prior)
+        if self.network.encoder is not None:
+            check_encoder(self.network.encoder, folder)
+        if self.view.resolution is None or folder is None:
+            return
+        stride, _ = latent_shape(folder)
+        if self.view.resolution < stride:
+            raise UserError(
+                f"--pipeline.resolution {self.view.resolution} is below the prior's latent stride of {stride} pixels: "
+                "leave it out, or give the size the prior was trained at."
+            )
+
+    def _check_model(self) -> None:
+        from pds_nerfstudio.priors.check import check_prior
+
+        check_prior(self.prior)
+
+
+class EditPipeline(VanillaPipeline):
+    """nerfstudio's pipeline around a scene that a prior changes. How it does is for subclasses to say."""
+
+    config: EditConfig
+
+    def __init__(
+        self,
+        config: EditConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: GradScaler | None = None,
+    ):
+        # As if alone: gradients are averaged by `distributed`, not by DistributedDataParallel.
+        super().__init__(config, device, test_mode, 1, local_rank, grad_scaler)
+        self.world_size = world_size
+        self.sources = SourceViews(self.build_source, config.view.source_images == "photograph")
+        self.decisions: dict[str, str] = {}
+        """What this run has decided for itself, in words."""
+        self.last_view: tuple[Tensor, Tensor] | None = None
+        """Of the last step: the rendered image and the loss's gradient on it, [1 3 H W] each."""
+        for name in OF_THE_PHOTOGRAPHS:
+            for part in (self.model, getattr(self.model, "field", None)):
+                if isinstance(getattr(part, name, None), torch.nn.Module):
+                    getattr(part, name).requires_grad_(False)
+
+    # nerfstudio's viewer evaluates every plain property of a pipeline, and none that is cached.
+
+    @functools.cached_property
+    def scene(self) -> Scene:
+        """The scene that is edited."""
+        return scene_of(self.model)
+
+    @functools.cached_property
+    def views(self) -> Views:
+        """The run's training views."""
+        return train_views(self.datamanager)
+
+    @functools.cached_property
+    def prior(self) -> "StableDiffusionPrior":
+        """The diffusion model, loaded here."""
+        config = self.config
+        CONSOLE.log(f"Loading the prior {config.prior}")
+        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        prior = self.load(
+            config.prior,
+            config.compute.prior_device or self.device,
+            dtypes.get(config.compute.precision),
+            vae_dtype=dtypes[config.network.vae_precision],
+            recompute_encoder=config.compute.recompute_encoder,
+            encoder=config.network.encoder,
+            channels_last=config.compute.channels_last,
+            compiled=config.compute.compile_prior,
+        )
+        self.decisions["prior"] = f"{config.prior}, {str(prior.unet.dtype).removeprefix('torch.')}"
+        return prior
+
+    @property
+    def prior_is_loaded(self) -> bool:
+        """Whether anything has asked for the prior yet."""
+        return "prior" in vars(self)
+
+    def load(self, *args: Any, **settings: Any) -> "StableDiffusionPrior":
+        """Load the prior, see `load_prior`."""
+        from pds_nerfstudio.priors.stable_diffusion import load_prior
+
+        return load_prior(*args, **settings)
+
+    def open(self, state: Mapping[str, Tensor], resumes: bool = False, refreeze: bool = False) -> None:
+        """Take over a scene, once, before optimisers are built: weights, region, densification, extra state.
+
+        Args:
+            state: pipeline state dict of the run to edit, or of the edit that goes on.
+            resumes: whether it is the latter.
+            refreeze: freeze what lies outside the region as the scene is now, also where the edit that goes on has
+                kept what it froze.
+
+        Raises:
+            UserError: nothing lies inside the region, or its masks cannot be read.
+        """
+        densify = self.config.scene.densification()
+        if densify is not None and distributed.count() > 1:
+            raise UserError(
+                "Densification is not supported on several GPUs because the copies of the scene would diverge: run on "
+                "one GPU, or leave --pipeline.densify-until at 0."
+            )
+        load_weights(self.model, state)
+        self.scene.begin_edit(densify)
+        if resumes:
+            self.load_extra_state(state)
+        kept = any(name.startswith(SCENE) for name in state) or FROZEN_BEFORE in state
+        if not resumes or refreeze or not kept:
+            self.freeze()
+
+    def get_param_groups(self):
+        """The scene's parameter groups, without camera poses and per-image colour corrections."""
+        groups = super().get_param_groups()
+        return {name: group for name, group in groups.items() if name not in GROUPS_OF_THE_PHOTOGRAPHS}
+
+    def state_dict(self, *args, **kwargs):
+        """The scene's, and the extra state beside it: whoever loads the scene alone leaves that out."""
+        return super().state_dict(*args, **kwargs) | self.extra_state()
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """What an edit that goes on needs beside the scene's weights, under names that no weight has."""
+        return {SCENE + name: value for name, value in self.scene.extra_state().items()} | self.beside()
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take it from a pipeline state dict that has it."""
+        own = {name.removeprefix(SCENE): value for name, value in state.items() if name.startswith(SCENE)}
+        if FROZEN_BEFORE in state:
+            own["frozen"] = state[FROZEN_BEFORE]
+        self.scene.load_extra_state(own)
+        self.load_beside(state)
+
+    def beside(self) -> dict[str, Tensor]:
+        """What trains beside the scene: a prior's adapters, or the images that it has made."""
+        return {}
+
+    def load_beside(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `beside` gave, out of a larger state dict."""
+
+    def freeze(self) -> None:
+        """Freeze what lies outside the region, as the scene is now.
+
+        Raises:
+            UserError: nothing lies inside, or the masks cannot be read.
+        """
+        said = self.scene.freeze_outside(self.region())
+        if said is not None:
+            self.decisions["region"] = said
+            CONSOLE.log(said)
+
+    def region(self) -> Region | None:
+        """Where the scene may change; None for everywhere."""
+        settings = self.config.region
+        region: Region | None = None if settings.box is None else Box(settings.box)
+        if settings.masks is not None:
+            masks = hull_of_masks(self.model, self.views, settings.masks)
+            region = masks if region is None else Common(region, masks)
+        return region
+
+    @property
+    def region_depends_on(self) -> tuple[str, ...]:
+        """Names of the settings that the region depends on and that may change while the edit runs."""
+        return ("box",)
+
+    def begin(self, probe: Callable[[int], list[float]]) -> None:
+        """Called once, before the first step of a new edit, with the source scene loaded.
+
+        Args:
+            probe: runs that many edit steps, puts the scene back as it was, and returns the values of `edit_loss`.
+        """
+
+    def stage_at(self, step: int) -> str:
+        """What the progress bar calls edit step `step`."""
+        return "edit"
+
+    def perturb_scene(self, eta: float) -> None:
+        """Move the scene towards a fresh draw. Raises ValueError where this kind of edit does not perturb."""
+        raise ValueError("only pnr-edit perturbs.")
+
+    def short_side(self) -> int | None:
+        """Shorter side in pixels of the views that the prior is shown; None before a prior is loaded that decides."""
+        if self.config.view.resolution is not None or not self.prior_is_loaded:
+            return self.config.view.resolution
+        return self.prior.unet.config.sample_size * self.prior.latent_stride
+
+    def working_size(self, index: int) -> tuple[int, int]:
+        """Height and width in pixels at which a training view is shown to the prior; loads it."""
+        stride, short_side = self.prior.latent_stride, self.short_side()
+        assert short_side is not None
+        return working_size(*self.views.size(index), short_side, stride)
+
+    @torch.no_grad()
+    def before_and_after(self, count: int) -> dict[str, Float[Tensor, "height both 3"]]:
+        """`count` training views, evenly chosen: the source image beside the scene as it is, RGB in [0, 1], by name."""
+        pairs = {}
+        for index in range(0, len(self.views), math.ceil(len(self.views) / count)):
+            source = self.source_view(index).image.float().cpu()
+            now = self.scene.render(self.views.camera(index, *self.working_size(index))).image.cpu()
+            pairs[Path(self.views.names[index]).stem] = to_channels_last(torch.cat([source, now], dim=-1))[0]
+        return pairs
+
+    def generator(self, number: int) -> torch.Generator:
+        """The generator of one draw: the same number draws the same, whatever was drawn before."""
+        return torch.Generator().manual_seed(self.config.run.seed * 1_000_003 + number)
+
+    def view_of_step(self, turn: int) -> int:
+        """Every view once, in a new order, before any comes again."""
+        count = len(self.views)
+        return int(torch.randperm(count, generator=self.generator(turn // count))[turn % count])
+
+    def render_view(self, index: int) -> Rendering:
+        """A training view of the edited scene at the prior's working size, with its graph."""
+        settings = self.config.scene
+        regularise = settings.regularises()
+        chunks = self.scene.chunks(self.config.compute.rays_at_once(), settings.differentiated(), regularise)
+        camera = self.views.camera(index, *self.working_size(index))
+        return self.scene.render(camera, chunks, regularise=regularise)
+
+    def source_view(self, index: int) -> SourceView:
+        """What a training view showed before the edit, at the size at which the prior is shown it."""
+        return self.sources.view(self.prior, self.views, index, *self.working_size(index))
+
+    def source_scene(self) -> Model:
+        """The scene before the edit, kept until every view's source latent has been computed."""
+        return self.sources.scene()
+
+    def source_state(self) -> Mapping[str, Tensor]:
+        """The pipeline state dict of the run that is edited."""
+        assert self.config.run.base is not None
+        return load_source_state(find_run(self.config.run.base, self.config.run.base_step))
+
+    def build_model(self, seed: int | None = None) -> Model:
+        """Another scene of the same settings and data, as its initialisation leaves it, drawn from `seed`.
+
+        An edit draws the same numbers whether and whenever one is built, for a viewer or for its pictures.
+        """
+        dataset = self.datamanager.train_dataset
+        assert dataset is not None
+        with torch.random.fork_rng():
+            if seed is not None:
+                torch.manual_seed(seed)
+            return self.config.model.setup(
+                scene_box=dataset.scene_box,
+                num_train_data=len(dataset),
+                metadata=dataset.metadata,
+                device=self.device,
+                grad_scaler=None,
+                seed_points=None,
+            ).to(self.device)
+
+    def build_source(self) -> Model:
+        """The scene before the edit, to be looked at."""
+        model = self.build_model()
+        load_weights(model, self.source_state())
+        scene_of(model).begin_edit()
+        return model.requires_grad_(False).eval()
+
+
+def noise_like(latents: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Standard normal noise, each sample's from its own generator."""
+    return torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators]).to(latents)

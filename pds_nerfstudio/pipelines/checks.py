@@ -1,0 +1,59 @@
+"""Does an edit do anything? Does its gradient reach the scene, does the scene move, and does it stay finite?"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pds_nerfstudio.errors import UserError
+
+MOVED_AFTER = 20
+"""Steps after which the scene must have moved."""
+
+
+class MovementCheck:
+    """Compares a scene's parameters, by optimiser group, with what they were when this was made."""
+
+    def __init__(self, parameters: Mapping[str, Sequence[Tensor]]):
+        self._parameters = parameters
+        self._before = self._checksums()
+
+    def after_step(self, done: int) -> None:
+        """Look at the scene after the first edit step, and after `MOVED_AFTER` of them.
+
+        Raises:
+            UserError: it would do nothing, or has broken the scene.
+        """
+        if done == 1:
+            self._require_gradient()
+        if done == MOVED_AFTER:
+            self._require_movement()
+
+    def _checksums(self) -> dict[str, Tensor]:
+        """Of every parameter: sum, sum of squares, and how many entries are not finite."""
+        sums = {}
+        for group, parameters in self._parameters.items():
+            for i, parameter in enumerate(parameters):
+                broken = ~parameter.detach().isfinite()
+                finite = parameter.detach().double().masked_fill(broken, 0)
+                sums[f"{group}.{i}"] = torch.stack([finite.sum(), finite.square().sum(), broken.sum()])
+        return sums
+
+    def _require_gradient(self) -> None:
+        gradients = [parameter.grad for parameters in self._parameters.values() for parameter in parameters]
+        if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
+            raise UserError(
+                "No gradient reached the scene in the first step, so this edit would do nothing: check that the "
+                "prompts differ and that --pipeline.loss-weight is not 0."
+            )
+
+    def _require_movement(self) -> None:
+        now, before = self._checksums(), self._before
+        broken = [name for name, value in now.items() if name in before and value[2] > before[name][2]]
+        if broken:
+            raise UserError(f"The scene is no longer finite ({', '.join(broken)}): lower the learning rate.")
+        if all(name in before and torch.equal(value, before[name]) for name, value in now.items()):
+            raise UserError(
+                f"The scene has not moved in {MOVED_AFTER} steps: raise the learning rates (--optimizers…) or "
+                "--pipeline.loss-weight."
+            )

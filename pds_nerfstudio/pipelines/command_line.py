@@ -1,0 +1,103 @@
+"""What a command line named, as opposed to what it left at a default of the same value.
+
+A resumed edit takes everything from its run but what was named. That cannot be told from values: naming the default is
+how one gets back to it.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from pds_nerfstudio.pipelines.settings import Group
+
+DATAPARSER = "pipeline.datamanager.dataparser"
+"""The subcommand of `ns-train METHOD`; flags behind it are the dataparser's and carry no prefix."""
+
+
+class Given:
+    """The settings that were named, by the dotted names of their flags: "pipeline.objective.guidance_scale"."""
+
+    def __init__(self, names: set[str]):
+        self._names = names
+
+    @classmethod
+    def of(cls, config: Any, default: Any) -> "Given":
+        """What this process's command line named; in a process that is no `ns-train`, where `config` departs from
+        `default`."""
+        if _is_ns_train(sys.argv):
+            return cls(named(sys.argv[1:]))
+        values = dict(_leaves(default))
+        return cls({name for name, value in _leaves(config) if name not in values or values[name] != value})
+
+    def __contains__(self, name: str) -> bool:
+        """Whether that setting was named itself."""
+        return name in self._names
+
+    def within(self, name: str) -> bool:
+        """Whether it was, or any part of it."""
+        return name in self._names or any(one.startswith(f"{name}.") for one in self._names)
+
+
+def named(arguments: Sequence[str]) -> set[str]:
+    """The settings that the arguments of `ns-train` name."""
+    from nerfstudio.configs.dataparser_configs import dataparsers
+
+    names: set[str] = set()
+    prefix = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            names.add(prefix + argument[2:].partition("=")[0].replace("-", "_"))
+        elif argument in dataparsers:
+            names.add(DATAPARSER)
+            prefix = f"{DATAPARSER}."
+    return names
+
+
+def merged(previous: Any, now: Any, given: Given, name: str) -> Any:
+    """`previous`, with whatever was given of setting `name` and its parts taken from `now`."""
+    if name in given:
+        return now
+    if not given.within(name):
+        return previous
+    if isinstance(previous, Mapping):
+        parts = {key: merged(value, now[key], given, f"{name}.{key}") for key, value in previous.items() if key in now}
+        return {**previous, **parts}
+    if not _has_parts(previous):
+        return now
+    parts = {
+        member.name: merged(getattr(previous, member.name), getattr(now, member.name), given, f"{name}.{member.name}")
+        for member in fields(previous)
+        if member.init and hasattr(now, member.name)
+    }
+    return type(previous)(**{**{m.name: getattr(previous, m.name) for m in fields(previous) if m.init}, **parts})
+
+
+def _is_ns_train(arguments: Sequence[str]) -> bool:
+    """Its console script, or its module (`torchrun -m nerfstudio.scripts.train`)."""
+    return bool(arguments) and (
+        Path(arguments[0]).stem == "ns-train" or Path(arguments[0]).parts[-3:] == ("nerfstudio", "scripts", "train.py")
+    )
+
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting by its dotted name."""
+    if isinstance(config, Mapping):
+        members = list(config.items())
+    else:
+        members = [(member.name, getattr(config, member.name)) for member in fields(config)]
+    for name, value in members:
+        if isinstance(value, Group):
+            yield from _leaves(value, prefix)
+            continue
+        if _has_parts(value):
+            yield f"{prefix}{name}", type(value)
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _has_parts(value: Any) -> bool:
+    """Whether it is a configuration of its own; a class that could make one is none."""
+    return (is_dataclass(value) and not isinstance(value, type)) or (isinstance(value, Mapping) and bool(value))

@@ -1,0 +1,67 @@
+"""When an edit has ended: a sheet of its held-out views before and after, and what to type next.
+
+The scene before is rebuilt from the base run that the edit names, with the edit's own settings and cameras, so that the
+two sides differ in nothing but the edit.
+"""
+
+import shlex
+from pathlib import Path
+
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from pds_nerfstudio.pipelines.base import EditPipeline
+from pds_nerfstudio.scenes.families import scene_type
+from pds_nerfstudio.scenes.paths import evenly
+from pds_nerfstudio.scenes.scene import Family
+from pds_nerfstudio.scenes.shots import before_after_sheet, held_out_views, prompts_title, shoot, view_camera
+
+SHEET = "before_after.png"
+"""What lies in a run's folder when its edit has ended."""
+SHEET_VIEWS = 6
+SHEET_SHORT_SIDE = 256
+"""In pixels, where the edit itself does not say at which size it shows its views."""
+
+
+def write_sheet(pipeline: EditPipeline, path: Path) -> None:
+    """A few held-out views before and after, at the size that the prior was shown."""
+    views = held_out_views(pipeline.datamanager)
+    short_side = pipeline.short_side() or SHEET_SHORT_SIDE
+    cameras = [view_camera(views, i, short_side) for i in evenly(len(views), SHEET_VIEWS)]
+    before, after = (
+        [shoot(model, camera) for camera in cameras] for model in (pipeline.source_scene(), pipeline.model)
+    )
+    title = prompts_title(pipeline.config.src_prompt, pipeline.config.tgt_prompt)
+    before_after_sheet(before, after, path, f"{title}   (held-out views)")
+
+
+def conclude(pipeline: EditPipeline, folder: Path) -> None:
+    """Put a sheet into the run's folder and print the next commands."""
+    sheet = folder / SHEET
+    try:
+        write_sheet(pipeline, sheet)
+        CONSOLE.print(f"Before and after: {sheet}", soft_wrap=True, highlight=False)
+    except Exception as error:  # Never fail a finished edit because its preview could not be drawn.
+        CONSOLE.print(
+            f"[bold yellow]The edit is saved, but the sheet {sheet} could not be made "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): try pds render.",
+            soft_wrap=True,
+        )
+    CONSOLE.print("Next:")
+    for line in next_lines(folder / "config.yml", pipeline.scene.family):
+        CONSOLE.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+def export_lines(config: Path, family: Family, out: Path) -> list[str]:
+    """`ns-export` commands for a run's scene: its Gaussians, or meshes of a NeRF."""
+    return [shlex.join(command) for command in scene_type(family).export_commands(config, out)]
+
+
+def next_lines(config: Path, family: Family) -> list[str]:
+    """What to type when an edit has ended."""
+    folder = config.parent
+    return [
+        shlex.join(["ns-viewer", "--load-config", str(config)]),
+        shlex.join(["pds", "render", str(folder)]),
+        shlex.join(["pds", "evaluate", str(folder)]),
+        *export_lines(config, family, folder / "exports"),
+    ]

@@ -1,0 +1,235 @@
+"""One step of an edit by score distillation: render, ask the objective for a gradient on the latent, return a loss.
+
+view i ─► render ─► I [1 3 H W] ─► prior.encode ─► x⁰_tgt        with the graph of θ
+source rendering of view i ─► prior.encode ─► x⁰_src             cached, no graph
+objective.gradient(prior, Edit(x⁰_tgt, x⁰_src, …)) ─► g ─► surrogate_loss ─► loss_dict ─► nerfstudio's trainer
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
+from torch import Tensor
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.images import details
+from pds_nerfstudio.objectives.base import SOURCE, Edit, ScoreDistillation, surrogate_loss
+from pds_nerfstudio.objectives.pds import PDS
+from pds_nerfstudio.objectives.sds import SDS
+from pds_nerfstudio.pipelines import distributed
+from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline, noise_like
+from pds_nerfstudio.pipelines.distributed import NonFiniteGradient
+from pds_nerfstudio.pipelines.settings import (
+    AdapterSettings,
+    DistilledScene,
+    DistilledViews,
+    Flat,
+    LossSettings,
+    SceneSettings,
+    ViewSettings,
+    listed_in_order,
+)
+from pds_nerfstudio.pipelines.source_views import SourceView, depth_of
+from pds_nerfstudio.priors.adapters import WARMUP_RATE
+from pds_nerfstudio.priors.control import check_control, load_control
+from pds_nerfstudio.priors.learning import LearningPrior
+from pds_nerfstudio.scenes.rendering import Rendering
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.priors.adapters import Adapters
+    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+
+ADAPTERS = "adapters"
+"""Parameter group of the prior's adapters, and their prefix in a checkpoint."""
+WARMUP_VIEWS = 4
+"""What `DistillationPipeline.learn_source` looks at in each step."""
+
+
+@listed_in_order
+@dataclass
+class DistillationConfig(EditConfig):
+    """An edit by score distillation."""
+
+    _target: type = field(default_factory=lambda: DistillationPipeline)
+    objective: ScoreDistillation = field(default_factory=PDS)
+    """Where the gradient comes from, with its own settings."""
+    loss: Flat[LossSettings] = field(default_factory=LossSettings)
+    """What the scene descends."""
+    view: Flat[ViewSettings] = field(default_factory=DistilledViews)
+    """How views are shown to the prior."""
+    scene: Flat[SceneSettings] = field(default_factory=DistilledScene)
+    """What this family of scenes can be told."""
+    adapter: Flat[AdapterSettings] = field(default_factory=AdapterSettings)
+    """How adapters learn, for the objectives that have any."""
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Those of the objective."""
+        return self.objective.adapters
+
+    def check_prompts(self) -> None:
+        """SDS reads no source prompt; every other objective needs two that differ."""
+        super().check_prompts()
+        if not isinstance(self.objective, SDS):
+            self.require_two_prompts()
+
+    def check_prior(self) -> None:
+        """The prior's own check, and the ControlNet's."""
+        super().check_prior()
+        if self.adapter.control is not None:
+            check_control(self.adapter.control, self.prior)
+
+
+class DistillationPipeline(EditPipeline):
+    """nerfstudio's pipeline with score distillation in place of the photometric loss."""
+
+    config: DistillationConfig
+
+    @property
+    def adapters(self) -> "Adapters | None":
+        """The prior's adapters, where this edit has made any."""
+        return self.prior.adapters if self.prior_is_loaded else None
+
+    def load(self, *args, **settings) -> "StableDiffusionPrior":
+        """The prior, and the ControlNet that its adapters learn under."""
+        prior = super().load(*args, **settings)
+        if self.config.adapter.control is not None and self.config.adapters:
+            CONSOLE.log(f"Loading the ControlNet {self.config.adapter.control}")
+            prior.controlnet = load_control(self.config.adapter.control, prior)
+        return prior
+
+    def open(self, state: Mapping[str, Tensor], resumes: bool = False, refreeze: bool = False) -> None:
+        """See `EditPipeline.open`; adapters are made here, because a trainer's optimisers need their parameters."""
+        if self.config.adapters and self.adapters is None:
+            if self.prior.controlnet is None:
+                CONSOLE.log(
+                    "The adapters learn without a depth-conditioned ControlNet (--pipeline.control): they may mix up a "
+                    "scene's views, so that one side shows all around."
+                )
+            self.prior.add_adapters(self.config.adapters, self.config.adapter.adapter_rank, self.config.run.seed)
+        super().open(state, resumes, refreeze)
+
+    def get_param_groups(self):
+        """The scene's, and the adapters'."""
+        groups = super().get_param_groups()
+        return groups if self.adapters is None else groups | {ADAPTERS: self.adapters.parameters()}
+
+    def beside(self) -> dict[str, Tensor]:
+        """The adapters."""
+        own = {} if self.adapters is None else self.adapters.state_dict()
+        return {f"_{ADAPTERS}.{name}": value for name, value in own.items()}
+
+    def load_beside(self, state: Mapping[str, Tensor]) -> None:
+        """See `EditPipeline.load_beside`."""
+        if self.adapters is not None:
+            prefix = f"_{ADAPTERS}."
+            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            self.adapters.load_state_dict(own)
+
+    def begin(self, probe: Callable[[int], list[float]]) -> None:
+        """Let ψ learn the source first, where that is asked for."""
+        if SOURCE in self.config.adapters and self.config.adapter.adapter_warmup:
+            self.learn_source(self.config.adapter.adapter_warmup)
+
+    def get_train_loss_dict(self, step: int):
+        """Losses of one edit step; raises `NonFiniteGradient` where they cannot be used."""
+        prior, objective, config = self.prior, self.objective_at(step), self.config
+        assert isinstance(config.view, DistilledViews)
+        own = config.view.views_per_step
+        shown, first = distributed.count() * own, distributed.rank() * own
+        places = range(first, first + own)
+        generators = [self.generator(step * shown + place) for place in places]
+        indices = [self.view_of_step(step // config.view.steps_per_view * shown + place) for place in places]
+
+        renderings = [self.render_view(index) for index in indices]
+        if len({rendering.image.shape for rendering in renderings}) > 1:
+            raise UserError("The dataset's views differ in shape and make no batch: leave --pipeline.views-per-step 1.")
+        image = torch.cat([rendering.image for rendering in renderings])
+        pairs = [objective.sample_timesteps(prior.schedule, 1, generator) for generator in generators]
+        t, s = (torch.cat(steps) for steps in zip(*pairs, strict=True))  # on the CPU: a look-up then waits for no GPU
+        self._watch_gradient(image, objective, t)
+        x0_tgt = prior.encode(image)
+        sources = [self.source_view(index) for index in indices]
+        controls = [source.control.to(x0_tgt) for source in sources if source.control is not None]
+        edit = Edit(
+            x0_tgt=x0_tgt.detach(),
+            x0_src=torch.cat([source.latent for source in sources]),
+            src_prompt=config.src_prompt,
+            tgt_prompt=config.tgt_prompt,
+            t=t,
+            s=s,
+            eps=noise_like(x0_tgt, generators),
+            eps_s=noise_like(x0_tgt, generators),
+            control_tgt=torch.cat([depth_of(rendering) for rendering in renderings]) if controls else None,
+            control_src=torch.cat(controls) if controls else None,
+        )
+        learning = LearningPrior.of_step(prior, objective.adapters, edit)
+        gradient = objective.gradient(learning, edit)
+        _require_finite(gradient, "latent", objective, t)
+        losses = {
+            **{f"{name}_adapter_loss": loss for name, loss in learning.losses().items()},
+            "edit_loss": config.loss.loss_weight * surrogate_loss(x0_tgt, gradient),
+            **_mean_of([rendering.regulariser for rendering in renderings]),
+            **_mean_of([self.further_losses(step, *pair) for pair in zip(renderings, sources, strict=True)]),
+        }
+        metrics = {"gradient_norm": gradient.norm(), "timestep": t.float().mean()}
+        return {}, {name: loss.to(self.device) for name, loss in losses.items()}, metrics
+
+    def objective_at(self, step: int) -> ScoreDistillation:
+        """The objective of edit step `step`."""
+        return self.config.objective
+
+    def further_losses(self, step: int, rendering: Rendering, source: SourceView) -> dict[str, Tensor]:
+        """Losses beside the objective's at edit step `step`."""
+        weight = self.config.loss.loss_weight * self.config.loss.hold_details
+        if weight == 0:
+            return {}
+        lost = details(rendering.image - source.image.to(rendering.image), self.prior.latent_stride)
+        # Beside a score loss that is summed over latents.
+        return {"detail_loss": weight * source.latent.numel() * lost.square().mean()}
+
+    def learn_source(self, steps: int) -> None:
+        """Train ψ alone on the source's views, `WARMUP_VIEWS` of them in each step where they share their shape."""
+        prior, config = self.prior, self.config
+        assert self.adapters is not None
+        assert isinstance(config.view, DistilledViews)
+        optimizer = torch.optim.Adam(self.adapters.parameters(SOURCE), lr=WARMUP_RATE)
+        for step in track(range(steps), "learning the source", console=CONSOLE, transient=True):
+            generator = self.generator(step)
+            turn = step // config.view.steps_per_view * WARMUP_VIEWS
+            sources = [self.source_view(self.view_of_step(turn + place)) for place in range(WARMUP_VIEWS)]
+            alike = [source for source in sources if source.latent.shape == sources[0].latent.shape]
+            x0 = torch.cat([source.latent for source in alike])
+            controls = [source.control.to(x0) for source in alike if source.control is not None]
+            t, s = config.objective.sample_timesteps(prior.schedule, len(x0), generator)
+            eps = noise_like(x0, [generator] * len(x0))
+            control = torch.cat(controls) if controls else None
+            edit = Edit(x0, x0, config.src_prompt, "", t, s, eps, eps, control_src=control)
+            LearningPrior.of_step(prior, (SOURCE,), edit).teach(optimizer)
+
+    def _watch_gradient(self, image: Tensor, objective: ScoreDistillation, t: Tensor) -> None:
+        """Refuse a gradient on the image that is not finite, and keep the first view's for the panel."""
+        if not image.requires_grad:
+            return
+        pixels = image[:1].detach()  # the hook must not hold the graph that it hangs on
+
+        def look(grad: Tensor) -> None:
+            _require_finite(grad, "image", objective, t)
+            self.last_view = pixels, grad[:1].detach()
+
+        image.register_hook(look)
+
+
+def _mean_of(losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean over views of each loss by name."""
+    return {name: torch.stack([of_view[name] for of_view in losses]).mean() for name in losses[0]}
+
+
+def _require_finite(gradient: Tensor, place: str, objective: ScoreDistillation, t: Tensor) -> None:
+    if not bool(torch.isfinite(gradient).all()):
+        raise NonFiniteGradient(
+            f"the {place} gradient of {type(objective).__name__} at timestep {t.tolist()} is not finite"
+        )

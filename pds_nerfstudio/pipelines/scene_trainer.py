@@ -1,0 +1,147 @@
+"""nerfstudio's trainer with what long runs need: atomic checkpoints, an honest progress bar, errors in one sentence."""
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
+from nerfstudio.utils.rich_utils import CONSOLE
+from PIL import Image
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pds_nerfstudio.errors import UserError, one_sentence
+from pds_nerfstudio.pipelines import distributed
+
+progress_console: Console = CONSOLE
+"""Where progress bars are drawn; `pds demo` keeps nerfstudio's own output in a log file and draws elsewhere."""
+
+
+@dataclass
+class SceneTrainerConfig(TrainerConfig):
+    """nerfstudio's trainer settings, for a `SceneTrainer`."""
+
+    _target: type = field(default_factory=lambda: SceneTrainer)
+
+
+class SceneTrainer(Trainer):
+    """A trainer whose checkpoints are complete or absent, whatever interrupts it."""
+
+    _bar: Progress | None = None
+    _task = TaskID(0)
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build everything; a dataset that cannot be read ends in one sentence."""
+        with one_sentence():
+            try:
+                super().setup(test_mode)
+            except OSError as error:
+                raise UserError(_unreadable(self.config, error)) from error
+
+    def train(self) -> None:
+        """Train under a progress bar whose remaining time comes from the last hundred steps."""
+        total = self._start_step + self._steps_to_run()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with one_sentence():
+            self._before_training()
+        bar = Progress(*columns, console=progress_console, refresh_per_second=2, disable=distributed.rank() > 0)
+        with one_sentence(), bar as self._bar:
+            try:
+                self._task = self._bar.add_task(self._title(0), total=total, completed=self._start_step, note="")
+                super().train()
+            finally:
+                _close_event_writers()
+
+    def train_iteration(self, step: int):
+        """One step of nerfstudio's, shown in the bar.
+
+        What it returns has no graph: nerfstudio keeps it, and a graph remembers the sizes of parameters that a restored
+        snapshot changes.
+        """
+        loss, losses, metrics = super().train_iteration(step)
+        if self._bar is not None:
+            note = f"loss {float(loss.detach()):.4g}"
+            self._bar.update(self._task, completed=step + 1, note=note, description=self._title(step))
+        return loss.detach(), *(
+            {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+            for values in (losses, metrics)
+        )
+
+    def _before_training(self) -> None:
+        """What happens once, before the first step."""
+
+    def _title(self, step: int) -> str:
+        """What the bar says on its left."""
+        return str(self.config.method_name)
+
+    def save_checkpoint(self, step: int) -> None:
+        """Write beside the checkpoint folder, then move into it: a file there is always whole."""
+        if distributed.rank() > 0:
+            return
+        folder, partial = self.checkpoint_dir, self.base_dir / "checkpoint.partial"
+        partial.mkdir(parents=True, exist_ok=True)
+        self.checkpoint_dir = partial
+        try:
+            super().save_checkpoint(step)
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in partial.glob("*.ckpt"):
+                os.replace(path, folder / path.name)
+                written = folder / path.name
+                if self.config.save_only_latest_checkpoint:
+                    for old in folder.glob("*.ckpt"):
+                        if old != written:
+                            old.unlink()
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"The checkpoint of step {step} could not be written ({str(error).splitlines()[0]}): make room on the "
+                f"disk; the last whole one is kept in {folder}."
+            ) from error
+        finally:
+            self.checkpoint_dir = folder
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _steps_to_run(self) -> int:
+        return self.config.max_num_iterations
+
+
+def _close_event_writers() -> None:
+    """nerfstudio keeps its event writers: a second training in this process would log into the first one's files."""
+    for event_writer in writer.EVENT_WRITERS:
+        if isinstance(event_writer, writer.TensorboardWriter):
+            event_writer.tb_writer.close()
+    writer.EVENT_WRITERS.clear()
+    writer.EVENT_STORAGE.clear()
+
+
+def _unreadable(config: TrainerConfig, error: OSError) -> str:
+    """A sentence that names the image that cannot be read, or repeats what the system said."""
+    if isinstance(error, Image.UnidentifiedImageError) or error.errno is None:
+        data = config.pipeline.datamanager.data
+        paths = sorted(p for p in Path(data or ".").rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+        for path in paths:
+            try:
+                with Image.open(path) as image:
+                    image.load()
+            except OSError as reason:
+                return f"The image {path} cannot be read ({reason}): replace it, or take it out of the dataset."
+    return f"The dataset cannot be read ({error}): check --data."

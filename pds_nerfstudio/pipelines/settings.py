@@ -1,0 +1,414 @@
+"""An edit's settings in typed groups, whose flags stay flat: `config.region.box` is `--pipeline.box`.
+
+    EditConfig
+    ├── compute   what belongs to the machine: a resumed edit takes it from the command line, never from its run
+    ├── region    where the scene may change
+    ├── scene     what only this family of scenes, edited in this way, can be told
+    └── …         and each method's own
+
+A family's own settings are a subclass of a group: a method holds the group of its family (`for_family`), and its help
+lists no others.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.objectives.perturb import PAPERS_MINIMUM_DECREASE
+from pds_nerfstudio.scenes.perturb import Eta
+from pds_nerfstudio.scenes.region import Box, Corners
+from pds_nerfstudio.scenes.scene import Densify, Family
+
+
+class Group:
+    """Settings that belong together; their flags carry no prefix of the group."""
+
+
+G = TypeVar("G", bound=Group)
+C = TypeVar("C")
+Flat = Annotated[G, tyro.conf.arg(name="")]
+
+
+@dataclass
+class Compute(Group):
+    """How the machine computes an edit, which changes its numbers only by rounding."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the prior's U-Net: auto is fp16 on CUDA and fp32 elsewhere."""
+    recompute_encoder: bool = False
+    """Run the VAE's encoder again in the backward pass instead of keeping its activations."""
+    channels_last: bool = False
+    """Store the prior's images channels last, the layout that GPUs prefer for half-precision convolutions."""
+    compile_prior: bool = False
+    """torch.compile the U-Net and the encoder: the first step takes minutes, the others less time."""
+    prior_device: str | None = None
+    """Where the prior runs, for example "cuda:1"; by default beside the scene."""
+
+    def rays_at_once(self) -> int | None:
+        """How many rays of a NeRF to render at once; None for as many as fit."""
+        return None
+
+
+@dataclass
+class NerfCompute(Compute):
+    """The same for a scene that is rendered ray by ray."""
+
+    rays_per_chunk: int | None = None
+    """Rays rendered at once, and again in backward; by default as many as fit a quarter of the free memory and 2 GiB,
+    4096 at most."""
+
+    def rays_at_once(self) -> int | None:
+        """See `Compute.rays_at_once`."""
+        return self.rays_per_chunk
+
+
+@dataclass
+class RegionSettings(Group):
+    """Where the scene may change."""
+
+    box: Corners | None = None
+    """Change only what lies in this box: the least x, y, z, then the greatest, in the scene's coordinates, which are
+    the viewer's. Gaussians outside it stay as they are, to the bit."""
+    masks: Path | None = None
+    """Change only what these images show white: a folder with black-and-white images named like training views, not
+    necessarily all of them. What most of them show white is what may change."""
+
+    @property
+    def confines(self) -> bool:
+        """Whether any part of the scene is kept from changing."""
+        return self.box is not None or self.masks is not None
+
+    def check(self) -> None:
+        """Raise UserError for a box or masks that cannot be used."""
+        try:
+            if self.box is not None:
+                Box(self.box)
+        except ValueError as error:
+            raise UserError(f"--pipeline.box: {error}") from error
+        if self.masks is not None and not self.masks.is_dir():
+            raise UserError(f"--pipeline.masks {self.masks} is no folder: give one with an image for some views.")
+
+
+@dataclass
+class RelevantRegion(RegionSettings):
+    """The same, where the prior can be asked what it would change."""
+
+    change: Literal["everywhere", "relevant"] = "everywhere"
+    """What may change at all: the whole scene, or only the part of it where the prior, asked about the source's views,
+    would change something for the target prompt. The rest is then frozen, as outside a box."""
+
+    @property
+    def confines(self) -> bool:
+        """See `RegionSettings.confines`."""
+        return super().confines or self.change == "relevant"
+
+
+@dataclass
+class SceneSettings(Group):
+    """What can be said about the scene itself: of a NeRF that trains on images, nothing."""
+
+    def densification(self) -> Densify | None:
+        """When the number of Gaussians changes; None for never."""
+        return None
+
+    def differentiated(self) -> float:
+        """The share of a NeRF's chunks that carries a graph."""
+        return 1.0
+
+    def regularises(self) -> bool:
+        """Whether a NeRF's own losses on its proposals go along."""
+        return True
+
+
+@dataclass
+class DistilledScene(SceneSettings):
+    """The scene of a distilled edit, before its family is known."""
+
+
+@dataclass
+class NerfSettings(DistilledScene):
+    """What a NeRF that is edited by distillation can be told."""
+
+    proposal_losses: bool = True
+    """Keep training the proposal networks, by nerfacto's own losses on the edited rendering, so that samples follow
+    density that moves."""
+    backward_share: float = 1.0
+    """Share of the chunks of rays, drawn anew in each step, that is differentiated, scaled so that the gradient stays
+    right on average."""
+
+    def differentiated(self) -> float:
+        """See `SceneSettings.differentiated`."""
+        return self.backward_share
+
+    def regularises(self) -> bool:
+        """See `SceneSettings.regularises`."""
+        return self.proposal_losses
+
+
+@dataclass
+class SplatSettings(DistilledScene):
+    """What splats can be told."""
+
+    densify_from: int = 100
+    """Edit step after which Gaussians are cloned, split and pruned."""
+    densify_until: int = 0
+    """Edit step at which that ends; 0 keeps the number of Gaussians."""
+    densify_every: int = 100
+    """Steps between two refinements by cloning, splitting and pruning."""
+    densify_growth: float = 2.0
+    """About how many times as many Gaussians there are in the end, pruning aside. Each refinement clones or splits the
+    share of them that this takes, those with the largest screen gradients; splatfacto's own threshold is for the scale
+    of a photometric loss. What covers more of the screen than --pipeline.model.split-screen-size is split besides,
+    which a perturbation of scales makes frequent."""
+
+    def densification(self) -> Densify | None:
+        """See `SceneSettings.densification`."""
+        if not self.densify_until:
+            return None
+        return Densify(self.densify_from, self.densify_until, self.densify_every, self.densify_growth)
+
+
+@dataclass
+class ViewSettings(Group):
+    """How views are shown to the prior."""
+
+    resolution: int | None = None
+    """Shorter side, in pixels, at which views are rendered for the prior; by default the size it was trained at."""
+    source_images: Literal["rendering", "photograph"] = "rendering"
+    """What the source latent shows: the source scene's rendering, which an unchanged scene matches exactly, or the
+    photograph."""
+
+
+@dataclass
+class DistilledViews(ViewSettings):
+    """The same where each step shows some."""
+
+    views_per_step: int = 1
+    """Views that each step shows to the prior, in one batch; their gradients are averaged."""
+    steps_per_view: int = 1
+    """Steps before the view changes. The release of Koo et al. 2024 keeps each for 10; with 1 a scene hears all its
+    views sooner."""
+
+
+@dataclass
+class LossSettings(Group):
+    """What the scene descends."""
+
+    loss_weight: float = 1.0
+    """Factor on the objective's gradient. Adam divides it out again, except against nerfacto's own losses."""
+    hold_details: float = 0.0
+    """Weight of a loss that keeps fine detail near the source: what averaging over the latent stride removes. The
+    encoder hardly sees such detail, so nothing else keeps it, and floors begin to speckle. 4 suits changes of colour;
+    hats and shapes change less under it."""
+
+
+@dataclass
+class NetworkSettings(Group):
+    """What the prior's networks are, beyond its name."""
+
+    encoder: str | None = None
+    """A tiny encoder (diffusers' AutoencoderTiny) in place of the VAE's: a hub id, a local folder, or "toybox"."""
+    vae_precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the prior's VAE, which overflows in fp16. bf16 halves what its encoder keeps for backward."""
+
+
+@dataclass
+class RunSettings(Group):
+    """What tells one run from another."""
+
+    seed: int = 0
+    """Seed of views, timesteps and noise; a step draws the same ones in an interrupted and in a straight run."""
+    base: Path | None = None
+    """config.yml of the run being edited; set from --load-dir."""
+    base_step: int | None = None
+    """The checkpoint of that run; set from --load-dir and --load-step."""
+
+
+@dataclass
+class AdapterSettings(Group):
+    """How VSD's and Piva's adapters learn the source's and the edited renderings."""
+
+    adapter_rank: int = 16
+    """VSD and Piva only: rank of the LoRA adapters that learn the source's and the edited renderings."""
+    control: str | None = None
+    """VSD and Piva only: a depth-conditioned ControlNet for the adapters, hub id or folder, such as
+    lllyasviel/sd-controlnet-depth for Stable Diffusion 1.5, or "toybox". Without one, adapters mix up a scene's views
+    (the Janus problem)."""
+    adapter_warmup: int = 0
+    """Piva only: steps in which the source's adapter learns the source's views before the edit begins. Otherwise it
+    learns along with the edit, and a few hundred steps are too few for that."""
+
+
+@dataclass
+class Perturbation(Group):
+    """How far the scene is moved towards a fresh draw before the edit."""
+
+    eta: float | Literal["auto"] = 0.6
+    """How far towards a fresh draw the scene is moved before the edit, in [0, 1]. 0.6 is for real scenes (Hong et al.
+    2024, sec. E); "auto" measures it (Alg. 2)."""
+    perturb: Literal["everywhere", "relevant"] = "relevant"
+    """What is perturbed: the whole scene, as in the paper, or the part of it where the prior, asked about the source's
+    views, would change something for the target prompt."""
+    probe_steps: int = 50
+    """With --pipeline.eta auto: steps of the probe."""
+    eta_max: float = 0.6
+    """With --pipeline.eta auto: the largest eta it may choose."""
+    minimum_decrease: float = PAPERS_MINIMUM_DECREASE
+    """With --pipeline.eta auto: Δ_min, the fall of the loss over the probe from which on no perturbation is needed.
+    1000 is for MVDream's loss; `pds calibrate-eta` proposes one for another prior, objective or scene."""
+
+    def __post_init__(self) -> None:
+        for name in ("eta", "eta_opacity", "eta_colour", "eta_max"):
+            value = getattr(self, name, 0.0)
+            if value != "auto" and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}: it must lie in [0, 1], the source scene and a fresh draw.")
+        if not self.minimum_decrease > 0:
+            raise ValueError(f"minimum_decrease is {self.minimum_decrease}: it must be greater than 0.")
+
+    def etas(self, eta: float) -> Eta:
+        """η of each part of the scene where that of its geometry is `eta`."""
+        return Eta(eta)
+
+
+@dataclass
+class SplatPerturbation(Perturbation):
+    """The same for splats, of which the paper says no more than that mean and variance are perturbed."""
+
+    eta: float | Literal["auto"] = 0.3
+    """How far towards a fresh draw means and scales are moved before the edit, in [0, 1]; "auto" measures it (Hong et
+    al. 2024, Alg. 2)."""
+    eta_opacity: float = 0.8
+    """Eta of the opacities, wherever eta itself is not 0. The paper leaves them as they are."""
+    eta_colour: float = 0.0
+    """Eta of the colours, wherever eta itself is not 0."""
+
+    def etas(self, eta: float) -> Eta:
+        """See `Perturbation.etas`."""
+        return Eta(eta, self.eta_opacity, self.eta_colour)
+
+
+@dataclass
+class Refinement(Group):
+    """The second stage of a perturbed edit, which restores the source's identity."""
+
+    refine_steps: int = 1_000
+    """Steps of the refinement that follows the edit; 0 leaves it out."""
+    spare_relevant: bool = True
+    """Refinement: pull back only what the prior, asked about the source's views, would leave alone. Off, it pulls
+    everywhere, as in the paper."""
+    identity_l1: float = 30_000.0
+    """Refinement: weight of the mean absolute difference to the source image, at its begin (table 2), beside a score
+    loss summed over 16,384 latent values; scaled where the prior has fewer or more."""
+    identity_perceptual: float = 300.0
+    """Refinement: weight of the perceptual distance to the source image, at its begin, beside a score loss summed over
+    16,384 latent values; scaled where the prior has fewer or more."""
+
+
+OF_FAMILY: dict[Family, dict[type[Group], type[Group]]] = {
+    "nerfacto": {Compute: NerfCompute, DistilledScene: NerfSettings},
+    "splatfacto": {SceneSettings: SplatSettings, DistilledScene: SplatSettings, Perturbation: SplatPerturbation},
+}
+"""By family, what takes the place of a group."""
+
+
+ORDER = (
+    *("_target", "datamanager", "model", "src_prompt", "tgt_prompt", "prior", "objective", "by", "edit_steps"),
+    *("anneal", "perturbation", "refinement", "loss", "region", "scene", "view", "adapter", "network"),
+    *("compute", "run"),
+)
+"""Of an edit's settings: what everybody sets, what one tunes, the rest."""
+
+
+def listed_in_order(cls: type[C]) -> type[C]:
+    """Let a configuration's fields, and with them its help, stand in ORDER, its own other ones behind the prior.
+
+    A dataclass lists inherited fields first, so that a method's own settings would come last.
+    """
+    own = [name for name in cls.__dataclass_fields__ if name not in ORDER]  # pyright: ignore[reportAttributeAccessIssue]
+    first, rest = ORDER[: ORDER.index("objective")], ORDER[ORDER.index("objective") :]
+    by_name = cls.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
+    cls.__dataclass_fields__ = {name: by_name[name] for name in (*first, *own, *rest) if name in by_name}  # pyright: ignore[reportAttributeAccessIssue]
+    return cls
+
+
+def for_family(config: Any, family: Family) -> None:
+    """Let `config` hold its family's own settings, at their defaults."""
+    for member in fields(config):
+        group = getattr(config, member.name)
+        if (kind := OF_FAMILY[family].get(type(group))) is not None:
+            setattr(config, member.name, kind())
+
+
+def settings(config: Any) -> Iterator[tuple[str, Any]]:
+    """The name of every setting, without its group's, and what holds it."""
+    for member in fields(config):
+        value = getattr(config, member.name)
+        if isinstance(value, Group):
+            yield from settings(value)
+        else:
+            yield member.name, config
+
+
+def holder(config: Any, name: str) -> Any:
+    """What holds the setting `name`: `config` itself or one of its groups. Raises KeyError where there is none."""
+    return dict(settings(config))[name]
+
+
+def read(config: Any, name: str) -> Any:
+    """The value of a setting. Raises KeyError where there is none of that name."""
+    return getattr(holder(config, name), name)
+
+
+def write(config: Any, name: str, value: Any) -> None:
+    """Set a setting. Raises KeyError where there is none of that name."""
+    setattr(holder(config, name), name, value)
+
+
+def change(config: Any, name: str, value: Any) -> Any:
+    """Set one value in a tree of configurations and dictionaries by its flag's dotted name; returns the tree's root.
+
+    A frozen part, such as an objective, is replaced in what holds it.
+
+    Raises:
+        UserError: there is no such setting.
+    """
+    first, _, rest = name.replace("-", "_").partition(".")
+    holders = dict.fromkeys(config, config) if isinstance(config, dict) else dict(settings(config))
+    if first not in holders:
+        raise UserError(f"There is no setting {first!r} in {type(config).__name__}, only {', '.join(sorted(holders))}.")
+    owner = holders[first]
+    inner = owner[first] if isinstance(owner, dict) else getattr(owner, first)
+    if rest and not (isinstance(inner, dict) or is_dataclass(inner)):
+        raise UserError(f"The setting {first!r} of {type(config).__name__} has no part {rest!r}.")
+    new = change(inner, rest, value) if rest else value
+    if isinstance(owner, dict):
+        owner[first] = new
+    elif type(owner).__dataclass_params__.frozen:
+        return dataclasses.replace(owner, **{first: new})
+    else:
+        setattr(owner, first, new)
+    return config
+
+
+def adopt_state(config: Any, state: dict[str, Any], family: Family | None) -> None:
+    """Fill a configuration that was made without `__init__` from what a `config.yml` holds.
+
+    Runs of 0.1.0 have every setting beside the others, those of their groups too, and some that their method has no
+    use for; settings that a run is too old to have take their defaults.
+    """
+    vars(config).update(vars(type(config)()))
+    if family is not None:
+        for_family(config, family)
+    own = {member.name for member in fields(config)}
+    for name, value in state.items():
+        if name in own:
+            setattr(config, name, value)
+    holders = dict(settings(config))
+    for name, value in state.items():
+        if name not in own and name in holders:
+            setattr(holders[name], name, value)

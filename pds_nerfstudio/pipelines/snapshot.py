@@ -1,0 +1,92 @@
+"""A scene with everything that trains it, at one step: what an edit can go back to, also after it was resumed."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from nerfstudio.engine.optimizers import Optimizers
+from torch import Tensor
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import written
+from pds_nerfstudio.pipelines.base import EditPipeline
+from pds_nerfstudio.scenes.scene import load_weights
+
+SNAPSHOTS_FILE = "snapshots.pt"
+"""Where a run keeps its snapshots."""
+
+
+class Training(Protocol):
+    """What trains a scene: nerfstudio's trainer."""
+
+    pipeline: EditPipeline
+    optimizers: Optimizers
+    grad_scaler: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """Copies of what a trainer holds. Densification may have changed the scene's size since."""
+
+    step: int
+    """The edit step before which it was taken."""
+    scene: dict[str, Tensor]
+    """See `Scene.snapshot`; empty for the source, which is read from its run."""
+    beside: dict[str, Tensor]
+    """See `EditPipeline.beside`."""
+    optimizers: dict[str, Any]
+    schedulers: dict[str, Any]
+    grad_scaler: dict[str, Any]
+
+    @classmethod
+    def of(cls, training: Training, step: int, scene: bool = True) -> "Snapshot":
+        """What `training` holds before `step`."""
+        pipeline = training.pipeline
+        copied = copy.deepcopy(
+            (
+                {name: optimizer.state_dict() for name, optimizer in training.optimizers.optimizers.items()},
+                {name: scheduler.state_dict() for name, scheduler in training.optimizers.schedulers.items()},
+                training.grad_scaler.state_dict(),
+            )
+        )
+        return cls(step, pipeline.scene.snapshot() if scene else {}, pipeline.beside(), *copied)
+
+    def put_back(self, training: Training, source: Mapping[str, Tensor] | None = None) -> None:
+        """Make `training` what it was; with `source`, a pipeline state dict, on that scene."""
+        pipeline = training.pipeline
+        if source is None:
+            pipeline.scene.restore(self.scene)
+        else:
+            load_weights(pipeline.model, source)
+        pipeline.load_beside(self.beside)
+        training.optimizers.zero_grad_all()
+        training.optimizers.load_optimizers(copy.deepcopy(self.optimizers))  # optimisers step in place what they get
+        training.optimizers.load_schedulers(self.schedulers)
+        training.grad_scaler.load_state_dict(self.grad_scaler)
+        if source is not None:
+            pipeline.freeze()
+
+
+def save_snapshots(snapshots: Mapping[str, Snapshot], path: Path) -> None:
+    """Write them by name, whole or not at all."""
+    with written(path) as partial:
+        torch.save({name: vars(snapshot) for name, snapshot in snapshots.items()}, partial)
+
+
+def load_snapshots(path: Path, before: int) -> dict[str, Snapshot]:
+    """Those of `path` that were taken at or before edit step `before`; none where there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        snapshots = {name: Snapshot(**values) for name, values in loaded.items()}
+    except Exception as error:  # torch names no kinds of damage
+        raise UserError(f"The snapshots {path} cannot be read: delete the file to go on without them.") from error
+    return {name: snapshot for name, snapshot in snapshots.items() if snapshot.step <= before}

@@ -1,0 +1,239 @@
+"""nerfacto scenes: rays in chunks, hash tables frozen entry by entry.
+
+Rays are rendered in chunks under `torch.utils.checkpoint`: what is kept for backward is one chunk's activations, not
+those of all rays.
+
+What a region freezes: the entries of hash tables that no point of it reads, and the networks, which every point reads.
+An entry is shared by points far apart, so that the rest of a NeRF is frozen nearly, not to the bit.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.model_components.losses import distortion_loss, interlevel_loss
+from nerfstudio.models.base_model import Model
+from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes.hull import Region
+from pds_nerfstudio.scenes.memory import free_memory, kept_for_backward, rays_that_fit
+from pds_nerfstudio.scenes.perturb import Eta, entries_read, nerf_parameters, perturb_nerf, redraw_tcnn
+from pds_nerfstudio.scenes.rendering import Chunks, Rendering, as_image, evaluating, require_one
+from pds_nerfstudio.scenes.scene import Scene
+from pds_nerfstudio.scenes.views import CAMERA_INDEX, Views
+
+RAY_VIEWS = 16
+"""Views of which each step of `photometric` takes rays, drawn anew, an equal number of each."""
+REGULARISERS = ("interlevel_loss", "distortion_loss")
+"""nerfacto's losses that keep its samples on its surfaces (Barron et al. 2022, eqs. 13 and 15)."""
+PROBED_SIDE = 8
+EVERY_STEP = 2**62
+FROZEN = "frozen."
+"""Prefix, in the extra state, of which entries of a hash table are frozen."""
+
+
+class NerfScene(Scene):
+    """A nerfacto model: -big, -huge and earlier edits too."""
+
+    family = "nerfacto"
+    model_type = NerfactoModel
+    config_type = NerfactoModelConfig
+    film = (24, 64)
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self._frozen: dict[str, Bool[Tensor, ...]] = {}
+        """Of each hash table, which entries are frozen. Empty: nothing is, not even the networks."""
+        self._rays: int | None = None
+
+    def chunks(self, rays: int | None, backward_share: float = 1.0, regularise: bool = False) -> Chunks:
+        """Chunks of so many rays, or of as many as fit the free memory, measured on the first call."""
+        if rays is None and self._rays is None:
+            per_ray = self.bytes_per_ray(regularise)
+            self._rays = rays_that_fit(per_ray, free_memory(self.model.device))
+            CONSOLE.log(f"Rendering {self._rays} rays at once, {per_ray / 2**20:.2f} MiB each.")
+        return Chunks(rays or self._rays or Chunks.rays, backward_share=backward_share)
+
+    def bytes_per_ray(self, regularise: bool = False) -> float:
+        """What rendering keeps for the backward pass of each ray, measured on a few of them under the current
+        autocast."""
+        pose = torch.eye(4)[None, :3]
+        focal = centre = PROBED_SIDE / 2
+        camera = Cameras(pose, focal, focal, centre, centre, PROBED_SIDE, PROBED_SIDE, metadata={CAMERA_INDEX: 0})
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        parameters = self.model.parameters()
+        with torch.random.fork_rng(devices), torch.enable_grad(), kept_for_backward(parameters) as kept:
+            rendering = self.render(camera, Chunks(recompute=False), regularise=regularise)
+        del rendering
+        return max(kept.bytes, 1) / PROBED_SIDE**2
+
+    def render(self, camera: Cameras, chunks: Chunks = Chunks(), *, regularise: bool = False) -> Rendering:
+        """See `Scene.render`. In training mode samples along rays are jittered where gradients are on; in evaluation
+        mode the result is deterministic."""
+        require_one(camera)
+        model, camera = self.model, camera.to(self.model.device)
+        index = (camera.metadata or {}).get(CAMERA_INDEX)
+        with torch.no_grad():
+            rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+            height, width = rays.shape
+            rays = rays.flatten()
+            assert rays.camera_indices is not None
+            rays.camera_indices = torch.full_like(rays.camera_indices, 0 if index is None else index)
+            cosine = 1 / rays.metadata["directions_norm"]
+        posed = index is not None or model.camera_optimizer.config.mode == "off"
+        jitter = model.training and torch.is_grad_enabled()
+        if regularise and not posed:
+            raise ValueError("regularise needs a camera with a view index (see scenes.views) while poses are optimised")
+
+        # Every chunk lies all over the view: the gradient of one is then like that of any other. They are of equal
+        # size: nerfstudio's camera optimiser cannot take a last chunk of a single ray.
+        count = math.ceil(len(rays) / chunks.rays)
+        spans = [torch.arange(i, len(rays), count, device=model.device) for i in range(count)]
+        places = torch.cat(spans).argsort()
+        recompute = chunks.recompute
+        if recompute is None:
+            recompute = torch.is_grad_enabled() and count > 1
+
+        def render_chunk(span: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            with _as_shown(model, posed=posed, jitter=jitter, proposals=regularise):
+                outputs = model(rays[span])
+                losses = _regularisers(model, outputs) if regularise else outputs["rgb"].new_zeros(2)
+            return outputs["rgb"], outputs["expected_depth"], outputs["accumulation"], losses * len(span) / len(rays)
+
+        # Exactly so many, rather than each with that probability: every step then costs the same.
+        differentiated = max(round(chunks.backward_share * count), 1)
+        drawn = set(torch.randperm(count)[:differentiated].tolist()) if differentiated < count else set(range(count))
+        parts = []
+        for i, span in enumerate(spans):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and i in drawn):
+                part = checkpoint(render_chunk, span, use_reentrant=False) if recompute else render_chunk(span)
+            parts.append(tuple(_scaled_gradient(value, count / differentiated) for value in part))
+        rgb, distance, accumulation, losses = zip(*parts, strict=True)
+
+        def assembled(pieces: tuple[Tensor, ...]) -> Tensor:
+            return as_image(torch.cat(pieces)[places].unflatten(0, (height, width)))
+
+        return Rendering(
+            assembled(rgb),
+            assembled(distance) * as_image(cosine.unflatten(0, (height, width))),
+            assembled(accumulation),
+            dict(zip(REGULARISERS, torch.stack(losses).sum(0).unbind(), strict=True)) if regularise else {},
+        )
+
+    def photometric(
+        self, views: Views, images: Mapping[int, UInt8[Tensor, "3 _ _"]], generator: torch.Generator, rays: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        """nerfacto's losses on a batch of rays, drawn from a few of the images."""
+        indices = sorted(images)
+        chosen = [indices[i] for i in torch.randperm(len(indices), generator=generator)[:RAY_VIEWS].tolist()]
+        count = rays // len(chosen)
+        places, colours, sizes = [], [], []
+        for image in (images[index].float() / 255 for index in chosen):
+            sizes.append((image.shape[1], image.shape[2]))
+            pixels = torch.rand(count, 2, generator=generator) * torch.tensor(sizes[-1])
+            y, x = pixels.long().unbind(-1)
+            places.append(torch.stack([y, x], dim=-1) + 0.5)
+            colours.append(image[:, y, x].T)
+        bundle = views.rays(torch.tensor(chosen), sizes, torch.stack(places))
+        return ray_losses(self.model, bundle, torch.cat(colours).to(self.model.device))
+
+    def perturb(self, eta: Eta, fresh: Callable[[], Model], seed: int, where: Region | None) -> str:
+        """The whole scene by `eta.geometry`; or, of the hash tables alone, the entries that points of `where` read."""
+        other = fresh()
+        redraw_tcnn(other, seed)
+        return f"{perturb_nerf(self.model, other, eta.geometry, where):.1%} of the scene's parameters perturbed."
+
+    def freeze_outside(self, region: Region | None) -> str | None:
+        """Freeze the networks and the entries that no point of the region reads."""
+        self._frozen = {}
+        if region is None:
+            return None
+        read = entries_read(self.model, region)
+        if not any(bool(entries.any()) for entries in read.values()):
+            raise UserError("The region to change contains nothing of the scene: give another box or other masks.")
+        self._frozen = {name: ~entries for name, entries in read.items()}
+        free = sum(int(entries.sum()) for entries in read.values())
+        return f"{free} of {sum(entries.numel() for entries in read.values())} hash table entries may change."
+
+    def frozen(self, name: str, parameter: Tensor) -> Bool[Tensor, "..."] | None:
+        """Of a hash table, the entries that no point of the region reads; of a network, all."""
+        if not self._frozen or name not in nerf_parameters(self.model):
+            return None
+        return self._frozen.get(name, torch.ones((), dtype=torch.bool, device=parameter.device))
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Which entries are frozen: which of them a region reads depends on the weights at the time it was asked."""
+        return {FROZEN + name: entries for name, entries in self._frozen.items()}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Freeze those entries again."""
+        self._frozen = {
+            name.removeprefix(FROZEN): entries.to(self.model.device)
+            for name, entries in state.items()
+            if name.startswith(FROZEN)
+        }
+
+    @staticmethod
+    def export_commands(config: Path, out: Path) -> list[list[str]]:
+        """Meshes, from renderings and from points."""
+        where = ["--load-config", str(config), "--output-dir", str(out)]
+        return [["ns-export", "tsdf", *where], ["ns-export", "poisson", *where, "--normal-method", "open3d"]]
+
+
+def ray_losses(model: NerfactoModel, rays: RayBundle, colours: Float[Tensor, "rays 3"]) -> dict[str, Float[Tensor, ""]]:
+    """What nerfacto trains on, between rays of training views (see `views.Views.rays`) and colours in [0, 1]."""
+    with _as_shown(model, posed=True, jitter=model.training, proposals=True):
+        outputs = model(rays.to(model.device))
+        return {
+            "rgb_loss": model.rgb_loss(colours.to(outputs["rgb"]), outputs["rgb"]),
+            **dict(zip(REGULARISERS, _regularisers(model, outputs).unbind(), strict=True)),
+        }
+
+
+def _scaled_gradient(value: Tensor, factor: float) -> Tensor:
+    """The same value, with so many times its gradient."""
+    return value.detach() + factor * (value - value.detach()) if value.requires_grad and factor != 1 else value
+
+
+def _regularisers(model: NerfactoModel, outputs: dict) -> Float[Tensor, "2"]:
+    """REGULARISERS, weighted as nerfacto's settings say."""
+    proposals, distortion = (
+        loss(outputs["weights_list"], outputs["ray_samples_list"]) for loss in (interlevel_loss, distortion_loss)
+    )
+    return torch.stack([model.config.interlevel_loss_mult * proposals, model.config.distortion_loss_mult * distortion])
+
+
+@contextmanager
+def _as_shown(
+    model: NerfactoModel, *, posed: bool = False, jitter: bool = False, proposals: bool = False
+) -> Iterator[None]:
+    """Within this block the model renders as in evaluation, except for what is asked for.
+
+    It is entered for each chunk, again in backward: whatever a chunk depends on is set here and put back afterwards.
+    """
+    sampler = model.proposal_sampler
+    schedule, normals = dict(vars(sampler)), model.config.predict_normals
+    with evaluating(model):
+        try:
+            # Normals are a derivative of the density, taken inside the model: no picture needs it.
+            model.config.predict_normals = False
+            model.training = posed
+            model.renderer_rgb.training = True  # in evaluation it would turn NaN into black
+            sampler.initial_sampler.training = sampler.pdf_sampler.training = jitter
+            # The sampler resets this count in its first chunk: left alone, only that chunk would train the proposals.
+            sampler._steps_since_update = EVERY_STEP if proposals else -1
+            sampler._step, sampler._anneal = 10, 1.0
+            yield
+        finally:
+            model.config.predict_normals = normals
+            for name in ("_steps_since_update", "_step", "_anneal"):
+                setattr(sampler, name, schedule[name])

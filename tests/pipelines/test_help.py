@@ -1,0 +1,79 @@
+"""Every flag of an edit says what it is, in a sentence that needs no other."""
+
+import ast
+import inspect
+import re
+import textwrap
+from dataclasses import fields, is_dataclass
+
+import pytest
+
+from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.settings import ORDER, settings
+
+LEANS_ON_ANOTHER = re.compile(r"^The same\b|\b(likewise|in the same way|ditto|as above)\b")
+
+
+def help_texts(kind: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass, those of its bases too."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not is_dataclass(base) or not base.__module__.startswith("pds_nerfstudio"):
+            continue
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(node, ast.ClassDef)
+        for field, after in zip(node.body, node.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                text = (
+                    after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+                )
+                found[field.target.id] = str(text)
+    return found
+
+
+def flags() -> dict[tuple[str, str], str]:
+    """Help text of every setting of every method, by its class and name."""
+    texts = {}
+    for method in METHODS.values():
+        pipeline = method.config.pipeline
+        if not isinstance(pipeline, EditConfig):
+            continue
+        for name, holder in settings(pipeline):
+            value = getattr(holder, name)
+            if name in ("_target", "datamanager", "model"):
+                continue
+            texts[type(holder).__name__, name] = help_texts(type(holder)).get(name, "")
+            if is_dataclass(value):
+                own = help_texts(type(value))
+                texts |= {(type(value).__name__, part.name): own.get(part.name, "") for part in fields(value)}
+    return texts
+
+
+FLAGS = flags()
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=".".join)
+def test_a_flag_has_a_help_text_that_stands_alone(flag):
+    text = " ".join(FLAGS[flag].split())
+    assert len(text.split()) >= 4, "too short to say anything"
+    assert text.endswith(".")
+    assert not LEANS_ON_ANOTHER.search(text), text
+
+
+def test_prompts_and_prior_come_first_and_what_belongs_to_the_machine_last():
+    for method in METHODS.values():
+        if isinstance(method.config.pipeline, EditConfig):
+            names = [member.name for member in fields(method.config.pipeline)]
+            assert names[:6] == list(ORDER[:6])
+            assert names[-2:] == ["compute", "run"]
+
+
+def test_a_family_is_offered_only_its_own_settings():
+    of_nerfs, of_splats = (
+        {name for name, _ in settings(METHODS[method].config.pipeline)} for method in ("pnr-edit", "pnr-edit-splat")
+    )
+    assert of_nerfs - of_splats == {"rays_per_chunk", "backward_share", "proposal_losses"}
+    assert of_splats - of_nerfs == {
+        *("densify_from", "densify_until", "densify_every", "densify_growth", "eta_opacity", "eta_colour")
+    }

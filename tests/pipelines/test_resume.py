@@ -1,0 +1,207 @@
+"""A resumed edit is the same edit: `ns-train METHOD --load-dir EDIT` and nothing else, whatever had been set."""
+
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.command_line import named
+from pds_nerfstudio.pipelines.settings import Compute, settings
+from pds_nerfstudio.scenes.source import find_run
+
+from .conftest import HEADLESS, PROMPTS
+
+EDITS = [name for name, method in METHODS.items() if isinstance(method.config.pipeline, EditConfig)]
+SAVED_EVERY, KILLED_AT, STEPS = 4, 6, 10
+NOT_SET = ("_target", "datamanager", "model", "base", "base_step", "src_prompt", "tgt_prompt")
+"""Nothing that a user sets here; prompts are PROMPTS."""
+CHOSEN: dict[str, Any] = {
+    "prior": "toybox",
+    "encoder": "toybox",
+    "control": "toybox",
+    "resolution": 32,
+    "box": (-2.0, -2.0, -2.0, 2.0, 2.0, 2.0),
+    "densify_from": 1,
+    "densify_until": 9,
+    "densify_every": 3,
+    "densify_growth": 3.0,
+    "views_per_step": 2,
+    "steps_per_view": 3,
+    "adapter_rank": 2,
+    "adapter_warmup": 2,
+    "edit_steps": 6,
+    "refine_steps": STEPS - 6,
+    "eta": 0.4,
+    "hold_details": 3.0,
+    "by": "dds",
+    "guidance_scale": 4.0,
+    "num_steps": 3,
+    "update_every": 3,
+    "min_strength": 0.1,
+    "max_strength": 0.6,
+    "editor": "inversion",
+}
+"""Values that are off the default and still work together; all others are found by `another`."""
+KEPT = {("PDS", "weighting"): "its other weighting has no gradient beside the other coefficients"}
+"""Settings that stay as they are, and why."""
+
+
+def another(kind: Any, value: Any) -> Any:
+    """Some other value of a setting of that type."""
+    if get_origin(kind) is Literal:
+        return next(choice for choice in get_args(kind) if choice != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return 0.5 if value == 0 else 0.75 * value
+    raise TypeError(f"say in CHOSEN what else {value!r} could be")
+
+
+def choices(holder: Any, name: str, flag: str, masks: Path) -> Iterator[tuple[str, Any]]:
+    """A setting, or its parts, by flag, with values off their defaults."""
+    value, kind = getattr(holder, name), get_type_hints(type(holder))[name]
+    literals = [part for part in get_args(kind) if get_origin(part) is Literal]
+    if (type(holder).__name__, name) in KEPT:
+        return
+    if is_dataclass(value):
+        for member in fields(value):
+            yield from choices(value, member.name, f"{flag}.{member.name}", masks)
+    elif name == "masks":
+        yield flag, masks
+    elif name in CHOSEN:
+        yield flag, CHOSEN[name]
+    else:
+        yield flag, another(literals[0] if literals else kind, value)
+
+
+def flags_off_default(method: str, masks: Path) -> list[str]:
+    """What sets everything that a resumed edit has to remember."""
+    config = METHODS[method].config
+    chosen: dict[str, Any] = {"steps_per_save": SAVED_EVERY, "max_num_iterations": STEPS}
+    for name, holder in settings(config.pipeline):
+        if name not in NOT_SET and not isinstance(holder, Compute):
+            chosen |= dict(choices(holder, name, f"pipeline.{name}", masks))
+    for group, parts in config.optimizers.items():
+        chosen[f"optimizers.{group}.optimizer.lr"] = 0.5 * parts["optimizer"].lr
+        chosen[f"optimizers.{group}.optimizer.eps"] = 1e-9
+        if parts["scheduler"] is not None:
+            chosen[f"optimizers.{group}.scheduler.lr_final"] = 0.3 * parts["optimizer"].lr
+            chosen[f"optimizers.{group}.scheduler.max_steps"] = STEPS + 3
+            chosen[f"optimizers.{group}.scheduler.warmup_steps"] = 2
+    words = []
+    for flag, value in chosen.items():
+        words += [f"--{flag.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
+
+
+def train(arguments: list[str], killed_at: int | None = None) -> None:
+    """`ns-train` in this process; at step `killed_at` it is killed as by kill -9."""
+    import tyro
+    from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
+    from nerfstudio.scripts import train
+
+    from pds_nerfstudio.pipelines.trainer import EditTrainer
+
+    step_of = EditTrainer.train_iteration
+
+    def dying(self, step: int):
+        if step == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step_of(self, step)
+
+    EditTrainer.train_iteration = dying
+    sys.argv = ["ns-train", *arguments]
+    train.main(tyro.cli(AnnotatedBaseConfigUnion))
+
+
+def in_a_process_of_its_own(arguments: list[str], killed_at: int | None = None) -> int:
+    """Exit code of `train` in a process that has imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pds_nerfstudio.methods", "nerfstudio.scripts.train"])
+    process = context.Process(target=train, args=(arguments, killed_at))
+    process.start()
+    process.join(600)
+    assert process.exitcode is not None, "it did not end"
+    return process.exitcode
+
+
+def the_run(folder: Path) -> Path:
+    """The only run below `folder`."""
+    (config,) = folder.rglob("config.yml")
+    return config.parent
+
+
+def assert_same(a: Any, b: Any, where: str = "checkpoint") -> None:
+    """Two checkpoints hold the same, to the bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for name in a:
+            assert_same(a[name], b[name], f"{where}.{name}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, pair in enumerate(zip(a, b, strict=True)):
+            assert_same(*pair, f"{where}.{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+@functools.cache
+def all_white(folder: Path, scene: Path) -> Path:
+    """Masks that let everything change, one for each training view."""
+    folder.mkdir()
+    for image in (scene / "source" / "images").glob("train_*.png"):
+        Image.fromarray(np.full((32, 32), 255, np.uint8)).save(folder / image.name)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", EDITS)
+def test_an_edit_killed_in_the_middle_and_resumed_by_its_folder_alone_ends_as_the_straight_one_to_the_bit(
+    method, toy_splats, toy_nerf, toy_scene, tmp_path
+):
+    base = toy_splats if method.endswith("-splat") else toy_nerf
+    flags = flags_off_default(method, all_white(tmp_path / "masks", toy_scene))
+    edit = [method, *HEADLESS, "--load-dir", str(base.parent), *PROMPTS, *flags]
+    assert in_a_process_of_its_own([*edit, "--output-dir", str(tmp_path / "straight")]) == 0
+    killed = in_a_process_of_its_own([*edit, "--output-dir", str(tmp_path / "killed")], KILLED_AT)
+    assert killed == -signal.SIGKILL
+    interrupted = find_run(the_run(tmp_path / "killed"))
+    assert interrupted.step == SAVED_EVERY
+    resume = [method, *HEADLESS, "--load-dir", str(interrupted.config_path.parent)]
+    assert in_a_process_of_its_own([*resume, "--output-dir", str(tmp_path / "resumed")]) == 0
+
+    straight, resumed = (find_run(the_run(tmp_path / name)) for name in ("straight", "resumed"))
+    assert straight.step == resumed.step == STEPS - 1
+    then, now = (dict(settings(run.config.pipeline)) for run in (straight, resumed))
+    for name, holder in then.items():
+        if not isinstance(holder, Compute) and name not in ("datamanager", "model"):
+            assert getattr(now[name], name) == getattr(holder, name), name
+    assert resumed.config.optimizers == straight.config.optimizers
+    assert_same(straight.checkpoint, resumed.checkpoint)
+
+
+@pytest.mark.parametrize("method", EDITS)
+def test_every_setting_of_a_method_has_a_flag_that_is_off_its_default_here(method, tmp_path):
+    """So that the test above forgets none."""
+    pipeline = METHODS[method].config.pipeline
+    flags = named(flags_off_default(method, tmp_path))
+    for name, holder in settings(pipeline):
+        if name not in NOT_SET and not isinstance(holder, Compute):
+            assert any(flag.split(".")[1] == name for flag in flags if flag.startswith("pipeline.")), name
