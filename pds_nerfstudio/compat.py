@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pds_nerfstudio.children import end_with_parent
+
 LPIPS_MODULE = "torchmetrics.image.lpip"
 LPIPS_CLASS = "LearnedPerceptualImagePatchSimilarity"
 DOWNLOAD_TIMEOUT_S = 20.0
@@ -44,6 +46,7 @@ def apply() -> None:
     list_external_methods_quickly()
     listen_on_loopback()
     guard_the_viewer()
+    end_data_workers_with_their_parent()
 
 
 def allow_numpy_scalars_in_checkpoints() -> None:
@@ -281,6 +284,27 @@ def _say_who_can_connect(host: Any) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+def end_data_workers_with_their_parent() -> None:
+    """Let the processes that prepare a NeRF's rays end when training was killed; by themselves they go on forever.
+
+    Can go when nerfstudio's `DataProcessor` looks after its parent.
+    """
+    from nerfstudio.data.datamanagers import parallel_datamanager
+
+    kind = getattr(parallel_datamanager, "DataProcessor", None)
+    run = getattr(kind, "run", None)
+    if kind is None or run is None or getattr(run, "_ends_with_parent", False):
+        return
+
+    @functools.wraps(run)
+    def run_with_parent(self: Any) -> None:
+        end_with_parent()
+        run(self)
+
+    setattr(run_with_parent, "_ends_with_parent", True)  # noqa: B010
+    kind.run = run_with_parent
 
 
 def lpips_weights_on_disk() -> bool:

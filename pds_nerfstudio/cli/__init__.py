@@ -1,6 +1,7 @@
-"""The `pds` command: demo, preview, dreambooth, edit, render, evaluate, import-ply, bench, pie-bench, calibrate-eta."""
+"""The `pds` command, and the subcommands it has."""
 
 import os
+import sys
 
 import tyro
 
@@ -13,6 +14,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pds_nerfstudio.cli.bench import Bench
     from pds_nerfstudio.cli.calibrate import CalibrateEta
+    from pds_nerfstudio.cli.check import Check
     from pds_nerfstudio.cli.demo import Demo
     from pds_nerfstudio.cli.dreambooth import Dreambooth
     from pds_nerfstudio.cli.edit import Edit
@@ -32,6 +34,7 @@ def main() -> None:
                 "render": Render,
                 "evaluate": Evaluate,
                 "import-ply": ImportPly,
+                "check": Check,
                 "bench": Bench,
                 "pie-bench": PieBench,
                 "calibrate-eta": CalibrateEta,
@@ -39,4 +42,8 @@ def main() -> None:
             prog="pds",
             description="Text-driven editing of nerfstudio scenes.",
         )
-        command.run()
+        try:
+            command.run()
+        except KeyboardInterrupt:
+            print("Interrupted. What was finished is kept.", file=sys.__stderr__)
+            raise SystemExit(130) from None

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import platform
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import require_writable, start_over, write_whole
 
 if TYPE_CHECKING:
     from pds_nerfstudio.evaluation.trial import Comparison
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 Family = Literal["splatfacto", "nerfacto"]
 Objective = Literal["pds", "pnr"]
+OWN_FILES = ("contact_sheet.png", "report.json", "log.txt")
+"""What a demo writes, beside a folder for each edit."""
+ROOM = 32 << 20
+"""Bytes that a demo takes at least."""
 PACKAGES = ("pds-nerfstudio", "nerfstudio", "gsplat", "torch", "diffusers", "transformers")
 SHOWN: dict[Family, tuple[tuple[str, Objective], ...]] = {
     "splatfacto": (("can-to-cone", "pnr"), ("red-to-blue", "pnr")),
@@ -73,7 +77,8 @@ class Demo:
             except ValueError as error:
                 raise UserError(str(error)) from error
             jobs = [(edit, self.method or "pnr")]
-        self._clear()
+        require_writable(self.out, room=ROOM)
+        start_over(self.out, "pds demo", [*(edit.name for edit, _ in jobs), *OWN_FILES])
         console = Console(file=sys.stdout)
         started: dict[str, float] = {}
         with self._stage("import", "Loading nerfstudio", console, started):
@@ -102,7 +107,7 @@ class Demo:
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             "seed": self.seed,
         }
-        (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_whole(self.out / "report.json", json.dumps(report, indent=2) + "\n")
         self._summary(outcomes, report["seconds"]["total"], console)
 
     def _edit(self, edit: "ToyEdit", method: Objective, console: Console) -> "Outcome":
@@ -151,14 +156,6 @@ class Demo:
             "seconds": seconds,
         }
         return Outcome(report, comparison, edited, exported)
-
-    def _clear(self) -> None:
-        """Remove an earlier demo, and nothing else."""
-        if self.out.exists():
-            if any(self.out.iterdir()) and not (self.out / "log.txt").exists():
-                raise UserError(f"{self.out} holds something other than a demo: choose another folder with --out.")
-            shutil.rmtree(self.out)
-        self.out.mkdir(parents=True)
 
     @contextmanager
     def _stage(self, name: str, title: str, console: Console, seconds: dict[str, float]) -> Iterator[None]:

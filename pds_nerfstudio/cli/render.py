@@ -57,6 +57,7 @@ class Render:
         from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
         from pds_nerfstudio.evaluation.renders import export, export_splat_mesh
         from pds_nerfstudio.pipelines.outcome import export_lines
+        from pds_nerfstudio.scenes.run_config import usable_config
 
         plan = plan_pair(self.run_folder, self.step, self.source)
         out = self.out or plan.folder / "renders"
@@ -74,7 +75,8 @@ class Render:
             console.print(f"  {path}")
         if not self.export:
             console.print("To take the scene elsewhere (or --export):")
-            for line in export_lines(plan.run.config_path, plan.family, out / "export"):
+            config = usable_config(plan.run.config_path, plan.run.config, out)
+            for line in export_lines(config, plan.family, out / "export"):
                 console.print(f"  {line}", markup=False)
 
     def _films_and_stills(self, pair: "Pair", out: Path, console: Console) -> list[Path]:

@@ -22,7 +22,6 @@ import importlib.metadata
 import io
 import json
 import math
-import os
 import threading
 import time
 import traceback
@@ -30,12 +29,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from pds_nerfstudio.children import end_with_parent
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import capture, flat, trial
 from pds_nerfstudio.evaluation.capture import CaptureComparison, CaptureSettings
@@ -305,7 +305,7 @@ def _each(task: Any, cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell
     def in_its_process(cell: Cell) -> Any:
         thread = threading.get_ident()
         if thread not in processes:
-            processes[thread] = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
+            processes[thread] = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent)
         try:
             return processes[thread].submit(_guarded, task, cell).result()
         except BrokenProcessPool:
@@ -321,18 +321,6 @@ def _each(task: Any, cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell
         threads.shutdown(cancel_futures=True)
         for process in processes.values():
             process.shutdown()
-
-
-def _end_with_parent() -> None:
-    """Let this process end when the one that began it is gone, killed perhaps, and nobody waits for its results."""
-    parent = parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _guarded(task: Any, cell: Cell) -> Any:
