@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from pds_nerfstudio.children import end_with_parent
+from pds_nerfstudio.text import in_rich
 
 LPIPS_MODULE = "torchmetrics.image.lpip"
 LPIPS_CLASS = "LearnedPerceptualImagePatchSimilarity"
@@ -362,7 +363,7 @@ class DeferredLpips(nn.Module):
             DeferredLpips.failed = str(error)
             CONSOLE.print(
                 "[yellow]LPIPS is left out: its AlexNet weights are not on this machine and could not be fetched "
-                f"({error})."
+                f"({in_rich(error)})."
             )
         finally:
             socket.setdefaulttimeout(timeout)

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pds_nerfstudio.text import visible
+
 OF_THE_DISK = {
     errno.ENOSPC: "there is no space left: make room there, or write elsewhere",
     errno.EDQUOT: "the disk quota is used up: make room there, or write elsewhere",
@@ -47,5 +49,5 @@ def one_sentence() -> Iterator[None]:
 
 
 def _end(sentence: str, error: BaseException) -> None:
-    print(f"Error: {sentence}", file=sys.__stderr__)  # also where standard error is redirected to a log
+    print(f"Error: {visible(sentence)}", file=sys.__stderr__)  # also where standard error is redirected to a log
     raise SystemExit(1) from error

@@ -12,10 +12,14 @@ NOTHING = "[not dim][/not dim]"
 """Rich's markup for nothing."""
 
 
+def printable(text: object) -> str:
+    """Text without control characters, each of which becomes the replacement character: what a terminal may get."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
 def visible(text: object) -> str:
-    """One line of printable characters: white space as spaces, control characters as the replacement character."""
-    words = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
+    """The same in one line, white space as single spaces."""
+    return printable(" ".join(str(text).split()))
 
 
 def in_rich(text: object) -> str:

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import platform
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -16,12 +17,15 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from annotated_types import Ge, Le
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable, start_over, write_whole
+from pds_nerfstudio.ranges import Guidance, Seed, Steps, check_ranges
+from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
     from pds_nerfstudio.evaluation.trial import Comparison
@@ -55,14 +59,17 @@ class Demo:
     """What the scenes are reconstructed as."""
     out: Path = Path("outputs/demo")
     """Folder for everything; an earlier demo there is replaced."""
-    steps: int | None = None
+    steps: Annotated[int, Ge(4), Le(1_000_000)] | None = None
     """Edit steps; by default what the family needs."""
-    reconstruction_steps: int | None = None
+    reconstruction_steps: Steps | None = None
     """Steps of the reconstruction before; by default what the family needs."""
-    guidance_scale: float | None = None
+    guidance_scale: Guidance | None = None
     """Classifier-free guidance of the edit; by default what the family needs."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the cameras, the reconstruction and the edit."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def run(self) -> None:
         """Run every stage of every edit and say where the results are."""
@@ -177,13 +184,13 @@ class Demo:
                 f"{report['target_probability_before']:.2f} → [bold]{report['target_probability_after']:.2f}[/]."
             )
         console.print(f"{seconds:.0f} s in all. Look here first:")
-        console.print(f"  {self.out / 'contact_sheet.png'}  [dim]before, edited, ground truth")
+        console.print(f"  {in_rich(self.out / 'contact_sheet.png')}  [dim]before, edited, ground truth")
         for outcome in outcomes:
             folder = self.out / outcome.report["edit"]
-            console.print(f"  {folder / 'orbit.mp4'}  [dim]before and after, side by side")
-            console.print(f"  {outcome.exported}  [dim]the edited scene for any viewer of that format")
-            console.print(f"  ns-viewer --load-config {outcome.edited}  [dim]walk around it")
-        console.print(f"  {self.out / 'report.json'}  [dim]all numbers")
+            console.print(f"  {in_rich(folder / 'orbit.mp4')}  [dim]before and after, side by side")
+            console.print(f"  {in_rich(outcome.exported)}  [dim]the edited scene for any viewer of that format")
+            console.print(f"  ns-viewer --load-config {in_rich(shlex.quote(str(outcome.edited)))}  [dim]walk around it")
+        console.print(f"  {in_rich(self.out / 'report.json')}  [dim]all numbers")
 
 
 @dataclass(frozen=True, eq=False)
