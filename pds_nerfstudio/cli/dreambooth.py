@@ -56,8 +56,8 @@ class Dreambooth(DreamBooth):
         if self.token.lower() not in self.instance_prompt.lower().split():
             console.print(
                 f"[yellow]The rare word “{in_rich(self.token)}” is not in the instance prompt "
-                f"“{in_rich(self.instance_prompt)}”: the words that are there will come to mean the subject. Put it in, "
-                "or name yours with --token."
+                f"“{in_rich(self.instance_prompt)}”: the words that are there will come to mean the subject. Put it "
+                "in, or name yours with --token."
             )
 
         from pds_nerfstudio.priors.dreambooth import dreambooth
