@@ -6,24 +6,37 @@ nerfacto and splatfacto profit too. Nothing here is specific to editing.
 """
 
 import functools
+import http
 import importlib
 import inspect
+import ipaddress
 import math
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pds_nerfstudio.children import end_with_parent
+from pds_nerfstudio.text import in_rich
+
 LPIPS_MODULE = "torchmetrics.image.lpip"
 LPIPS_CLASS = "LearnedPerceptualImagePatchSimilarity"
 DOWNLOAD_TIMEOUT_S = 20.0
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
+SERVERS = ("websockets", "websockets.server", "websockets.legacy.server", "websockets.asyncio.server")
+"""Modules under which a release of websockets offers `serve`."""
+
+shared_hosts: set[str] = set()
+"""Names under which this process was made public on request, by viser's share URL."""
 
 
 def apply() -> None:
@@ -32,6 +45,9 @@ def apply() -> None:
     build_models_without_lpips_weights()
     use_packaged_ffmpeg()
     list_external_methods_quickly()
+    listen_on_loopback()
+    guard_the_viewer()
+    end_data_workers_with_their_parent()
 
 
 def allow_numpy_scalars_in_checkpoints() -> None:
@@ -128,6 +144,170 @@ def callers() -> list[SimpleNamespace]:
     return [SimpleNamespace(frame=frame, lineno=line, function=frame.f_code.co_name) for frame, line in frames]
 
 
+def listen_on_loopback() -> None:
+    """Let viewers listen on this machine alone, unless `--viewer.websocket-host` names another address.
+
+    nerfstudio's default is 0.0.0.0: whoever reaches the port can steer the run. Configurations that were built with
+    that default are changed as well. Can go when nerfstudio's default is a loopback address.
+    """
+    from nerfstudio.configs.base_config import ViewerConfig
+
+    name = "websocket_host"
+    field = ViewerConfig.__dataclass_fields__[name]
+    if field.default == EVERYWHERE:
+        build = ViewerConfig.__init__
+        with_default = [p for p in inspect.signature(build).parameters.values() if p.default is not p.empty]
+        build.__defaults__ = tuple(LOOPBACK if p.name == name else p.default for p in with_default)
+        field.default = ViewerConfig.websocket_host = LOOPBACK
+    # While this package's methods are discovered, the module is there but not yet finished.
+    built_in = getattr(sys.modules.get("nerfstudio.configs.method_configs"), "method_configs", {})
+    for viewer in (getattr(config, "viewer", None) for config in built_in.values()):
+        if viewer is not None and viewer.websocket_host == EVERYWHERE:
+            viewer.websocket_host = LOOPBACK
+
+
+def guard_the_viewer() -> None:
+    """Refuse what no page of the viewer asks for: files outside its own, and pages of other sites.
+
+    viser 0.2.7 answers `GET /../../etc/passwd` with that file, and accepts a websocket from any site's page, which
+    can then steer the edit. Every release of viser serves through websockets' `serve`, so requests are checked there.
+    Its Markdown also reads pictures from this machine's disk, by paths that a page may have typed. Can go when viser
+    checks paths, the Origin and the Host itself.
+    """
+    try:
+        import viser
+        from viser.infra import _infra
+    except ImportError:
+        return
+    for holder in (*map(_module_or_none, SERVERS), _infra):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the older of websockets' two servers
+            serve = getattr(holder, "serve", None)
+        if callable(serve) and not getattr(serve, "_guarded", False):
+            setattr(holder, "serve", _guarded_serve(serve))  # noqa: B010
+    handles: Any = _module_or_none("viser._gui_handles")
+    if hasattr(handles, "_get_data_url"):
+        handles._get_data_url = _no_local_picture
+    share = viser.ViserServer.request_share_url
+    if not getattr(share, "_guarded", False):
+
+        @functools.wraps(share)
+        def request_share_url(*args: Any, **kwargs: Any) -> str | None:
+            url = share(*args, **kwargs)
+            if url is not None:
+                shared_hosts.add(urlsplit(url).hostname or "")
+            return url
+
+        setattr(request_share_url, "_guarded", True)  # noqa: B010
+        viser.ViserServer.request_share_url = request_share_url
+
+
+def _module_or_none(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def _no_local_picture(url: str, image_root: Any = None) -> str:
+    """A picture's address in the viewer's Markdown, as it is: never the content of a file of this machine."""
+    return url
+
+
+def _guarded_serve(serve: Callable[..., Any]) -> Callable[..., Any]:
+    """websockets' `serve`, in whichever release, with viser's requests checked first; other servers are left alone."""
+
+    @functools.wraps(serve)
+    def guarded(handler: Any, host: Any = None, port: Any = None, **settings: Any) -> Any:
+        if str(getattr(handler, "__module__", "")).partition(".")[0] != "viser":
+            return serve(handler, host, port, **settings)
+        if not is_loopback(host):
+            _say_who_can_connect(host)
+        answer = settings.get("process_request")
+
+        async def check_first(*request: Any) -> Any:
+            connection, asked = request if hasattr(request[1], "path") else (None, None)
+            path, headers = request if asked is None else (asked.path, asked.headers)
+            refusal = refused_request(path, headers.get_all("Host"), headers.get_all("Origin"), is_loopback(host))
+            if refusal is not None:
+                if connection is not None:
+                    return connection.respond(http.HTTPStatus.FORBIDDEN, refusal)
+                return http.HTTPStatus.FORBIDDEN, {"Content-Type": "text/plain"}, refusal.encode()
+            result = answer(*request) if answer is not None else None
+            return await result if inspect.isawaitable(result) else result
+
+        return serve(handler, host, port, **(settings | {"process_request": check_first}))
+
+    setattr(guarded, "_guarded", True)  # noqa: B010
+    return guarded
+
+
+def refused_request(path: str, hosts: list[str], origins: list[str], loopback: bool) -> str | None:
+    """Why a request to the viewer is refused; None where it is not.
+
+    Args:
+        path: what is asked for, as it was sent.
+        hosts, origins: all headers of those names; a program that is no browser sends no Origin.
+        loopback: whether the server listens on this machine alone. Then it goes by a name of this machine alone too:
+            another site's name may have been made to resolve to it (DNS rebinding).
+    """
+    segments = unquote(unquote(path.partition("?")[0])).replace("\\", "/").split("/")
+    if ".." in segments or "\0" in path or "%00" in path:
+        return "There is no such file."
+    host = urlsplit(f"//{hosts[0]}") if len(hosts) == 1 else None
+    if host is None or not host.hostname:
+        return "The request names no host."
+    if loopback and not (is_loopback(host.hostname) or host.hostname in shared_hosts):
+        return f"This viewer is reached as localhost, not as {host.hostname}."
+    if any(urlsplit(origin).netloc.lower() != hosts[0].lower() for origin in origins):
+        return "A page of another site may not use this viewer."
+    return None
+
+
+def is_loopback(host: Any) -> bool:
+    """Whether a host's name or address is this machine's own, reached from nowhere else."""
+    name = str(host).strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _say_who_can_connect(host: Any) -> None:
+    from nerfstudio.utils.rich_utils import CONSOLE
+
+    CONSOLE.print(
+        f"The viewer listens on {host}: whoever reaches its port there can see and steer this run. "
+        "--viewer.websocket-host 127.0.0.1 and an ssh tunnel keep it to yourself.",
+        style="yellow",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def end_data_workers_with_their_parent() -> None:
+    """Let the processes that prepare a NeRF's rays end when training was killed; by themselves they go on forever.
+
+    Can go when nerfstudio's `DataProcessor` looks after its parent.
+    """
+    from nerfstudio.data.datamanagers import parallel_datamanager
+
+    kind = getattr(parallel_datamanager, "DataProcessor", None)
+    run = getattr(kind, "run", None)
+    if kind is None or run is None or getattr(run, "_ends_with_parent", False):
+        return
+
+    @functools.wraps(run)
+    def run_with_parent(self: Any) -> None:
+        end_with_parent()
+        run(self)
+
+    setattr(run_with_parent, "_ends_with_parent", True)  # noqa: B010
+    kind.run = run_with_parent
+
+
 def lpips_weights_on_disk() -> bool:
     """Whether torchvision's AlexNet, which torchmetrics' LPIPS is built on, lies in torch's download folder."""
     from pathlib import Path
@@ -183,7 +363,7 @@ class DeferredLpips(nn.Module):
             DeferredLpips.failed = str(error)
             CONSOLE.print(
                 "[yellow]LPIPS is left out: its AlexNet weights are not on this machine and could not be fetched "
-                f"({error})."
+                f"({in_rich(error)})."
             )
         finally:
             socket.setdefaulttimeout(timeout)

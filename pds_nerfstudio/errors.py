@@ -1,8 +1,29 @@
 """The one exception that a user is meant to read."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from pds_nerfstudio.text import visible
+
+OF_THE_DISK = {
+    errno.ENOSPC: "there is no space left: make room there, or write elsewhere",
+    errno.EDQUOT: "the disk quota is used up: make room there, or write elsewhere",
+    errno.EROFS: "it is on a disk that can only be read: write elsewhere",
+    errno.EACCES: "this user may not read or write it: change that, or name another",
+    errno.EPERM: "this user may not change it: name another",
+    errno.EEXIST: "a file is where a folder should be: name another",
+    errno.ENOTDIR: "a file is where a folder should be: name another",
+    errno.EISDIR: "a folder is where a file should be: name another",
+    errno.ENOENT: "it is not there, or not there any more",
+    errno.ENAMETOOLONG: "its name is too long for the disk: give a shorter one",
+    errno.ELOOP: "its links lead in a circle: name another",
+    errno.EFBIG: "it has grown too large for the disk",
+    errno.EIO: "the disk does not answer as it should",
+    errno.ESTALE: "the disk that it is on is gone",
+}
+"""What the system says about files and folders, in words that tell what to do."""
 
 
 class UserError(Exception):
@@ -11,9 +32,22 @@ class UserError(Exception):
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Within this block a `UserError` ends the program: its sentence on standard error, exit code 1, no traceback."""
+    """Within this block a `UserError`, or a file that cannot be read or written, ends the program.
+
+    One sentence on standard error, exit code 1, no traceback.
+    """
     try:
         yield
     except UserError as error:
-        print(f"Error: {error}", file=sys.__stderr__)  # also where standard error is redirected to a log
-        raise SystemExit(1) from error
+        _end(str(error), error)
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        place = error.filename2 or error.filename
+        place = place.decode(errors="replace") if isinstance(place, bytes) else place
+        _end(f"{place or 'A file'}: {OF_THE_DISK[error.errno]}.", error)
+
+
+def _end(sentence: str, error: BaseException) -> None:
+    print(f"Error: {visible(sentence)}", file=sys.__stderr__)  # also where standard error is redirected to a log
+    raise SystemExit(1) from error

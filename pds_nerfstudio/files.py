@@ -1,22 +1,183 @@
-"""Files that are whole or absent, whatever interrupts their writer."""
+"""Files that are whole or absent, whatever interrupts their writer; folders that are ours to clear; names of files."""
 
+import errno
+import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
+
+from pds_nerfstudio.errors import UserError
+
+LONGEST_NAME = 100
+"""Bytes of a name that becomes part of a file's; with what is added to it, it stays below the usual limit of 255."""
+MARKER = ".made_by_pds.json"
+"""Says which command made a folder, and what it puts there."""
+NO_ROOM = 1 << 16
+"""Bytes free on a disk that is full for all purposes."""
+T = TypeVar("T")
 
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, moved there if the block ends well; the folder is made where there is none."""
+    """A path to write to, moved to `path` if the block ends well; the folder is made where there is none.
+
+    The file is written in a folder beside `path` that nobody else can write to and whose name nobody can foresee, so
+    that no link waits there. What a killed writer of the same file has left is removed.
+
+    Raises:
+        UserError: the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
+    folder = _folder_beside(path)
+    partial = folder / path.name
     try:
         yield partial
         os.replace(partial, path)
+    except Exception as error:
+        # Libraries have their own words for a full disk: torch a RuntimeError, ffmpeg a broken pipe.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not isinstance(error, UserError) and (full or shutil.disk_usage(path.parent).free < NO_ROOM):
+            raise UserError(f"There is no space left for {path}: make room there, or write elsewhere.") from error
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        _remove_partial(folder, path.name)
+
+
+def _folder_beside(path: Path) -> Path:
+    digest = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:12]
+    prefix = f".partial-{digest}-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]}-"
+    for old in path.parent.glob(f"{prefix}*"):
+        process = old.name.removeprefix(prefix).partition("-")[0]
+        if process.isdigit() and not _is_running(int(process)) and not old.is_symlink():
+            _remove_partial(old, path.name)
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=path.parent))
+
+
+def _remove_partial(folder: Path, name: str) -> None:
+    with suppress(OSError):  # the disk may have gone with it
+        (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def require_writable(folder: Path, flag: str = "--out", room: int = 1 << 20) -> None:
+    """Make sure that `folder` can be made and written to, before anything long is begun. Nothing stays there.
+
+    Args:
+        flag: how the user names it.
+        room: bytes that there must be room for, at the least.
+
+    Raises:
+        UserError: it cannot.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    if not existing.is_dir():
+        raise UserError(f"{flag} {folder} cannot be a folder, because {existing} is a file: give another.")
+    try:
+        with tempfile.TemporaryFile(dir=existing) as probe:
+            probe.write(bytes(room))
+            probe.flush()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{flag} {folder} has no room for {room / 2**20:.0f} MB: make room there, or give another folder."
+            ) from error
+        raise UserError(f"{flag} {folder} cannot be written to ({error.strerror}): give another folder.") from error
+
+
+def file_name(text: object) -> str:
+    """`text`, if it can be part of a file's name as it is, wherever that file is.
+
+    Raises:
+        ValueError: it could name another folder, is no text, or is too long for a name; says which.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"the name {text!r} is not a text")
+    if not text.strip():
+        raise ValueError("the name is empty")
+    shown = text if len(text) <= 60 else f"{text[:60]}…"
+    if len(text.encode(errors="surrogateescape")) > LONGEST_NAME:
+        raise ValueError(f"the name {shown!r} is longer than {LONGEST_NAME} bytes")
+    if text.startswith(".") or not text.isprintable() or "/" in text or "\\" in text or text != text.strip():
+        raise ValueError(
+            f"the name {shown!r} cannot be a file's: it must not begin with a dot, nor hold slashes, control "
+            "characters, or spaces at its ends"
+        )
+    return text
+
+
+def read_json(path: Path, kind: type[T], what: str, remedy: str) -> T:
+    """A JSON file whose outermost value is a `kind`.
+
+    Args:
+        what: what the file is, for the message.
+        remedy: how to go on without it, for the message.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{what} {path} is damaged ({reason}): {remedy}.") from error
+    if not isinstance(content, kind):
+        raise UserError(f"{what} {path} is damaged (it holds {type(content).__name__}, no {kind.__name__}): {remedy}.")
+    return content
+
+
+def start_over(folder: Path, command: str, entries: Iterable[str], flag: str = "--out") -> None:
+    """An empty folder for `command`, marked as its own; what an earlier call of it left there is removed.
+
+    Args:
+        entries: everything that the command puts into the folder.
+
+    Raises:
+        UserError: the folder is a link, or holds anything else.
+    """
+    made = _entries_of(folder, command)
+    if folder.is_symlink():
+        raise UserError(f"{flag} {folder} is a link, and links are not followed here: give the folder itself.")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{flag} {folder} is a file: give a folder.")
+    present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if other := [name for name in present if name not in made]:
+        raise UserError(
+            f"{flag} {folder} holds {other[0]}, which `{command}` did not make: choose another folder, or remove it "
+            "yourself."
+        )
+    for name in present:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)  # follows no links
+        else:
+            path.unlink()
+    write_whole(folder / MARKER, json.dumps({"made by": command, "entries": sorted(entries)}) + "\n")
+
+
+def _entries_of(folder: Path, command: str) -> set[str]:
+    """What an earlier call of the command has put into the folder, by its marker."""
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+        marker = json.loads((folder / MARKER).read_text(encoding="utf8"))
+        if marker.get("made by") == command:
+            return {MARKER, *map(str, marker.get("entries"))}
+    return set()
 
 
 def distinct_names(paths: Sequence[Path | str]) -> list[str]:

@@ -1,20 +1,28 @@
-"""What `compat` promises about checkpoints, LPIPS, ffmpeg and the list of external methods."""
+"""What `compat` promises about checkpoints, LPIPS, ffmpeg, the list of external methods and the viewer."""
 
+import asyncio
 import inspect
 import io
 import math
 import pickle
+import socket
 import urllib.error
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 import torchmetrics.image.lpip as lpip
+import websockets
 from nerfstudio.configs import external_methods
+from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 from nerfstudio.utils import install_checks
+from websockets.asyncio.client import connect as connect_async
+from websockets.sync.client import connect
 
 from pds_nerfstudio import compat
 
@@ -135,3 +143,115 @@ def test_an_external_method_that_is_chosen_still_says_how_to_install_it(capsys):
     with pytest.raises(SystemExit):
         external_methods.ExternalMethodDummyTrainerConfig(method_name="x", method=method)
     assert "install it so" in capsys.readouterr().out
+
+
+def ask(port: int, path: str, **headers: str) -> bytes:
+    """The raw answer to one HTTP request, its path sent as it is."""
+    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "Connection: close"]
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.fixture(scope="module")
+def viewer():
+    import viser
+
+    server = viser.ViserServer(host=ViewerConfig().websocket_host, port=17123, verbose=False)
+    yield server
+    server.stop()
+
+
+def test_viewers_listen_on_loopback_unless_asked_otherwise(viewer):
+    assert ViewerConfig().websocket_host == compat.LOOPBACK
+    assert ViewerConfig(websocket_host="0.0.0.0").websocket_host == "0.0.0.0"
+    assert {connection.laddr.ip for connection in listening(viewer.get_port())} == {compat.LOOPBACK}
+
+
+def listening(port: int) -> list:
+    import psutil
+
+    return [c for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port]
+
+
+def test_the_built_in_methods_viewers_listen_on_loopback_too():
+    from nerfstudio.configs.method_configs import all_methods
+
+    viewers = [config.viewer for config in all_methods.values() if hasattr(config, "viewer")]
+    assert {viewer.websocket_host for viewer in viewers} == {compat.LOOPBACK}
+
+
+@pytest.mark.parametrize("up", ["..", "%2e%2e", "%252e%252e", "..\\..", "a/.."])
+def test_the_viewer_serves_no_file_outside_its_own(viewer, up):
+    path = f"/{'/'.join([up] * 14)}/etc/hostname"
+    answer = ask(viewer.get_port(), path, Host=f"localhost:{viewer.get_port()}")
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert Path("/etc/hostname").read_bytes().strip() not in answer
+
+
+def test_the_viewer_still_serves_its_page(viewer):
+    answer = ask(viewer.get_port(), "/", Host=f"localhost:{viewer.get_port()}")
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_page_from_elsewhere_cannot_connect(viewer):
+    port = viewer.get_port()
+    foreign = ("http://evil.example", "http://localhost:1", "null", f"https://localhost.evil.example:{port}")
+    for origin in foreign:
+        with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
+            connect(f"ws://127.0.0.1:{port}", origin=origin)
+        assert refused.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_the_viewers_own_page_and_programs_can_connect(viewer, host):
+    port = viewer.get_port()
+    for origin in (f"http://{host}:{port}", None):
+        with connect(f"ws://{host}:{port}", origin=origin, max_size=None) as page:
+            assert page.recv(timeout=10)
+
+
+def test_a_name_that_was_made_to_resolve_to_this_machine_is_refused(viewer):
+    """DNS rebinding: the page's own site, by whose name it asks, has become 127.0.0.1."""
+    answer = ask(viewer.get_port(), "/", Host="evil.example:17123", Origin="http://evil.example:17123")
+    assert answer.startswith(b"HTTP/1.1 403")
+
+
+def test_a_shared_viewer_is_reached_by_the_name_it_was_given(monkeypatch):
+    page = ["x.share.viser.studio"], ["https://x.share.viser.studio"]
+    assert compat.refused_request("/", *page, loopback=True)
+    monkeypatch.setattr(compat, "shared_hosts", {"x.share.viser.studio"})
+    assert compat.refused_request("/", *page, loopback=True) is None
+
+
+def test_a_server_in_the_style_of_newer_websockets_is_guarded_as_well():
+    """viser 1.0 serves by `websockets.asyncio`, whose requests are objects."""
+    from websockets.asyncio.server import serve
+
+    async def handler(connection):
+        await connection.send(b"hello")
+
+    async def nothing(connection, request):
+        return None
+
+    handler.__module__ = "viser.infra._infra"
+
+    async def attempt(origin: str | None):
+        async with serve(handler, "127.0.0.1", 0, process_request=nothing) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with connect_async(f"ws://127.0.0.1:{port}", origin=origin) as page:
+                return await page.recv()
+
+    assert asyncio.run(attempt(None)) == b"hello"
+    with pytest.raises(websockets.exceptions.InvalidStatus):
+        asyncio.run(attempt("http://evil.example"))
+
+
+def test_markdown_reads_no_picture_from_this_machines_disk(viewer, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (2, 2)).save(tmp_path / "secret.png")
+    handle = viewer.gui.add_markdown("", image_root=Path())
+    with patch.object(viewer.gui._websock_interface, "queue_message") as sent:
+        handle.content = f"![x]({tmp_path / 'secret.png'}) ![y](/dev/zero)"
+    assert "data:" not in str(sent.call_args)

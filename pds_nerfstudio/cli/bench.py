@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from annotated_types import Ge, Le
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import write_whole
+from pds_nerfstudio.files import require_writable, write_whole
+from pds_nerfstudio.ranges import Steps, check_ranges
+from pds_nerfstudio.text import visible
 
 
 @dataclass
@@ -26,23 +29,26 @@ class Bench:
     brackets: 'piva-edit[pipeline.objective.regularisation=0.8]'."""
     family: Literal["splatfacto", "nerfacto", "2d"] = "splatfacto"
     """What the scenes are reconstructed as; 2d edits their held-out photographs instead."""
-    seeds: int = 1
+    seeds: Annotated[int, Ge(1), Le(1000)] = 1
     """Every edit is run with seeds 0 … seeds − 1."""
     out: Path = Path("outputs/bench")
     """Folder of everything that is made."""
-    workers: int = 1
+    workers: Annotated[int, Ge(1), Le(1024)] = 1
     """Processes at once. Each takes the memory of one edit; on a machine of several GPUs give each process its own."""
     shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
     """Run only every N-th cell, from the I-th on: one line of a job array. Without it, everything is run and
     summed up."""
     only_table: bool = False
     """Run nothing: sum up what is there."""
-    reconstruction_steps: int | None = None
+    reconstruction_steps: Steps | None = None
     """Steps of the reconstructions; by default the toybox trials' own, and the methods' own for captures."""
-    edit_steps: int | None = None
+    edit_steps: Steps | None = None
     """Steps of the edits, likewise."""
     prior: str | None = None
     """The diffusion model that edits captures; by default the methods' own. Toybox scenes have toybox's."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def run(self) -> None:
         """Run what is missing, then write results.json, table.md, table.html, pareto.png and wall.png."""
@@ -50,8 +56,6 @@ class Bench:
 
         suite = read_suite(self.suite)
         index, count = self._shard()
-        if self.workers < 1:
-            raise UserError(f"--workers {self.workers} run nothing: give at least 1.")
         from pds_nerfstudio.evaluation import bench
         from pds_nerfstudio.evaluation.capture import CaptureSettings
         from pds_nerfstudio.evaluation.trial import SETTINGS
@@ -66,10 +70,11 @@ class Bench:
         out = (self.out / suite.name / self.family).resolve()  # runs remember where they are
         cells = bench.plan_cells(suite, self.methods, self.family, self.seeds, out, settings)
         bench.check_records(cells)
+        require_writable(self.out)
         console = Console(soft_wrap=True, highlight=False)
         for method in self.methods:
             if not any(cell.method == method for cell in cells):
-                console.print(f"{method} is left out: it has no meaning for these scenes.", markup=False)
+                console.print(f"{visible(method)} is left out: it has no meaning for these scenes.", markup=False)
         mine = [] if self.only_table else cells[index::count]
         failures = self._run(mine, console) if mine else []
         if count == 1:
@@ -103,21 +108,19 @@ class Bench:
                 name = f"{cell.edit.name}, {cell.method}, seed {cell.seed}"
                 if isinstance(outcome, str):
                     failures.append(f"{name} ({outcome})")
-                    progress.console.print(f"{name}: {outcome}", style="red", markup=False)
+                    progress.console.print(visible(f"{name}: {outcome}"), style="red", markup=False)
                 else:
                     progress.console.print(f"{name}: {summary.sentence(outcome)}", markup=False)
                 progress.advance(task)
         return failures
 
     def _summarise(self, suite: Any, cells: list, out: Path, console: Console) -> None:
-        import json
-
         from pds_nerfstudio.evaluation import bench, summary
 
         done = [cell.record_file for cell in cells if cell.record_file.exists()]
         if not done:
             return
-        bench.write_json(out / "results.json", [json.loads(path.read_text()) for path in done])
+        bench.write_json(out / "results.json", [bench.read_raw_record(path) for path in done])
         records = [bench.read_record(path) for path in done]
         outside = summary.outside_the_anchors(records)
         text = summary.table(records, outside)

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from annotated_types import Ge, Le
 from rich.console import Console
 from rich.table import Table
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.ranges import Guidance, Seed, check_ranges
+from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
     from pds_nerfstudio.objectives import ScoreDistillation
@@ -39,26 +42,27 @@ class CalibrateEta:
     """A hub id, a local diffusers folder, or "toybox"."""
     objective: str = "pds"
     """The revising objective, any that --pipeline.by takes."""
-    guidance_scale: float | None = None
+    guidance_scale: Guidance | None = None
     """Its guidance; by default the method's own."""
-    steps: int = 50
+    steps: Annotated[int, Ge(20), Le(100_000)] = 50
     """Steps of each of the two probes, at least 20."""
-    seed: int = 0
+    seed: Seed = 0
     """Of views, timesteps and noise."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def run(self) -> None:
         """Probe twice and print what was measured and what follows."""
         from pds_nerfstudio.objectives.perturb import choose_eta, loss_increase
 
-        if self.steps < 20:
-            raise UserError(f"--steps {self.steps} is too few to compare the first ten with the last ten: give 20.")
         self.kind()
         console = Console()
         with tempfile.TemporaryDirectory() as scratch:
             still, moving = self._probe(Path(scratch))
         proposal = propose(still)
         increase = loss_increase(moving)
-        table = Table("measured", "", title=f"{self.objective} on {self.run_folder}, {self.steps} steps")
+        table = Table("measured", "", title=f"{self.objective} on {in_rich(self.run_folder)}, {self.steps} steps")
         for what, value in (
             ("loss of the unchanged scene, mean", statistics.fmean(still)),
             ("its spread from draw to draw (standard deviation)", statistics.stdev(still)),

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import platform
 import resource
-import shutil
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -17,11 +17,15 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from annotated_types import Ge, Le
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import require_writable, start_over, write_whole
+from pds_nerfstudio.ranges import Guidance, Seed, Steps, check_ranges
+from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
     from pds_nerfstudio.evaluation.trial import Comparison
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
 
 Family = Literal["splatfacto", "nerfacto"]
 Objective = Literal["pds", "pnr"]
+OWN_FILES = ("contact_sheet.png", "report.json", "log.txt")
+"""What a demo writes, beside a folder for each edit."""
+ROOM = 32 << 20
+"""Bytes that a demo takes at least."""
 PACKAGES = ("pds-nerfstudio", "nerfstudio", "gsplat", "torch", "diffusers", "transformers")
 SHOWN: dict[Family, tuple[tuple[str, Objective], ...]] = {
     "splatfacto": (("can-to-cone", "pnr"), ("red-to-blue", "pnr")),
@@ -51,14 +59,17 @@ class Demo:
     """What the scenes are reconstructed as."""
     out: Path = Path("outputs/demo")
     """Folder for everything; an earlier demo there is replaced."""
-    steps: int | None = None
+    steps: Annotated[int, Ge(4), Le(1_000_000)] | None = None
     """Edit steps; by default what the family needs."""
-    reconstruction_steps: int | None = None
+    reconstruction_steps: Steps | None = None
     """Steps of the reconstruction before; by default what the family needs."""
-    guidance_scale: float | None = None
+    guidance_scale: Guidance | None = None
     """Classifier-free guidance of the edit; by default what the family needs."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the cameras, the reconstruction and the edit."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def run(self) -> None:
         """Run every stage of every edit and say where the results are."""
@@ -73,7 +84,8 @@ class Demo:
             except ValueError as error:
                 raise UserError(str(error)) from error
             jobs = [(edit, self.method or "pnr")]
-        self._clear()
+        require_writable(self.out, room=ROOM)
+        start_over(self.out, "pds demo", [*(edit.name for edit, _ in jobs), *OWN_FILES])
         console = Console(file=sys.stdout)
         started: dict[str, float] = {}
         with self._stage("import", "Loading nerfstudio", console, started):
@@ -102,7 +114,7 @@ class Demo:
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             "seed": self.seed,
         }
-        (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_whole(self.out / "report.json", json.dumps(report, indent=2) + "\n")
         self._summary(outcomes, report["seconds"]["total"], console)
 
     def _edit(self, edit: "ToyEdit", method: Objective, console: Console) -> "Outcome":
@@ -152,14 +164,6 @@ class Demo:
         }
         return Outcome(report, comparison, edited, exported)
 
-    def _clear(self) -> None:
-        """Remove an earlier demo, and nothing else."""
-        if self.out.exists():
-            if any(self.out.iterdir()) and not (self.out / "log.txt").exists():
-                raise UserError(f"{self.out} holds something other than a demo: choose another folder with --out.")
-            shutil.rmtree(self.out)
-        self.out.mkdir(parents=True)
-
     @contextmanager
     def _stage(self, name: str, title: str, console: Console, seconds: dict[str, float]) -> Iterator[None]:
         """Announce and time a stage; what the libraries print in it goes to `log.txt`."""
@@ -180,13 +184,13 @@ class Demo:
                 f"{report['target_probability_before']:.2f} → [bold]{report['target_probability_after']:.2f}[/]."
             )
         console.print(f"{seconds:.0f} s in all. Look here first:")
-        console.print(f"  {self.out / 'contact_sheet.png'}  [dim]before, edited, ground truth")
+        console.print(f"  {in_rich(self.out / 'contact_sheet.png')}  [dim]before, edited, ground truth")
         for outcome in outcomes:
             folder = self.out / outcome.report["edit"]
-            console.print(f"  {folder / 'orbit.mp4'}  [dim]before and after, side by side")
-            console.print(f"  {outcome.exported}  [dim]the edited scene for any viewer of that format")
-            console.print(f"  ns-viewer --load-config {outcome.edited}  [dim]walk around it")
-        console.print(f"  {self.out / 'report.json'}  [dim]all numbers")
+            console.print(f"  {in_rich(folder / 'orbit.mp4')}  [dim]before and after, side by side")
+            console.print(f"  {in_rich(outcome.exported)}  [dim]the edited scene for any viewer of that format")
+            console.print(f"  ns-viewer --load-config {in_rich(shlex.quote(str(outcome.edited)))}  [dim]walk around it")
+        console.print(f"  {in_rich(self.out / 'report.json')}  [dim]all numbers")
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,13 +4,19 @@ dataset or run ─► photographs ─► DreamBooth ─► OUT ─► ns-train �
 """
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.dreambooth_settings import DreamBooth, check_out, check_settings
+from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.priors.dreambooth_settings import SAMPLES, DreamBooth, check_out, check_settings
+from pds_nerfstudio.text import in_rich, printable
+
+ROOM = 4 << 20
+"""Bytes that a training takes at least."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +52,21 @@ class Dreambooth(DreamBooth):
                 "subject: give at least 2, better 10 to 100 from all sides."
             )
         check_out(self.out, self, photographs)
+        require_writable(self.out, room=ROOM)
         if self.token.lower() not in self.instance_prompt.lower().split():
             console.print(
-                f"[yellow]The rare word {self.token!r} is not in the instance prompt {self.instance_prompt!r}: the "
-                "words that are there will come to mean the subject. Put it in, or name yours with --token."
+                f"[yellow]The rare word “{in_rich(self.token)}” is not in the instance prompt "
+                f"“{in_rich(self.instance_prompt)}”: the words that are there will come to mean the subject. Put it "
+                "in, or name yours with --token."
             )
 
         from pds_nerfstudio.priors.dreambooth import dreambooth
 
         dreambooth(self, photographs, self.out)
-        console.print(f"[green]Done.[/] The prior is {self.out}; its samples are in {self.out / 'training/samples'}.")
-        console.print("To edit a scene with it:", highlight=False)
         console.print(
-            f"  ns-train pds-edit --load-dir RUN/nerfstudio_models --pipeline.prior {self.out} --pipeline.src-prompt "
-            f'"{self.instance_prompt}" --pipeline.tgt-prompt "{self.instance_prompt} …"',
-            highlight=False,
-            markup=False,
+            f"[green]Done.[/] The prior is {in_rich(self.out)}; its samples are in {in_rich(self.out / SAMPLES)}."
         )
+        console.print("To edit a scene with it:", highlight=False)
+        command = ["ns-train", "pds-edit", "--load-dir", "RUN/nerfstudio_models", "--pipeline.prior", str(self.out)]
+        command += ["--pipeline.src-prompt", self.instance_prompt, "--pipeline.tgt-prompt", f"{self.instance_prompt} …"]
+        console.print(f"  {printable(shlex.join(command))}", highlight=False, markup=False)

@@ -8,25 +8,28 @@ Each stage is a process of its own, its command is printed, and a finished one i
 import json
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from pds_nerfstudio.children import run_child
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import write_whole
+from pds_nerfstudio.files import read_json, require_writable, write_whole
+from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
     from pds_nerfstudio.scenes.source import SourceRun
 
-STATE = "edit.json"
+STATE, LOCK = "edit.json", "edit.lock"
+ROOM = 16 << 20
+"""Bytes that an edit takes at least."""
 TRAININGS = ("edit", "refinement")
 """Stages of `ns-train`, whose result is a run."""
 
@@ -79,10 +82,17 @@ class Edit:
     out: Path = Path("outputs/edit")
     """Folder of everything that is made."""
 
+    def __post_init__(self) -> None:
+        self._started: set[str] = set()
+        self._held: IO[str] | None = None
+
     def run(self) -> None:
         """Run the stages that are not finished, and sum up."""
         stages = self.stages()
+        require_writable(self.out, room=ROOM)
         done = self._finished(stages)
+        self._lock()
+        self._keep(stages, done)
         console = Console(soft_wrap=True, highlight=False)
         for number, stage in enumerate(stages, start=1):
             console.print(
@@ -91,7 +101,9 @@ class Edit:
             console.print(stage.line, style="cyan", markup=False)
             if stage.name not in done:
                 if stage.name in TRAININGS:
-                    shutil.rmtree(stage.result, ignore_errors=True)  # what an interrupted one has left
+                    self._clear(stage)
+                self._started.add(stage.name)
+                self._keep(stages, done)
                 done[stage.name] = self._execute(stage)
                 self._keep(stages, done)
         self._summary(stages, done, console)
@@ -127,7 +139,9 @@ class Edit:
             prior = str(self.out / "prior")
             command = ["pds", "dreambooth", "--load-config", str(source.config_path), "--prior", self.prior]
             command += ["--instance-prompt", self.src_prompt, "--class-prompt", self.class_prompt, "--out", prior]
-            stages.append(Stage("dreambooth", (*command, *shlex.split(self.dreambooth_args)), Path(prior)))
+            stages.append(
+                Stage("dreambooth", (*command, *_words("--dreambooth-args", self.dreambooth_args)), Path(prior))
+            )
         what = ("--pipeline.src-prompt", self.src_prompt, "--pipeline.tgt-prompt", self.to, "--pipeline.prior", prior)
         edit = self._training("edit", method, source.checkpoint_path.parent, what, self.edit_args)
         edited = edit.result
@@ -139,16 +153,20 @@ class Edit:
             edited = stages[-1].result
         between = (str(edited), "--source", str(run), "--out")
         films, report = self.out / "renders", self.out / "evaluation"
-        command = ("pds", "render", *between, str(films), *shlex.split(self.render_args))
+        command = ("pds", "render", *between, str(films), *_words("--render-args", self.render_args))
         stages.append(Stage("render", command, films))
-        command = ("pds", "evaluate", *between, str(report), *shlex.split(self.evaluate_args))
+        command = ("pds", "evaluate", *between, str(report), *_words("--evaluate-args", self.evaluate_args))
         stages.append(Stage("evaluate", command, report / "report.html"))
         return stages
 
     def _training(self, name: str, method: str, scene: Path, what: Sequence[str], more: str) -> Stage:
         command = ("ns-train", method, "--load-dir", str(scene), *what, "--output-dir", str(self.out))
         command += ("--experiment-name", name, "--timestamp", "run", "--vis", "tensorboard")
-        command += ("--viewer.quit-on-train-completion", "True", *shlex.split(more))
+        command += (
+            "--viewer.quit-on-train-completion",
+            "True",
+            *_words(f"--{'edit' if name == 'edit' else 'refine'}-args", more),
+        )
         return Stage(name, command, self.out / name / method / "run")
 
     def _finished(self, stages: Sequence[Stage]) -> dict[str, float]:
@@ -159,11 +177,10 @@ class Edit:
         """
         file = self.out / STATE
         if not file.is_file():
-            if self.out.is_dir() and any(self.out.iterdir()):
+            if self.out.is_dir() and any(path.name != LOCK for path in self.out.iterdir()):
                 raise UserError(f"--out {self.out} is not empty: give a folder that is new.")
-            self._keep(stages, {})
             return {}
-        before = {entry["name"]: entry for entry in json.loads(file.read_text(encoding="utf8"))}
+        before = _read_state(file)
         now = {stage.name: stage.line for stage in stages}
         for name, entry in before.items():
             if entry["seconds"] is not None and now.get(name) != entry["command"]:
@@ -171,18 +188,66 @@ class Edit:
                     f"--out {self.out} holds an edit whose stage {name} was another command ({entry['command']}): give "
                     "a folder that is new, or the arguments of that edit."
                 )
+        self._started |= {name for name, entry in before.items() if entry.get("started")}
         return {name: entry["seconds"] for name, entry in before.items() if entry["seconds"] is not None}
 
     def _keep(self, stages: Sequence[Stage], done: dict[str, float]) -> None:
-        entries = [{"name": s.name, "command": s.line, "seconds": done.get(s.name)} for s in stages]
+        entries = [
+            {"name": s.name, "command": s.line, "started": s.name in self._started, "seconds": done.get(s.name)}
+            for s in stages
+        ]
         write_whole(self.out / STATE, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+
+    def _lock(self) -> None:
+        """Keep others out of the folder for as long as this process or a stage that it began lives.
+
+        Raises:
+            UserError: one of an earlier call still does.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows has other locks
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._held = (self.out / LOCK).open("w")
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"A stage of an earlier call is still writing to --out {self.out}: wait for it, or end it."
+            ) from error
+
+    def _clear(self, stage: Stage) -> None:
+        """Remove what an interrupted training has left, and nothing else.
+
+        Raises:
+            UserError: no call of this command has begun what is there, or a link leads elsewhere.
+        """
+        folder = stage.result
+        if not (folder.exists() or folder.is_symlink()):
+            return
+        inside = folder.relative_to(self.out)
+        links = [self.out / part for part in (inside, *inside.parents) if (self.out / part).is_symlink()]
+        if stage.name not in self._started or (links and links != [self.out]):
+            raise UserError(f"{folder} was not made by this edit: move it away, or give a folder that is new.")
+        shutil.rmtree(folder)
 
     def _execute(self, stage: Stage) -> float:
         """Run a stage, its output on this terminal; returns its seconds."""
         beside = Path(sys.executable).parent / stage.command[0]
         program = str(beside) if beside.is_file() else stage.command[0]
         start = time.perf_counter()
-        code = subprocess.run([program, *stage.command[1:]], check=False).returncode
+        try:
+            code = run_child([program, *stage.command[1:]], [self._held.fileno()] if self._held else ())
+        except FileNotFoundError as error:
+            raise UserError(
+                f"There is no command {stage.command[0]}: install nerfstudio into this Python's environment."
+            ) from error
+        if code in (-2, 130, -15, 143):
+            print(f"Interrupted in the stage {stage.name}: the same command goes on with it.", file=sys.__stderr__)
+            raise SystemExit(130 if code in (-2, 130) else 143)
+        if code == 0 and not self._has_result(stage):
+            code = "no result"
         if code != 0:
             raise UserError(
                 f"The stage {stage.name} ended with {code}, for the reason above: run the same command again to go on "
@@ -190,16 +255,57 @@ class Edit:
             )
         return round(time.perf_counter() - start, 1)
 
+    @staticmethod
+    def _has_result(stage: Stage) -> bool:
+        """Whether a stage that ended without an error has made what the next one needs."""
+        return any(stage.result.rglob("step-*.ckpt")) if stage.name in TRAININGS else stage.result.exists()
+
     def _summary(self, stages: Sequence[Stage], done: dict[str, float], console: Console) -> None:
-        table = Table("stage", "seconds", "result", title=f"“{self.src_prompt}” → “{self.to}”")
+        table = Table("stage", "seconds", "result", title=f"“{in_rich(self.src_prompt)}” → “{in_rich(self.to)}”")
         for stage in stages:
-            table.add_row(stage.name, f"{done[stage.name]:.0f}", str(stage.result))
+            table.add_row(stage.name, f"{done[stage.name]:.0f}", in_rich(stage.result))
         console.print()
         console.print(table, soft_wrap=False)
-        report = json.loads((self.out / "evaluation" / "report.json").read_text(encoding="utf8"))
-        for key, value in report["runs"][0]["mean"].items():
-            if value is not None:
-                shown = value if isinstance(value, str) else f"{value:.3f}"
-                console.print(f"  {report['metrics'][key]['name']}: [bold]{shown}[/]")
+        for name, shown in _measured(stages[-1].result.parent / "report.json"):
+            console.print(f"  {in_rich(name)}: [bold]{in_rich(shown)}[/]")
         *_, edited = (stage.result for stage in stages if stage.name in TRAININGS)
-        console.print(f"To walk around it: ns-viewer --load-config {edited / 'config.yml'}")
+        line = shlex.join(["ns-viewer", "--load-config", str(edited / "config.yml")])
+        console.print(f"To walk around it: {line}", markup=False)
+
+
+def _words(flag: str, text: str) -> list[str]:
+    """The arguments in one string, split as a shell splits them."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{flag} {text!r} cannot be split into arguments ({error}): close its quotes.") from error
+
+
+def _read_state(file: Path) -> dict[str, dict[str, Any]]:
+    """What an earlier call has recorded of its stages, by name.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    entries = read_json(file, list, "The record", "give --out a folder that is new")
+    kinds = {"name": str, "command": str, "seconds": int | float | None}
+    for entry in entries:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
+            raise UserError(f"The record {file} is damaged: give --out a folder that is new.")
+    return {entry["name"]: entry for entry in entries}
+
+
+def _measured(path: Path) -> list[tuple[str, str]]:
+    """Name and value of every number of a report of one run.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    remedy = "run `pds evaluate` on the edited run again"
+    report = read_json(path, dict, "The report", remedy)
+    try:
+        means, metrics = report["runs"][0]["mean"], report["metrics"]
+        known = {key: value for key, value in means.items() if value is not None}
+        return [(metrics[k]["name"], v if isinstance(v, str) else f"{v:.3f}") for k, v in known.items()]
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"The report {path} is damaged ({error!r}): {remedy}.") from error

@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from annotated_types import Ge, Le
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.ranges import check_ranges
+from pds_nerfstudio.text import in_rich
+
+ROOM = 2 << 20
+"""Bytes that the reports take at least."""
 
 if TYPE_CHECKING:
     from pds_nerfstudio.evaluation.pairs import PairPlan
@@ -33,22 +40,25 @@ class Evaluate:
     """In place of their target prompts."""
     source: Path | None = None
     """Run to compare all of them with; by default what each began with."""
-    frames: int = 24
+    frames: Annotated[int, Ge(2), Le(100_000)] = 24
     """Frames of the path on which neighbouring frames are compared."""
-    resolution: int | None = 512
+    resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
     """Shorter side of the renderings in pixels, where the photographs are not smaller."""
     out: Path | None = None
     """Folder of report.json and report.html; by default `evaluation` in the run's, outputs/evaluation for several."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def run(self) -> None:
         """Measure, print the table, write the reports."""
         if not self.run_folders:
             raise UserError("No run is given: name the folder of one edited run or more.")
-        if self.frames < 2:
-            raise UserError(f"--frames {self.frames} have no neighbours: give at least 2.")
         from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
 
         plans = [plan_pair(folder, source=self.source) for folder in self.run_folders]
+        out = self.out or (plans[0].folder / "evaluation" if len(plans) == 1 else Path("outputs/evaluation"))
+        require_writable(out, room=ROOM)
         console = Console(soft_wrap=True, highlight=False)
         from pds_nerfstudio.evaluation.measure import load_judges, measure
         from pds_nerfstudio.evaluation.report import Entry, as_html, as_json, as_table
@@ -57,7 +67,7 @@ class Evaluate:
         judges = load_judges(self.clip, [plan.edit.prior for plan in plans if plan.edit is not None])
         entries = []
         for plan, label in zip(plans, labels(plans), strict=True):
-            console.print(f"[cyan]Measuring {plan.folder}")
+            console.print(f"[cyan]Measuring {in_rich(plan.folder)}")
             source, target = plan.prompts
             prompts = (
                 source if self.src_prompt is None else self.src_prompt,
@@ -66,10 +76,10 @@ class Evaluate:
             measured = measure(load_pair(plan), judges, prompts, self.frames, self.resolution)
             entries.append(Entry(label, plan.folder, plan.before, prompts, measured))
         console.print(as_table(entries, judges), soft_wrap=False)
-        out = self.out or (plans[0].folder / "evaluation" if len(plans) == 1 else Path("outputs/evaluation"))
         write_whole(out / "report.json", json.dumps(as_json(entries, judges), indent=2, allow_nan=False) + "\n")
         write_whole(out / "report.html", as_html(entries, judges))
-        console.print(f"{out / 'report.html'}  [dim]to look at or to send to somebody\n{out / 'report.json'}")
+        console.print(f"{in_rich(out / 'report.html')}  [dim]to look at or to send to somebody")
+        console.print(str(out / "report.json"), markup=False)
 
 
 def labels(plans: "Sequence[PairPlan]") -> list[str]:

@@ -5,6 +5,7 @@
 
 import copy
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,8 @@ import tyro
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import file_name, require_writable, written
+from pds_nerfstudio.text import printable
 
 SEEN = 0.05
 """At least this share of the Gaussians lies in some training view, or the two are not of one scene."""
@@ -39,13 +42,10 @@ class ImportPly:
     def run(self) -> None:
         """Write the run and say how to edit it."""
         run, count = self.import_run()
-        console = Console()
-        console.print(f"{count} Gaussians imported to {run}. To edit them:")
-        console.print(
-            f"ns-train pds-edit-splat --load-dir {run / 'nerfstudio_models'} --pipeline.src-prompt … "
-            "--pipeline.tgt-prompt …",
-            soft_wrap=True,
-        )
+        console = Console(soft_wrap=True, markup=False)
+        console.print(f"{count} Gaussians imported to {printable(run)}. To edit them:")
+        line = shlex.join(["ns-train", "pds-edit-splat", "--load-dir", str(run / "nerfstudio_models")])
+        console.print(f"{printable(line)} --pipeline.src-prompt … --pipeline.tgt-prompt …")
 
     def import_run(self) -> tuple[Path, int]:
         """The new run's folder, and how many Gaussians are in it.
@@ -58,6 +58,12 @@ class ImportPly:
         for path, flag in ((self.ply, "the .ply"), (self.data, "--data")):
             if not path.exists():
                 raise UserError(f"{flag} {path} does not exist: give a path that does.")
+        name = self.experiment_name or self.data.resolve().name
+        try:
+            file_name(name)
+        except ValueError as error:
+            raise UserError(f"--experiment-name: {error}.") from error
+        require_writable(self.output_dir, "--output-dir", room=2 * self.ply.stat().st_size)
         splats, broken = read_ply(self.ply)
         if broken:
             Console().print(f"[yellow]{broken} Gaussians with values that are not finite are left out.")
@@ -69,7 +75,7 @@ class ImportPly:
 
         config: Any = copy.deepcopy(METHODS["source-splatfacto"].config)
         config.logging = LoggingConfig()
-        config.output_dir, config.experiment_name = self.output_dir, self.experiment_name or self.data.resolve().name
+        config.output_dir, config.experiment_name = self.output_dir, name
         config.data = config.pipeline.datamanager.data = config.pipeline.datamanager.dataparser.data = self.data
         config.pipeline.model.sh_degree = splats.sh_degree
         config.pipeline.model.background_color = self.background_color
@@ -90,9 +96,8 @@ class ImportPly:
         model = few.setup(scene_box=parsed.scene_box, num_train_data=len(parsed.cameras), metadata=parsed.metadata)
         model.load_state_dict({f"gauss_params.{k}": v for k, v in splats.state_dict().items()}, strict=False)
         state = {f"_model.{name}": value for name, value in model.state_dict().items()}
-        partial = run / "checkpoint.partial"
-        torch.save({"step": 0, "pipeline": state, "optimizers": {}, "schedulers": {}, "scalers": {}}, partial)
-        partial.replace(models / "step-000000000.ckpt")
+        with written(models / "step-000000000.ckpt") as partial:
+            torch.save({"step": 0, "pipeline": state, "optimizers": {}, "schedulers": {}, "scalers": {}}, partial)
         return run, len(splats.means)
 
 

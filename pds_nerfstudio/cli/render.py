@@ -5,13 +5,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from annotated_types import Ge, Le
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.ranges import check_ranges
+from pds_nerfstudio.text import printable
 
 if TYPE_CHECKING:
     from pds_nerfstudio.evaluation.pairs import Pair
 
+ROOM = 4 << 20
+"""Bytes that pictures and films take at least."""
 FilmPath = Literal["training", "interpolated", "orbit"]
 
 
@@ -27,11 +33,11 @@ class Render:
     paths: tuple[FilmPath, ...] = ("training", "interpolated")
     """What to film: the training views in their order, a smooth way through some of them, one turn around what they
     look at. None, if nothing follows."""
-    frames: int = 60
+    frames: Annotated[int, Ge(2), Le(100_000)] = 60
     """Frames of each film, at most as many as there are training views for "training"."""
-    fps: int = 20
+    fps: Annotated[int, Ge(1), Le(240)] = 20
     """Frames per second."""
-    resolution: int | None = 512
+    resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
     """Shorter side of pictures and films in pixels, where the photographs are not smaller."""
     held_out: bool = True
     """Also the held-out views, as single pictures."""
@@ -39,17 +45,16 @@ class Render:
     """Also write the edited scene as files: Gaussians and a mesh of splats, a textured mesh of a NeRF."""
     source: Path | None = None
     """Run to compare with; by default the one that the edit began with."""
-    step: int | None = None
+    step: Annotated[int, Ge(0), Le(10**9)] | None = None
     """Checkpoint of the edited run; by default its last."""
     out: Path | None = None
     """Folder to write to; by default `renders` in the run's own."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
     def run(self) -> None:
         """Render, and print where everything is."""
-        if self.frames < 2 or self.fps < 1:
-            raise UserError(f"--frames {self.frames} at --fps {self.fps} are no film: give at least 2 and 1.")
-        if self.resolution is not None and self.resolution < 2:
-            raise UserError(f"--resolution {self.resolution} is too small: give at least 2 pixels.")
         if not (self.paths or self.held_out or self.export):
             raise UserError("Nothing is asked for: give --paths, --held-out or --export.")
         if self.export and self.step is not None:
@@ -57,9 +62,11 @@ class Render:
         from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
         from pds_nerfstudio.evaluation.renders import export, export_splat_mesh
         from pds_nerfstudio.pipelines.conclusion import export_lines
+        from pds_nerfstudio.scenes.run_config import usable_config
 
         plan = plan_pair(self.run_folder, self.step, self.source)
         out = self.out or plan.folder / "renders"
+        require_writable(out, room=ROOM)
         console = Console(soft_wrap=True, highlight=False)
         written = []
         if self.paths or self.held_out:
@@ -71,11 +78,12 @@ class Render:
                 files.append(export_splat_mesh(plan.run.config_path, out / "export" / "mesh.ply"))
             written += files
         for path in written:
-            console.print(f"  {path}")
+            console.print(f"  {printable(path)}", markup=False)
         if not self.export:
             console.print("To take the scene elsewhere (or --export):")
-            for line in export_lines(plan.run.config_path, plan.family, out / "export"):
-                console.print(f"  {line}", markup=False)
+            config = usable_config(plan.run.config_path, plan.run.config, out)
+            for line in export_lines(config, plan.family, out / "export"):
+                console.print(f"  {printable(line)}", markup=False)
 
     def _films_and_stills(self, pair: "Pair", out: Path, console: Console) -> list[Path]:
         from rich.progress import Progress

@@ -22,7 +22,6 @@ import importlib.metadata
 import io
 import json
 import math
-import os
 import threading
 import time
 import traceback
@@ -30,18 +29,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from pds_nerfstudio.children import end_with_parent
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import capture, flat, trial
 from pds_nerfstudio.evaluation.capture import CaptureComparison, CaptureSettings
 from pds_nerfstudio.evaluation.report import json_number
 from pds_nerfstudio.evaluation.suite import CaptureEdit, Suite
-from pds_nerfstudio.files import write_whole
+from pds_nerfstudio.files import read_json, write_whole
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pictures import save_image
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
@@ -55,8 +55,8 @@ ANCHORS = (NOTHING, CEILING, REGENERATE)
 VIEW, SHOWN = "view.png", 0
 """A cell's picture in the wall, and which held-out view it is."""
 WORDS = {"True": True, "False": False, "None": None}
-LONGEST_NAME = 150
-"""Characters of a folder's name that a method with its settings may take."""
+LONGEST_NAME = 130
+"""Bytes of a folder's name that a method with its settings may take."""
 PACKAGES = ("torch", "nerfstudio", "diffusers", "peft", "gsplat")
 
 
@@ -214,7 +214,11 @@ def prepare(cell: Cell) -> Path:
                 steps = cell.settings.reconstruction_steps
                 run = _way(cell).reconstruct(cell.family, data, folder, steps, cell.seed)
         write_json(finished, {"config": str(run)})
-    return Path(json.loads(finished.read_text())["config"])
+    remedy = f"remove {folder}, and run the same line again"
+    config = read_json(finished, dict, "The record", remedy).get("config")
+    if not isinstance(config, str):
+        raise UserError(f"The record {finished} is damaged (it names no run): {remedy}.")
+    return Path(config)
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
@@ -306,7 +310,7 @@ def _each(task: Any, cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell
     def in_its_process(cell: Cell) -> Any:
         thread = threading.get_ident()
         if thread not in processes:
-            processes[thread] = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
+            processes[thread] = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent)
         try:
             return processes[thread].submit(_guarded, task, cell).result()
         except BrokenProcessPool:
@@ -322,18 +326,6 @@ def _each(task: Any, cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell
         threads.shutdown(cancel_futures=True)
         for process in processes.values():
             process.shutdown()
-
-
-def _end_with_parent() -> None:
-    """Let this process end when the one that began it is gone, killed perhaps, and nobody waits for its results."""
-    parent = parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _guarded(task: Any, cell: Cell) -> Any:
@@ -362,8 +354,29 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A cell's record."""
-    return with_numbers(json.loads(path.read_text()))
+    """A cell's record.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return with_numbers(read_raw_record(path))
+
+
+def read_raw_record(path: Path) -> dict[str, Any]:
+    """A cell's record as it is stored.
+
+    Raises:
+        UserError: it cannot be read, or lacks what a record has.
+    """
+    remedy = "remove it, and run the same line again"
+    record = read_json(path, dict, "The record", remedy)
+    kinds = {"edit": str, "kind": str, "method": str, "seed": int, "metrics": dict}
+    if other := [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]:
+        raise UserError(f"The record {path} is damaged (its {other[0]} is missing or of another type): {remedy}.")
+    for name, value in record["metrics"].items():
+        if not (value is None or isinstance(value, int | float) or value in ("inf", "-inf")):
+            raise UserError(f"The record {path} is damaged (its {name} is {value!r}, no number): {remedy}.")
+    return record
 
 
 def with_numbers(record: dict[str, Any]) -> dict[str, Any]:
@@ -374,10 +387,12 @@ def with_numbers(record: dict[str, Any]) -> dict[str, Any]:
 
 def as_file_name(method: str) -> str:
     """A method with its settings as part of a file's name: itself, unless it is long or names a path."""
-    if len(method) <= LONGEST_NAME and "/" not in method:
+    encoded = method.encode(errors="surrogateescape")
+    plain = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in method)
+    if len(encoded) <= LONGEST_NAME and plain == method and not method.startswith("."):
         return method
-    digest = hashlib.sha256(method.encode()).hexdigest()[:8]
-    return f"{method[: LONGEST_NAME - 9].replace('/', '_')}.{digest}"
+    short = plain.lstrip(".").encode(errors="replace")[: LONGEST_NAME - 9].decode(errors="ignore")
+    return f"{short}.{hashlib.sha256(encoded).hexdigest()[:8]}"
 
 
 def forget_peak_memory() -> None:

@@ -1,18 +1,20 @@
 """A scene before and after its edit, loaded for looking at: one set of cameras, two models, no prior."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
-from nerfstudio.utils.eval_utils import eval_setup
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.shots import held_out_views
-from pds_nerfstudio.scenes.source import SourceRun, find_run
+from pds_nerfstudio.scenes.source import SourceRun, find_run, load_source_state
 from pds_nerfstudio.scenes.views import Views, train_views
 
 
@@ -109,11 +111,45 @@ def load_pair(plan: PairPlan) -> Pair:
 
 def load_run(config_path: Path, step: int | None = None) -> VanillaPipeline:
     """A finished run (or its checkpoint of that step) as the `ns-*` commands load it, in evaluation mode."""
+    _, pipeline, _, _ = set_up(config_path, step=step)
+    return pipeline
 
-    def at_step(config: TrainerConfig) -> TrainerConfig:
-        config.load_step = step
-        return config
 
-    _, pipeline, _, _ = eval_setup(config_path, test_mode="test", update_config_callback=at_step)
+def set_up(
+    config_path: Path,
+    eval_num_rays_per_chunk: int | None = None,
+    test_mode: Literal["test", "val", "inference"] = "test",
+    step: int | None = None,
+) -> tuple[TrainerConfig, VanillaPipeline, Path, int]:
+    """What nerfstudio's `eval_setup` does, with the checkpoint that lies beside `config_path`, read safely.
+
+    nerfstudio looks for the checkpoint at the place that `config.yml` names: of a run that was copied, the original's.
+
+    Returns:
+        configuration, pipeline in evaluation mode, the checkpoint, and its step.
+
+    Raises:
+        UserError: the run cannot be read.
+    """
+    from nerfstudio.configs.method_configs import all_methods
+
+    run = find_run(config_path, step, called="The run")
+    config: Any = copy.deepcopy(run.config)
+    if run.method_name in all_methods:
+        registered: Any = all_methods[run.method_name].pipeline
+        config.pipeline.datamanager._target = registered.datamanager._target
+    if eval_num_rays_per_chunk:
+        config.pipeline.model.eval_num_rays_per_chunk = eval_num_rays_per_chunk
+    config.load_dir, config.load_step = run.checkpoint_path.parent, run.step
+    state = load_source_state(run)
+    pipeline = config.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode=test_mode)
     pipeline.eval()
-    return pipeline  # pyright: ignore[reportReturnType]
+    try:
+        pipeline.load_pipeline(state, run.step)
+    except (RuntimeError, KeyError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"The checkpoint {run.checkpoint_path} does not fit the settings of its run ({reason}): choose another, or "
+            "make the run again."
+        ) from error
+    return config, pipeline, run.checkpoint_path, run.step

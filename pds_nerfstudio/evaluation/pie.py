@@ -22,6 +22,7 @@ from torch import Tensor
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.measure import Judges
 from pds_nerfstudio.evaluation.metrics import Images, psnr, ssim
+from pds_nerfstudio.files import file_name, read_json, write_whole
 
 MAPPING, PICTURES = "mapping_file.json", "annotation_images"
 PROMPTS = "original_prompt", "editing_prompt"
@@ -54,7 +55,7 @@ class PieEdit:
         """Where the photograph may change. Raises UserError if the runs leave the picture."""
         mask = torch.zeros(height * width, dtype=torch.bool)
         for first, length in zip(self.runs[::2], self.runs[1::2], strict=True):
-            if not 0 <= first < len(mask):
+            if not 0 <= first < len(mask) or length < 0:
                 raise UserError(f"The mask of {self.name} begins outside its picture of {width}x{height} pixels.")
             mask[first : first + length] = True
         mask = mask.reshape(height, width)
@@ -74,13 +75,16 @@ def read_pie(folder: Path) -> list[PieEdit]:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is no folder of PIE-Bench: it has no readable {MAPPING}.") from error
     edits = []
+    if not isinstance(entries, dict):
+        raise UserError(f"{folder / MAPPING} holds {type(entries).__name__}, no edits by name.")
     for name, entry in entries.items():
         try:
+            file_name(name)
             source, target = (entry[key].replace("[", "").replace("]", "") for key in PROMPTS)
-            image, kind = folder / PICTURES / entry["image_path"], str(entry["editing_type_id"])
+            image, kind = _inside(folder / PICTURES, entry["image_path"]), str(entry["editing_type_id"])
             edits.append(PieEdit(name, image, source, target, kind, tuple(map(int, entry["mask"]))))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"The entry {name} of {folder / MAPPING} cannot be read ({error!r}).") from error
+            raise UserError(f"The entry {name} of {folder / MAPPING} cannot be read ({error}).") from error
         if not image.is_file():
             raise UserError(f"The photograph {image} of {name} is missing: unpack PIE-Bench's annotation_images there.")
         if len(entry["mask"]) % 2:
@@ -90,9 +94,30 @@ def read_pie(folder: Path) -> list[PieEdit]:
     return edits
 
 
+def _inside(folder: Path, name: object) -> Path:
+    """A file below a folder. Raises ValueError for a name that leads elsewhere."""
+    if not isinstance(name, str) or not name.isprintable() or "\\" in name:
+        raise ValueError(f"image_path is {name!r}, no file's name")
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"image_path {name!r} leads out of {folder.name}")
+    return folder / name
+
+
+def read_record(path: Path) -> dict[str, float]:
+    """The numbers of one edit, as `pds pie-bench` keeps them.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    remedy = "remove it, and run the same line again"
+    values = read_json(path, dict, "The record", remedy)
+    if not all(name in METRICS and isinstance(value, int | float) for name, value in values.items()):
+        raise UserError(f"The record {path} is damaged (it holds other than numbers of known names): {remedy}.")
+    return values
+
+
 def write_pie(folder: Path, edits: Sequence[tuple[str, str, str, str, Images, Bool[Tensor, "height width"]]]) -> None:
     """Write edits in the same layout: name, kind, source and target prompt, the photograph [1 3 H W], the mask."""
-    from pds_nerfstudio.files import write_whole
     from pds_nerfstudio.pictures import save_image
 
     entries = {}

@@ -9,7 +9,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.base_model import Model
 
-from pds_nerfstudio.evaluation.pairs import Pair, load_run
+from pds_nerfstudio.evaluation.pairs import Pair, load_run, set_up
 from pds_nerfstudio.files import distinct_names
 from pds_nerfstudio.pictures import heat, save_image, side_by_side, video
 from pds_nerfstudio.scenes.paths import evenly
@@ -91,13 +91,16 @@ def export(config_path: Path, family: Family, folder: Path, name: str = "splat.p
         name: of the Gaussians' file; a mesh is always tsdf_mesh.ply.
         mesh: settings of nerfstudio's `ExportTSDFMesh`, by default its own on a GPU and `CPU_MESH` elsewhere.
     """
-    from nerfstudio.scripts.exporter import ExportGaussianSplat, ExportTSDFMesh
+    from unittest.mock import patch
 
-    if family == "nerfacto":
-        settings: dict[str, Any] = ({} if torch.cuda.is_available() else CPU_MESH) | mesh
-        ExportTSDFMesh(load_config=config_path, output_dir=folder, **settings).main()
-        return folder / "tsdf_mesh.ply"
-    ExportGaussianSplat(load_config=config_path, output_dir=folder, output_filename=name).main()
+    from nerfstudio.scripts import exporter
+
+    with patch.object(exporter, "eval_setup", set_up):  # its own reads a copied run's original, and runs code
+        if family == "nerfacto":
+            settings: dict[str, Any] = ({} if torch.cuda.is_available() else CPU_MESH) | mesh
+            exporter.ExportTSDFMesh(load_config=config_path, output_dir=folder, **settings).main()
+            return folder / "tsdf_mesh.ply"
+        exporter.ExportGaussianSplat(load_config=config_path, output_dir=folder, output_filename=name).main()
     return folder / name
 
 

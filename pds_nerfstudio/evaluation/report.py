@@ -17,6 +17,7 @@ from pds_nerfstudio.evaluation.measure import METRICS, Judges, Measured
 from pds_nerfstudio.pictures import as_pil
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.shots import before_after_sheet
+from pds_nerfstudio.text import in_rich
 
 SHEET_VIEWS = 6
 
@@ -67,12 +68,13 @@ def json_number(value: float | None) -> float | str | None:
 
 def as_table(entries: Sequence[Entry], judges: Judges) -> Table:
     """Metrics down, runs across; the best of several in bold."""
-    table = Table("metric", *(entry.label for entry in entries), "formula", title="Edits compared with their sources")
+    labels = [in_rich(entry.label) for entry in entries]
+    table = Table("metric", *labels, "formula", title="Edits compared with their sources")
     for key, metric in METRICS.items():
         table.add_row(
             metric.name, *(f"[bold]{v}[/]" if best else v for v, best in _row(key, entries)), f"[dim]{metric.formula}"
         )
-    table.caption = f"C: {judges.clip_name}. d: {judges.distance_name}."
+    table.caption = f"C: {in_rich(judges.clip_name)}. d: {in_rich(judges.distance_name)}."
     return table
 
 

@@ -22,6 +22,7 @@ from typing import Any, get_args
 import yaml
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import file_name
 from pds_nerfstudio.toybox.spec import EDITS, EditKind, SceneSpec, ToyEdit, find_edit
 
 OF_A_SUITE = ("edits", "captures")
@@ -90,7 +91,7 @@ def read_suite(path: Path) -> Suite:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
         raise UserError(f"{path}, line {line}: {error.problem or 'not readable as YAML'}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
         raise UserError(f"{path} is not readable as YAML.") from None
     return Suite(path.stem, tuple(edits.values()))
 
@@ -107,7 +108,7 @@ def _edit(node: yaml.Node) -> ToyEdit:
     target = _scene(entries["target"], {name: getattr(source, name) for name in OF_A_SCENE})
     if source == target:
         raise _Mistake(entries["target"], "the target is the source: say what differs")
-    return ToyEdit(str(entries["name"].value), kind, source, target)
+    return ToyEdit(_name(entries["name"]), kind, source, target)
 
 
 def _capture(node: yaml.Node) -> CaptureEdit:
@@ -121,7 +122,17 @@ def _capture(node: yaml.Node) -> CaptureEdit:
             entries["data"],
             f"there is no capture at {folder}: data_scripts/get_in2n_data.py fetches those of the papers",
         )
-    return CaptureEdit(words["name"], kind, folder, words["source"], words["target"])
+    return CaptureEdit(_name(entries["name"]), kind, folder, words["source"], words["target"])
+
+
+def _name(node: yaml.Node) -> str:
+    """An edit's name, which becomes part of files' names."""
+    if not isinstance(node, yaml.ScalarNode):
+        raise _Mistake(node, "the name is one line of text")
+    try:
+        return file_name(node.value)
+    except ValueError as error:
+        raise _Mistake(node, str(error)) from None
 
 
 def _entries(node: yaml.Node, keys: tuple[str, ...]) -> tuple[dict[str, yaml.Node], EditKind]:
@@ -154,7 +165,7 @@ def _mapping(node: yaml.Node, known: tuple[str, ...]) -> dict[str, yaml.Node]:
         raise _Mistake(node, f"expected `key: value` with keys among {', '.join(known)}")
     entries: dict[str, yaml.Node] = {}
     for key, value in node.value:
-        if key.value not in known:
+        if not isinstance(key.value, str) or key.value not in known:
             raise _Mistake(key, f"{key.value!r} is not among {', '.join(known)}")
         if key.value in entries:
             raise _Mistake(key, f"{key.value!r} is given twice")

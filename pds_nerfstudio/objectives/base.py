@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule, PerSample, Timesteps
+from pds_nerfstudio.ranges import Guidance, Share, check_ranges
 
 Weighting = Literal["variance", "unit"]
 
@@ -130,15 +131,16 @@ class Objective(Protocol):
 class ScoreDistillation(ABC):
     """Hyperparameters that all objectives have. Raises ValueError for a step range outside 0 ≤ min ≤ max ≤ 1."""
 
-    guidance_scale: float = 100.0
+    guidance_scale: Guidance = 100.0
     """Classifier-free guidance ω in ε_∅ + ω(ε_y − ε_∅); 1 is the conditional prediction. The default is the one Koo
     et al. 2024 (supplement S.3) use for SDS, DDS and PDS alike; they use 30 to 100 for NeRF."""
-    min_step_percent: float = 0.02
+    min_step_percent: Share = 0.02
     """Start of the range from which timesteps are drawn, as a fraction in [0, 1] of the steps."""
-    max_step_percent: float = 0.98
+    max_step_percent: Share = 0.98
     """End of that range, exclusive, as a fraction in [0, 1] of the steps; equal to the start for one fixed step."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "", ValueError)
         if not 0 <= self.min_step_percent <= self.max_step_percent <= 1:
             raise ValueError(
                 f"min_step_percent is {self.min_step_percent} and max_step_percent {self.max_step_percent}: they are "

@@ -21,22 +21,24 @@ from torch import Tensor
 from pds_nerfstudio.objectives.base import Prior, Query
 from pds_nerfstudio.objectives.schedule import Latents, broadcast
 from pds_nerfstudio.objectives.sdedit import CLEAN, check_denoising, ddim_steps
+from pds_nerfstudio.ranges import Guidance, Share, Steps, check_ranges
 
 
 @dataclass(frozen=True)
 class DDPMInversion:
     """Raises ValueError for a strength outside [0, 1] or fewer than one step."""
 
-    guidance_scale: float = 15.0
+    guidance_scale: Guidance = 15.0
     """ω under the target prompt (section 4 of the paper)."""
-    src_guidance_scale: float = 3.5
+    src_guidance_scale: Guidance = 3.5
     """ω under the source prompt."""
-    strength: float = 0.64
+    strength: Share = 0.64
     """t of the noisiest step as a fraction of T, in [0, 1]: the paper skips 36 of 100 steps."""
-    num_steps: int = 100
+    num_steps: Steps = 100
     """Steps from T down to the image, of which the share `strength` is run."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "", ValueError)
         check_denoising(self.strength, self.num_steps)
 
     @torch.no_grad()

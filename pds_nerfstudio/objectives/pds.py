@@ -14,9 +14,10 @@ A second one: eq. 6 prints the variance under the name σ_t; z̃ is divided by i
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Lt
 
 from pds_nerfstudio.objectives.base import Edit, Prior, ScoreDistillation, predict_pair, sample_strided
 from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule, PerSample, Timesteps, broadcast
@@ -102,13 +103,11 @@ class PDS(ScoreDistillation):
     weighting: Literal["unit", "psi_chi"] = "unit"
     """w(t): "unit" is z̃_tgt − z̃_src itself, as the release descends; "psi_chi" is eq. 14's gradient of its square,
     2k/σ times that, which nearly ignores large t."""
-    stride: int = 2
+    stride: Annotated[int, Ge(1), Lt(1000)] = 2
     """Training steps between s and t. 2 gives the paper's 500 of 1000 steps (S.3); 1 makes the identity term vanish."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.stride < 1:
-            raise ValueError(f"stride is {self.stride}: s lies before t, give at least 1 (the paper's is 2).")
         if self.weighting == "psi_chi" and (self.coefficients == "posterior" or self.stride == 1):
             raise ValueError(
                 'weighting "psi_chi" multiplies everything by the identity coefficient, which is zero for '

@@ -28,15 +28,16 @@ from pds_nerfstudio.objectives.base import (
     score_weight,
 )
 from pds_nerfstudio.objectives.schedule import Latents, broadcast
+from pds_nerfstudio.ranges import Guidance, Weight
 
 
 @dataclass(frozen=True)
 class Piva(ScoreDistillation):
     """DDS with a variational pull towards the source. Raises ValueError for a negative λ."""
 
-    guidance_scale: float = 7.5
+    guidance_scale: Guidance = 7.5
     """Classifier-free guidance of the prior (Le et al. 2024, section 4)."""
-    regularisation: float = 0.2
+    regularisation: Weight = 0.2
     """λ. 0.2 for real scenes, 0.4 for objects and images (Le et al. 2024, section 4); less loses identity, more
     weakens the edit."""
     noisy_source: Literal["shared", "separate"] = "shared"
@@ -47,8 +48,6 @@ class Piva(ScoreDistillation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.regularisation < 0:
-            raise ValueError(f"regularisation is {self.regularisation}: λ must not be negative.")
 
     @property
     def adapters(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pds_nerfstudio.objectives.base import Prior, Query
 from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule
+from pds_nerfstudio.ranges import Guidance, Share, Steps, check_ranges
 
 CLEAN = -1
 """The step that follows the last noisy one, t = 0: the image, where ᾱ is 1."""
@@ -26,15 +27,16 @@ CLEAN = -1
 class SDEdit:
     """DDIM from a noisy source. Raises ValueError for a strength outside [0, 1] or fewer than one step."""
 
-    guidance_scale: float = 15.0
+    guidance_scale: Guidance = 15.0
     """Classifier-free guidance ω (Koo et al. 2024, supplement S.3, for their refinement)."""
-    strength: float = 0.6
+    strength: Share = 0.6
     """t as a fraction of T: how much noise, in [0, 1]; 0 returns the source. Koo et al. draw from [0, 0.2] to refine a
     finished edit; to make one takes more."""
-    num_steps: int = 20
+    num_steps: Steps = 20
     """DDIM steps from T down to the image, of which the share `strength` is run."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "", ValueError)
         check_denoising(self.strength, self.num_steps)
 
     @torch.no_grad()
@@ -62,7 +64,7 @@ def ddim_steps(schedule: NoiseSchedule, strength: float, count: int) -> Int64[Te
 
 @torch.no_grad()
 def noise_and_denoise(
-    prior: Prior, x0: Latents, eps: Latents, steps: Int64[Tensor, " steps"], prompt: str, guidance_scale: float
+    prior: Prior, x0: Latents, eps: Latents, steps: Int64[Tensor, " steps"], prompt: str, guidance_scale: Guidance
 ) -> Latents:
     """`x0` taken to the first of `steps` by `eps`, and from there to the last by `denoise`; itself where it is one."""
     if len(steps) == 1:
@@ -73,7 +75,7 @@ def noise_and_denoise(
 
 @torch.no_grad()
 def denoise(
-    prior: Prior, latents: Latents, steps: Int64[Tensor, " steps"], prompt: str, guidance_scale: float
+    prior: Prior, latents: Latents, steps: Int64[Tensor, " steps"], prompt: str, guidance_scale: Guidance
 ) -> Latents:
     """DDIM without noise of its own: `latents` at the first of `steps` to what they become at the last."""
     schedule = prior.schedule

@@ -21,13 +21,14 @@ from pds_nerfstudio.objectives.base import (
     score_weight,
 )
 from pds_nerfstudio.objectives.schedule import Latents, broadcast
+from pds_nerfstudio.ranges import Guidance
 
 
 @dataclass(frozen=True)
 class VSD(ScoreDistillation):
     """Variational Score Distillation. It holds on to nothing of the source but the scene it starts from."""
 
-    guidance_scale: float = 7.5
+    guidance_scale: Guidance = 7.5
     """Classifier-free guidance of the prior (Wang et al. 2023, section 5)."""
     weighting: Weighting = "variance"
     """w(t): "variance" is 1 − ᾱ_t, "unit" is 1."""

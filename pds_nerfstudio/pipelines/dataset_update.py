@@ -21,6 +21,7 @@ from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
 from pds_nerfstudio.pipelines.distributed import NonFiniteGradient
 from pds_nerfstudio.pipelines.settings import listed_in_order
+from pds_nerfstudio.ranges import Guidance, Share, Steps
 
 IMAGES = "_images."
 """Prefix, in a checkpoint, of the images that views were replaced by."""
@@ -34,21 +35,18 @@ class DatasetUpdateConfig(EditConfig):
     """A scene that trains on images which a prior makes of its renderings."""
 
     _target: type = field(default_factory=lambda: DatasetUpdatePipeline)
-    update_every: int = 10
+    update_every: Steps = 10
     """Steps after which the next view's image is replaced (Haque et al. 2023; Koo et al. 2024, S.3)."""
-    guidance_scale: float = 7.5
+    guidance_scale: Guidance = 7.5
     """Classifier-free guidance ω of the editor."""
-    num_steps: int = 20
+    num_steps: Steps = 20
     """DDIM steps of the editor."""
-    min_strength: float = 0.02
+    min_strength: Share = 0.02
     """Least share of noise that a rendering is given, in [0, 1]. An editor by inversion has a strength of its own."""
-    max_strength: float = 0.98
+    max_strength: Share = 0.98
     """Greatest share of noise that a rendering is given, in [0, 1]."""
 
     def __post_init__(self) -> None:
-        for name in ("update_every", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: give at least 1.")
         if not 0 <= self.min_strength <= self.max_strength <= 1:
             raise ValueError(
                 f"min_strength is {self.min_strength} and max_strength {self.max_strength}: they are shares of noise, "

@@ -21,6 +21,7 @@ from pds_nerfstudio.pipelines.base import noise_like
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Image3
 from pds_nerfstudio.pipelines.perceptual import Perceptual
 from pds_nerfstudio.pipelines.settings import Flat, ViewSettings, listed_in_order
+from pds_nerfstudio.ranges import Guidance, Weight
 
 
 @listed_in_order
@@ -36,13 +37,13 @@ class IduConfig(DatasetUpdateConfig):
     """The editor's diffusion model: a hub id, a local diffusers folder, or "toybox", the small one in this package."""
     view: Flat[ViewSettings] = field(default_factory=lambda: ViewSettings(source_images="photograph"))
     """How views are shown to the editor; the originals are photographs."""
-    guidance_scale: float = 7.5
+    guidance_scale: Guidance = 7.5
     """instruct only: guidance by the prompt, s_T."""
-    image_guidance: float = 1.5
+    image_guidance: Guidance = 1.5
     """instruct only: guidance by the original, s_I. More holds on to it."""
     inversion: DDPMInversion = field(default_factory=DDPMInversion)
     """inversion only: its settings."""
-    perceptual_weight: float = 1.0
+    perceptual_weight: Weight = 1.0
     """Weight of the perceptual distance beside the mean absolute difference (Haque et al. 2023)."""
 
     def check_prompts(self) -> None:

@@ -22,7 +22,7 @@ from pds_nerfstudio.pipelines.command_line import DATAPARSER, Given, merged
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
 from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
-from pds_nerfstudio.pipelines.settings import read, settings, write
+from pds_nerfstudio.pipelines.settings import check_settings, read, settings, write
 from pds_nerfstudio.pipelines.steering import FLAGS, SESSION_FILE, Change, adopt_settings, read_session, settings_at
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.scenes.families import family_of
@@ -95,6 +95,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         if isinstance(pipeline, RefineConfig):
             _adopt_edit(pipeline, run, given)
     pipeline.check_prompts()
+    check_settings(pipeline)
     pipeline.region.check()
     pipeline.check_prior()
     if isinstance(pipeline, ReviseConfig):

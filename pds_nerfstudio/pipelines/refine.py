@@ -19,6 +19,7 @@ from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.pipelines.base import noise_like
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Image3
 from pds_nerfstudio.pipelines.settings import listed_in_order
+from pds_nerfstudio.ranges import Guidance, Share
 
 CHANGED = 0.1
 """Of RGB in [0, 1]."""
@@ -30,11 +31,11 @@ class RefineConfig(DatasetUpdateConfig):
     """How an edited scene is refined; its prompts and its prior are the edit's."""
 
     _target: type = field(default_factory=lambda: RefinePipeline)
-    guidance_scale: float = 15.0
+    guidance_scale: Guidance = 15.0
     """Classifier-free guidance ω (Koo et al. 2024, S.3)."""
-    min_strength: float = 0.0
+    min_strength: Share = 0.0
     """Least t₀, the share of noise that a rendering is given, in [0, 1] (Koo et al. 2024, S.3: t₀ ~ U[0, 0.2])."""
-    max_strength: float = 0.2
+    max_strength: Share = 0.2
     """Greatest t₀, the share of noise that a rendering is given. The release of Koo et al. takes 2 to 4 of 20 steps,
     which is 0.1 to 0.2."""
     keep_details: bool = True

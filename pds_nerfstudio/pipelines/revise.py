@@ -42,6 +42,7 @@ from pds_nerfstudio.pipelines.settings import (
     listed_in_order,
 )
 from pds_nerfstudio.pipelines.source_views import SourceView
+from pds_nerfstudio.ranges import Steps
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.hull import INSIDE, Hull, Region
 from pds_nerfstudio.scenes.region import Common
@@ -67,7 +68,7 @@ class ReviseConfig(DistillationConfig):
     by: ObjectiveName = "pds"
     """The revising objective: PDS, as in the paper's real scenes, or another. What --pipeline.objective… sets of
     guidance and timesteps goes for any of them."""
-    edit_steps: int = 15_000
+    edit_steps: Steps = 15_000
     """Steps of the edit. --max-num-iterations, where given, counts both stages."""
     anneal: bool = False
     """Anneal the timesteps of each stage from 0.75 to [0.02, 0.40], in place of the objective's own range: the paper's

@@ -31,6 +31,7 @@ from pds_nerfstudio.pipelines.steering import (
     said,
     settings_of,
 )
+from pds_nerfstudio.scenes.run_config import load_config
 
 
 class Steered(Training, Protocol):
@@ -154,7 +155,7 @@ class Session:
         """Let the run's `config.yml` say what the edit now goes by: who resumes or judges it reads that."""
         path = self._trainer.base_dir / "config.yml"
         if path.is_file() and distributed.rank() == 0:
-            saved, now = yaml.load(path.read_text(encoding="utf8"), Loader=yaml.Loader), self._trainer.pipeline.config
+            saved, now = load_config(path), self._trainer.pipeline.config
             for name in dict(settings(now)):
                 if name not in ("model", "datamanager"):
                     write(saved.pipeline, name, read(now, name))

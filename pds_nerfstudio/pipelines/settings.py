@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
+from annotated_types import Ge, Gt, Le
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.perturb import PAPERS_MINIMUM_DECREASE
+from pds_nerfstudio.ranges import Seed, Share, Steps, Weight, check_range
 from pds_nerfstudio.scenes.perturb import Eta
 from pds_nerfstudio.scenes.region import Box, Corners
 from pds_nerfstudio.scenes.scene import Densify, Family
@@ -31,6 +33,8 @@ class Group:
 
 G = TypeVar("G", bound=Group)
 C = TypeVar("C")
+Count = Annotated[int, Ge(0), Le(10_000_000)]
+"""A number of steps that may be none."""
 Flat = Annotated[G, tyro.conf.arg(name="")]
 
 
@@ -58,7 +62,7 @@ class Compute(Group):
 class NerfCompute(Compute):
     """The same for a scene that is rendered ray by ray."""
 
-    rays_per_chunk: int | None = None
+    rays_per_chunk: Annotated[int, Ge(2)] | None = None
     """Rays rendered at once, and again in backward; by default as many as fit a quarter of the free memory and 2 GiB,
     4096 at most."""
 
@@ -137,7 +141,7 @@ class NerfSettings(DistilledScene):
     proposal_losses: bool = True
     """Keep training the proposal networks, by nerfacto's own losses on the edited rendering, so that samples follow
     density that moves."""
-    backward_share: float = 1.0
+    backward_share: Annotated[float, Gt(0), Le(1)] = 1.0
     """Share of the chunks of rays, drawn anew in each step, that is differentiated, scaled so that the gradient stays
     right on average."""
 
@@ -154,13 +158,13 @@ class NerfSettings(DistilledScene):
 class SplatSettings(DistilledScene):
     """What splats can be told."""
 
-    densify_from: int = 100
+    densify_from: Count = 100
     """Edit step after which Gaussians are cloned, split and pruned."""
-    densify_until: int = 0
+    densify_until: Count = 0
     """Edit step at which that ends; 0 keeps the number of Gaussians."""
-    densify_every: int = 100
+    densify_every: Steps = 100
     """Steps between two refinements by cloning, splitting and pruning."""
-    densify_growth: float = 2.0
+    densify_growth: Annotated[float, Ge(1), Le(100)] = 2.0
     """About how many times as many Gaussians there are in the end, pruning aside. Each refinement clones or splits the
     share of them that this takes, those with the largest screen gradients; splatfacto's own threshold is for the scale
     of a photometric loss. What covers more of the screen than --pipeline.model.split-screen-size is split besides,
@@ -177,7 +181,7 @@ class SplatSettings(DistilledScene):
 class ViewSettings(Group):
     """How views are shown to the prior."""
 
-    resolution: int | None = None
+    resolution: Annotated[int, Ge(1), Le(8192)] | None = None
     """Shorter side, in pixels, at which views are rendered for the prior; by default the size it was trained at."""
     source_images: Literal["rendering", "photograph"] = "rendering"
     """What the source latent shows: the source scene's rendering, which an unchanged scene matches exactly, or the
@@ -188,9 +192,9 @@ class ViewSettings(Group):
 class DistilledViews(ViewSettings):
     """The same where each step shows some."""
 
-    views_per_step: int = 1
+    views_per_step: Annotated[int, Ge(1), Le(1024)] = 1
     """Views that each step shows to the prior, in one batch; their gradients are averaged."""
-    steps_per_view: int = 1
+    steps_per_view: Steps = 1
     """Steps before the view changes. The release of Koo et al. 2024 keeps each for 10; with 1 a scene hears all its
     views sooner."""
 
@@ -199,9 +203,9 @@ class DistilledViews(ViewSettings):
 class LossSettings(Group):
     """What the scene descends."""
 
-    loss_weight: float = 1.0
+    loss_weight: Weight = 1.0
     """Factor on the objective's gradient. Adam divides it out again, except against nerfacto's own losses."""
-    hold_details: float = 0.0
+    hold_details: Weight = 0.0
     """Weight of a loss that keeps fine detail near the source: what averaging over the latent stride removes. The
     encoder hardly sees such detail, so nothing else keeps it, and floors begin to speckle. 4 suits changes of colour;
     hats and shapes change less under it."""
@@ -221,7 +225,7 @@ class NetworkSettings(Group):
 class RunSettings(Group):
     """What tells one run from another."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of views, timesteps and noise; a step draws the same ones in an interrupted and in a straight run."""
     base: Path | None = None
     """config.yml of the run being edited; set from --load-dir."""
@@ -233,13 +237,13 @@ class RunSettings(Group):
 class AdapterSettings(Group):
     """How VSD's and Piva's adapters learn the source's and the edited renderings."""
 
-    adapter_rank: int = 16
+    adapter_rank: Annotated[int, Ge(1), Le(1024)] = 16
     """VSD and Piva only: rank of the LoRA adapters that learn the source's and the edited renderings."""
     control: str | None = None
     """VSD and Piva only: a depth-conditioned ControlNet for the adapters, hub id or folder, such as
     lllyasviel/sd-controlnet-depth for Stable Diffusion 1.5, or "toybox". Without one, adapters mix up a scene's views
     (the Janus problem)."""
-    adapter_warmup: int = 0
+    adapter_warmup: Count = 0
     """Piva only: steps in which the source's adapter learns the source's views before the edit begins. Otherwise it
     learns along with the edit, and a few hundred steps are too few for that."""
 
@@ -248,27 +252,19 @@ class AdapterSettings(Group):
 class Perturbation(Group):
     """How far the scene is moved towards a fresh draw before the edit."""
 
-    eta: float | Literal["auto"] = 0.6
+    eta: Share | Literal["auto"] = 0.6
     """How far towards a fresh draw the scene is moved before the edit, in [0, 1]. 0.6 is for real scenes (Hong et al.
     2024, sec. E); "auto" measures it (Alg. 2)."""
     perturb: Literal["everywhere", "relevant"] = "relevant"
     """What is perturbed: the whole scene, as in the paper, or the part of it where the prior, asked about the source's
     views, would change something for the target prompt."""
-    probe_steps: int = 50
+    probe_steps: Annotated[int, Ge(20), Le(100_000)] = 50
     """With --pipeline.eta auto: steps of the probe."""
-    eta_max: float = 0.6
+    eta_max: Share = 0.6
     """With --pipeline.eta auto: the largest eta it may choose."""
-    minimum_decrease: float = PAPERS_MINIMUM_DECREASE
+    minimum_decrease: Annotated[float, Gt(0)] = PAPERS_MINIMUM_DECREASE
     """With --pipeline.eta auto: Δ_min, the fall of the loss over the probe from which on no perturbation is needed.
     1000 is for MVDream's loss; `pds calibrate-eta` proposes one for another prior, objective or scene."""
-
-    def __post_init__(self) -> None:
-        for name in ("eta", "eta_opacity", "eta_colour", "eta_max"):
-            value = getattr(self, name, 0.0)
-            if value != "auto" and not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}: it must lie in [0, 1], the source scene and a fresh draw.")
-        if not self.minimum_decrease > 0:
-            raise ValueError(f"minimum_decrease is {self.minimum_decrease}: it must be greater than 0.")
 
     def etas(self, eta: float) -> Eta:
         """η of each part of the scene where that of its geometry is `eta`."""
@@ -279,12 +275,12 @@ class Perturbation(Group):
 class SplatPerturbation(Perturbation):
     """The same for splats, of which the paper says no more than that mean and variance are perturbed."""
 
-    eta: float | Literal["auto"] = 0.3
+    eta: Share | Literal["auto"] = 0.3
     """How far towards a fresh draw means and scales are moved before the edit, in [0, 1]; "auto" measures it (Hong et
     al. 2024, Alg. 2)."""
-    eta_opacity: float = 0.8
+    eta_opacity: Share = 0.8
     """Eta of the opacities, wherever eta itself is not 0. The paper leaves them as they are."""
-    eta_colour: float = 0.0
+    eta_colour: Share = 0.0
     """Eta of the colours, wherever eta itself is not 0."""
 
     def etas(self, eta: float) -> Eta:
@@ -296,15 +292,15 @@ class SplatPerturbation(Perturbation):
 class Refinement(Group):
     """The second stage of a perturbed edit, which restores the source's identity."""
 
-    refine_steps: int = 1_000
+    refine_steps: Count = 1_000
     """Steps of the refinement that follows the edit; 0 leaves it out."""
     spare_relevant: bool = True
     """Refinement: pull back only what the prior, asked about the source's views, would leave alone. Off, it pulls
     everywhere, as in the paper."""
-    identity_l1: float = 30_000.0
+    identity_l1: Weight = 30_000.0
     """Refinement: weight of the mean absolute difference to the source image, at its begin (table 2), beside a score
     loss summed over 16,384 latent values; scaled where the prior has fewer or more."""
-    identity_perceptual: float = 300.0
+    identity_perceptual: Weight = 300.0
     """Refinement: weight of the perceptual distance to the source image, at its begin, beside a score loss summed over
     16,384 latent values; scaled where the prior has fewer or more."""
 
@@ -352,6 +348,13 @@ def settings(config: Any) -> Iterator[tuple[str, Any]]:
             yield from settings(value)
         else:
             yield member.name, config
+
+
+def check_settings(config: Any) -> None:
+    """Raise UserError for a number outside the range that is declared beside it."""
+    for name, holder in settings(config):
+        if name not in ("_target", "model", "datamanager"):  # nerfstudio's own
+            check_range(holder, name, "--pipeline.")
 
 
 def holder(config: Any, name: str) -> Any:

@@ -71,9 +71,18 @@ class Snapshot:
 
 
 def save_snapshots(snapshots: Mapping[str, Snapshot], path: Path) -> None:
-    """Write them by name, whole or not at all."""
-    with written(path) as partial:
-        torch.save({name: vars(snapshot) for name, snapshot in snapshots.items()}, partial)
+    """Write them by name, whole or not at all.
+
+    Raises:
+        UserError: there is no room for them.
+    """
+    try:
+        with written(path) as partial:
+            torch.save({name: vars(snapshot) for name, snapshot in snapshots.items()}, partial)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"The snapshots {path} could not be written ({first_line(error)}): make room on the disk."
+        ) from error
 
 
 def load_snapshots(path: Path, before: int) -> dict[str, Snapshot]:

@@ -183,7 +183,7 @@ def check_safetensors(path: Path) -> None:
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             expected = 8 + length + max(ends, default=0)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             raise UserError(_damaged(path, "its header cannot be read")) from None
     if size != expected:
         raise UserError(_damaged(path, f"{size} bytes instead of {expected}"))
@@ -295,7 +295,7 @@ def read_json(path: Path) -> dict:
     """A configuration's content, or a UserError of one sentence."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise UserError(_damaged(path, "not readable as JSON"))

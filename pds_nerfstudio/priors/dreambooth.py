@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from pds_nerfstudio.checkpoints import load_tensors
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import write_whole, written
 from pds_nerfstudio.objectives import Latents
@@ -42,6 +43,7 @@ from pds_nerfstudio.priors.dreambooth_settings import (
     record,
 )
 from pds_nerfstudio.priors.lora import ATTENTION, LAYERS, TEXT_ATTENTION, add_lora, save_lora
+from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
@@ -179,7 +181,7 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
         with _saving(out, "The settings"):
             write_whole(out / SETTINGS, json.dumps(record(settings, photographs), indent=2) + "\n")
 
-    console.print(f"[cyan]Loading the prior {settings.prior}")
+    console.print(f"[cyan]Loading the prior {in_rich(settings.prior)}")
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
     prior = load_prior(settings.prior, accelerator.device, torch.float32 if settings.train == "full" else dtype)
     short_side = settings.resolution or prior.unet.config.sample_size * prior.latent_stride
@@ -373,12 +375,20 @@ def _restored(settings: DreamBooth, out: Path, learner: Learner, optimizer: Any,
     path = out / CHECKPOINT
     if not path.is_file():
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    remedy = f"remove {path.name} to begin this training again, or give a folder that is new"
+    state = load_tensors(path, remedy)
+    kinds = {"step": int, "weights": dict, "optimizer": dict}
+    if other := [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]:
+        raise UserError(f"{path} is damaged (it has no {other[0]}): {remedy}.")
     if state["step"] > settings.steps:
         raise UserError(f"The training in {out} has had {state['step']} steps already: give --steps as many, or more.")
-    learner.load_state_dict(state["weights"])
-    optimizer.load_state_dict(state["optimizer"])
-    console.print(f"Continuing the training in {out} from step {state['step']}.")
+    try:
+        learner.load_state_dict(state["weights"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} does not fit this training ({reason}): {remedy}.") from error
+    console.print(f"Continuing the training in {in_rich(out)} from step {state['step']}.")
     return state["step"]
 
 
@@ -400,7 +410,7 @@ def _saving(out: Path, what: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         before = out / CHECKPOINT
-        at = f"step {torch.load(before, weights_only=True)['step']}" if before.is_file() else "its beginning"
+        at = "its last checkpoint" if before.is_file() else "its beginning"
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"{what} could not be written to {out} ({reason}): free some space there and run the same command again, "

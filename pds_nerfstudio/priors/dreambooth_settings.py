@@ -1,14 +1,17 @@
 """What a DreamBooth training is, and whether it can work: said before torch or any weight is touched."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import read_json
 from pds_nerfstudio.priors.check import lora_folder
+from pds_nerfstudio.ranges import Guidance, LearningRate, Pixels, Seed, Steps, Weight, check_ranges
 
 LEARNING_RATE = {"lora": 1e-4, "full": 5e-6}
 CHECKPOINT = "training/checkpoint.pt"
@@ -35,27 +38,27 @@ class DreamBooth:
     """What to start from: a hub id, a local diffusers folder, or "toybox"."""
     train: Literal["lora", "full"] = "lora"
     """Low-rank changes of the U-Net (small, gentle), or all of its weights."""
-    rank: int = 16
+    rank: Annotated[int, Ge(1), Le(1024)] = 16
     """Of the low-rank changes."""
     layers: Literal["attention", "all"] = "attention"
     """Which layers get low-rank changes: those of attention, or of all blocks, which learn a new look faster."""
     train_text_encoder: bool = False
     """Let the text encoder learn too."""
-    steps: int = 800
+    steps: Steps = 800
     """Steps of the optimiser."""
-    batch_size: int = 1
+    batch_size: Annotated[int, Ge(1), Le(1024)] = 1
     """Photographs in a batch, and as many class images; of each process."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Ge(1), Le(1024)] = 1
     """Batches whose gradients make one step."""
-    learning_rate: float | None = None
+    learning_rate: LearningRate | None = None
     """Of AdamW; by default 1e-4 for low-rank changes and 5e-6 for all weights."""
-    class_images: int = 200
+    class_images: Annotated[int, Ge(0), Le(1_000_000)] = 200
     """How many pictures of the class the prior draws before it learns; 0 for no prior preservation."""
-    empty_images: int = 0
+    empty_images: Annotated[int, Ge(0), Le(1_000_000)] = 0
     """How many it draws under the empty prompt, whose meaning is then preserved as well: guidance subtracts it."""
-    class_weight: float = 1.0
+    class_weight: Weight = 1.0
     """λ, the weight of prior preservation."""
-    resolution: int | None = None
+    resolution: Pixels | None = None
     """Shorter side in pixels; by default the size the prior was trained at."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Of the computation; auto is bf16 on GPUs that have it, fp16 on others, and fp32 elsewhere. What is learned is
@@ -66,17 +69,20 @@ class DreamBooth:
     """AdamW with 8-bit state, of bitsandbytes."""
     validation_prompt: str = ""
     """One more prompt for the sample sheets, beside those of instance and class."""
-    sample_every: int = 200
+    sample_every: Annotated[int, Ge(0), Le(10_000_000)] = 200
     """Steps between sample sheets; 0 for none but the last."""
-    save_every: int = 200
+    save_every: Steps = 200
     """Steps between checkpoints."""
-    guidance_scale: float = 7.5
+    guidance_scale: Guidance = 7.5
     """Of the samples on the sheets."""
-    class_guidance_scale: float = 7.5
+    class_guidance_scale: Guidance = 7.5
     """Of the class images."""
-    sample_steps: int = 25
+    sample_steps: Annotated[int, Ge(1), Le(1000)] = 25
     """DDIM steps of each."""
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @property
     def prompts(self) -> list[str]:
@@ -101,11 +107,6 @@ def check_settings(settings: DreamBooth) -> None:
             "The class prompt is the instance prompt, so preserving one would undo learning the other: leave the rare "
             f"word {settings.token!r} out of the class prompt."
         )
-    if settings.class_images < 0 or settings.empty_images < 0:
-        raise UserError("--class-images and --empty-images are numbers of pictures: give 0 for none, or more.")
-    for name in ("steps", "batch_size", "accumulate", "save_every", "rank", "sample_steps"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}: give at least 1.")
     if settings.adam_8bit and find_spec("bitsandbytes") is None:
         raise UserError("--adam-8bit needs bitsandbytes, which is not installed: pip install bitsandbytes")
     if settings.train == "lora" and lora_folder(settings.prior) is not None:
@@ -122,7 +123,8 @@ def check_out(out: Path, settings: DreamBooth, photographs: Sequence[Path]) -> N
     path = out / SETTINGS
     if not path.is_file():
         raise UserError(f"--out {out} is not empty: give a folder that is new.")
-    before, now = json.loads(path.read_text(encoding="utf8")), record(settings, photographs)
+    before = read_json(path, dict, "The training's record", "give --out a folder that is new")
+    now = record(settings, photographs)
     other = [name for name in now if name not in MAY_CHANGE and before.get(name) != now[name]]
     if other:
         raise UserError(

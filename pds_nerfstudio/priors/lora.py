@@ -55,7 +55,7 @@ def save_lora(folder: Path, base: str, unet: Any, text_encoder: Any | None) -> N
 
     with written(folder / LORA_WEIGHTS) as partial:
         StableDiffusionPipeline.save_lora_weights(
-            str(folder),
+            str(partial.parent),
             unet_lora_layers=_layers_of(unet),
             text_encoder_lora_layers=None if text_encoder is None else _layers_of(text_encoder),  # pyright: ignore[reportArgumentType]
             weight_name=partial.name,

@@ -177,3 +177,27 @@ def test_mistakes_end_in_one_sentence(run_command, arguments, sentence):
     done = run_command("pds", *arguments, fails=True)
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_copied_run_is_itself(edits, toy_splats, tmp_path):
+    """nerfstudio looks for checkpoints at the place in config.yml, which is the original's."""
+    from pds_nerfstudio.evaluation.pairs import load_run, set_up
+    from pds_nerfstudio.evaluation.renders import export
+    from pds_nerfstudio.scenes.run_config import load_config, usable_config
+
+    original = edits["splatfacto"][0]
+    copied = tmp_path / "copied"
+    shutil.copytree(original, copied)
+    (checkpoint,) = copied.glob("nerfstudio_models/*.ckpt")
+    state = torch.load(checkpoint, weights_only=True)
+    state["pipeline"]["_model.gauss_params.means"] += 1
+    torch.save(state, checkpoint)
+    means = load_run(copied / "config.yml").model.means
+    torch.testing.assert_close(means, load_run(original / "config.yml").model.means + 1)
+    export(copied / "config.yml", "splatfacto", tmp_path / "by_us")
+
+    config = usable_config(copied / "config.yml", load_config(copied / "config.yml"), tmp_path)
+    assert load_config(config).get_checkpoint_dir() == copied / "nerfstudio_models"
+    checkpoint.write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match="cannot be read"):
+        set_up(copied / "config.yml")

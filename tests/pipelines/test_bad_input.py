@@ -75,8 +75,6 @@ def test_prompts_that_are_missing_or_contradict_each_other(refused, toy_splats, 
     ("flag", "value"),
     [
         ("--pipeline.views-per-step", 0),
-        ("--pipeline.rays-per-chunk", 1),
-        ("--pipeline.backward-share", 0.0),
         ("--pipeline.hold-details", -1.0),
         ("--pipeline.encoder", "no_such_encoder"),
     ],
@@ -85,6 +83,12 @@ def test_settings_of_a_steps_cost_that_cannot_work(refused, toy_splats, flag, va
     sentence = refused("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, flag, value)
     assert flag in sentence
     assert str(value) in sentence
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--pipeline.rays-per-chunk", 1), ("--pipeline.backward-share", 0.0)])
+def test_settings_of_a_nerfs_rays_that_cannot_work(refused, toy_nerf, flag, value):
+    sentence = refused("pds-edit", "--load-dir", toy_nerf.parent, *PROMPTS, *TOYBOX, flag, value)
+    assert f"{flag} is {value}" in sentence
 
 
 def test_a_prior_folder_with_a_missing_file(refused, toy_splats, copied_prior):

@@ -127,7 +127,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_sentence(ns_train, edite
     save, saved = torch.save, []
 
     def fills_up(state, path, *args, **kwargs):
-        saved.append(path)
+        if str(path).endswith(".ckpt"):
+            saved.append(path)
         if len(saved) > 1:
             Path(path).write_bytes(b"half of it")
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -144,10 +145,10 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_sentence(ns_train, edite
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--pipeline.objective.guidance-scale", 5.0), "Unrecognized options: --pipeline.objective"),
-        (("--pipeline.views-per-step", 2), "Unrecognized options: --pipeline.views-per-step"),
+        (("--pipeline.objective.guidance-scale", 5.0), "--pipeline.objective.guidance-scale"),
+        (("--pipeline.views-per-step", 2), "--pipeline.views-per-step"),
         (("--pipeline.max-strength", 1.5), "max_strength 1.5"),
-        (("--pipeline.update-every", 0), "update_every is 0"),
+        (("--pipeline.update-every", 0), "--pipeline.update-every is 0"),
     ],
 )
 def test_settings_that_have_no_part_in_it_are_refused(ns_train, edited, flags, message, capfd):

@@ -98,7 +98,7 @@ def test_auto_probes_says_what_it_measured_and_forgets_what_it_probed(ns_train, 
     [
         (("--pipeline.refine-steps", 50, "--max-num-iterations", 40), "leaves no step for the edit"),
         (("--pipeline.eta", 1.5), "eta is 1.5"),
-        (("--pipeline.minimum-decrease", 0.0), "minimum_decrease is 0.0"),
+        (("--pipeline.minimum-decrease", 0.0), "--pipeline.minimum-decrease is 0.0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_one_sentence(ns_train, toy_splats, flags, message, capfd):

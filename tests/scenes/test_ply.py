@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from nerfstudio.models.splatfacto import RGB2SH
-from plyfile import PlyData, PlyElement
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.ply import OF_NERFSTUDIO, read_ply
+from pds_nerfstudio.scenes.ply_file import write_table
 
 TURN = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(3))).Q
 TURN = TURN * torch.det(TURN).sign()
@@ -34,7 +34,7 @@ def write(path, model, *, comment: str = "", without: tuple[str, ...] = ()) -> N
     vertices = np.empty(len(values["means"]), dtype=[(name, "f4") for name in columns])
     for name, column in columns.items():
         vertices[name] = column
-    PlyData([PlyElement.describe(vertices, "vertex")], comments=[comment] if comment else []).write(path)
+    write_table(path, vertices, [comment] if comment else [])
 
 
 @pytest.fixture

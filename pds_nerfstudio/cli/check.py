@@ -1,0 +1,70 @@
+"""`pds check`: whether a run that somebody sent can be opened, without running anything that is in it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from pds_nerfstudio.errors import UserError
+
+
+@dataclass
+class Check:
+    """Look at a run before you open it: is there code in it, is it whole, where is its dataset?
+
+    `ns-viewer`, `ns-export` and nerfstudio's other commands run whatever code a run's config.yml names. This command
+    runs none of it. The pds commands do not either.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run, or its config.yml."""
+
+    def run(self) -> None:
+        """Read config.yml and every checkpoint, and say what they hold."""
+        given = self.run_folder.expanduser()
+        path = given / "config.yml" if given.is_dir() else given
+        if not path.is_file():
+            raise UserError(f"There is no {path}: name a run's folder or its config.yml.")
+        from pds_nerfstudio.scenes.run_config import load_config
+
+        config = load_config(path)
+        folder = path.parent / config.relative_model_dir
+        if not folder.resolve().is_relative_to(path.parent.resolve()):
+            raise UserError(f"{path} keeps its checkpoints outside its folder, in {folder}: do not open it.")
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{path}: settings of {config.method_name}, no code.")
+        checkpoints = sorted(folder.glob("*.ckpt"))
+        for checkpoint in checkpoints:
+            console.print(f"{checkpoint}: {_parts(checkpoint)}, no code.")
+        if not checkpoints:
+            console.print(f"{folder} holds no checkpoint.")
+        recorded = config.get_base_dir()
+        if recorded.resolve() != path.parent.resolve():
+            console.print(
+                f"It was made in {recorded}: nerfstudio's own commands look for its checkpoints there, not here."
+            )
+
+
+def _parts(checkpoint: Path) -> str:
+    """How many tensors and numbers a checkpoint holds.
+
+    Raises:
+        UserError: it is damaged, or holds something other than tensors and plain values.
+    """
+    from pds_nerfstudio.compat import allow_numpy_scalars_in_checkpoints
+
+    allow_numpy_scalars_in_checkpoints()
+    import torch
+
+    from pds_nerfstudio.checkpoints import load_tensors
+
+    loaded = load_tensors(checkpoint, "do not open it, and ask for it again")
+    state = loaded.get("pipeline")
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{checkpoint} is not a checkpoint of nerfstudio: ask for it again.")
+    broken = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        raise UserError(f"{checkpoint} holds values that are not finite, in {broken[0]}: choose an earlier one.")
+    return f"step {loaded.get('step')}, {len(state)} tensors"

@@ -1,0 +1,38 @@
+"""Text that users, files and other programs gave, on its way to where markup is read: rich's, or Markdown's.
+
+A prompt may hold `[/x]`, which ends rich in an error, `![x](/some/file)`, which Markdown reads as a picture, and
+control characters, which terminals obey.
+"""
+
+import re
+
+MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$&:\"'=^%@/])")
+"""What CommonMark allows to be escaped by a backslash, and means something to one of its dialects."""
+NOTHING = "[not dim][/not dim]"
+"""Rich's markup for nothing."""
+
+
+def printable(text: object) -> str:
+    """Text without control characters, each of which becomes the replacement character: what a terminal may get."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+def visible(text: object) -> str:
+    """The same in one line, white space as single spaces."""
+    return printable(" ".join(str(text).split()))
+
+
+def in_rich(text: object) -> str:
+    """Text as rich prints it unchanged, within or beside markup: for `print`, tables, titles and progress bars."""
+    from rich.markup import escape
+
+    shown = visible(text)
+    body = shown.rstrip("\\")
+    # A backslash at the end would escape the markup that follows, so it is doubled before markup that does nothing.
+    end = "\\\\" * (len(shown) - len(body)) + NOTHING if len(shown) > len(body) else ""
+    return re.sub(r":(?=\S+:)", f":{NOTHING}", escape(body)) + end  # rich turns :words: into emoji
+
+
+def in_markdown(text: object) -> str:
+    """Text as Markdown shows it unchanged: no picture, link, emphasis or HTML begins in it."""
+    return MARKDOWN.sub(r"\\\1", visible(text))

@@ -1,0 +1,49 @@
+"""A killed parent takes its children along."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PARENTS = {
+    "a command": "from pds_nerfstudio.children import run_child\nrun_child([sys.executable, '-c', CHILD])",
+    "a process of multiprocessing": (
+        "import multiprocessing as mp\n"
+        "from pds_nerfstudio.children import end_with_parent\n"
+        "def work():\n    end_with_parent()\n    exec(CHILD)\n"
+        "worker = mp.get_context('fork').Process(target=work, daemon=True)\nworker.start()\nworker.join()"
+    ),
+}
+CHILD = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not tell a child of its parent")
+@pytest.mark.parametrize("kind", PARENTS)
+def test_a_killed_parent_takes_its_children_along(kind):
+    code = f"import sys\nCHILD = {CHILD!r}\n{PARENTS[kind]}"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+    assert _ends(child, seconds=10)
+
+
+def _ends(process: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        stat = Path(f"/proc/{process}/stat")
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_childs_exit_code_is_its_own():
+    from pds_nerfstudio.children import run_child
+
+    assert run_child([sys.executable, "-c", "raise SystemExit(7)"]) == 7
