@@ -5,8 +5,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import indent
 
 import pytest
+from distorted import write_capture
 
 from pds_nerfstudio import compat
 
@@ -58,10 +60,26 @@ def run_command() -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture(scope="session")
-def fox() -> Path:
-    """A real capture of fifty photographs with lens distortion, from `PDS_FOX` or beside the repository."""
+def refused_lightly(run_command) -> Callable[..., None]:
+    """`refused_lightly(code, *libraries)`: the code is refused in one sentence, and loads none of these for it."""
+
+    def run(code: str, *libraries: str) -> None:
+        program = (
+            "import sys; from pathlib import Path; from pds_nerfstudio.errors import UserError\n"
+            f"try:\n{indent(code, '    ')}\n"
+            f"except (UserError, SystemExit): sys.exit(', '.join({set(libraries)} & set(sys.modules)) or 0)\n"
+            "sys.exit('nothing was refused')\n"
+        )
+        run_command(sys.executable, "-c", program)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def distorted(tmp_path_factory) -> Path:
+    """A capture with lens distortion: the one that `PDS_FOX` names or that lies beside the repository, else our own."""
     beside = Path(__file__).parents[2] / "shared/data/fox"
     folder = Path(os.environ.get("PDS_FOX", beside))
-    if not (folder / "transforms.json").is_file():
-        pytest.skip(f"no fox dataset: set PDS_FOX to a folder with its transforms.json (looked in {folder})")
-    return folder
+    return (
+        folder if (folder / "transforms.json").is_file() else write_capture(tmp_path_factory.mktemp("own") / "capture")
+    )
