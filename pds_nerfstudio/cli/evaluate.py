@@ -12,7 +12,7 @@ from rich.console import Console
 from pds_nerfstudio.errors import UserError
 
 if TYPE_CHECKING:
-    from pds_nerfstudio.evaluation.pairs import PairPlan
+    from pds_nerfstudio.evaluation.before_after import PairPlan
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Evaluate:
             raise UserError("No run is given: name the folder of one edited run or more.")
         if self.frames < 2:
             raise UserError(f"--frames {self.frames} have no neighbours: give at least 2.")
-        from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
+        from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 
         plans = [plan_pair(folder, source=self.source) for folder in self.run_folders]
         console = Console(soft_wrap=True, highlight=False)

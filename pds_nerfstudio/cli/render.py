@@ -10,7 +10,7 @@ from rich.console import Console
 from pds_nerfstudio.errors import UserError
 
 if TYPE_CHECKING:
-    from pds_nerfstudio.evaluation.pairs import Pair
+    from pds_nerfstudio.evaluation.before_after import Pair
 
 FilmPath = Literal["training", "interpolated", "orbit"]
 
@@ -54,7 +54,7 @@ class Render:
             raise UserError("Nothing is asked for: give --paths, --held-out or --export.")
         if self.export and self.step is not None:
             raise UserError("--export writes the run's last checkpoint: leave --step out, or export without it.")
-        from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
+        from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
         from pds_nerfstudio.evaluation.renders import export, export_splat_mesh
         from pds_nerfstudio.pipelines.outcome import export_lines
 

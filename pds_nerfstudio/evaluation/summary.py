@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pds_nerfstudio.evaluation.bench import ANCHORS, CEILING, NOTHING, SHOWN, VIEW, Cell, read_variant
-from pds_nerfstudio.evaluation.measure import Image3
-from pds_nerfstudio.pictures import contact_sheet, read_images
+from pds_nerfstudio.evaluation.bench import SHOWN, VIEW, Cell
+from pds_nerfstudio.evaluation.rows import ANCHORS, CEILING, NOTHING, read_chain
+from pds_nerfstudio.pictures import Image3, contact_sheet, read_images
 
 COLUMNS = {
     "psnr_to_target_in_change_mask_after": ("in mask, dB", "{:.2f}"),
@@ -119,10 +119,12 @@ def page(suite: str, records: Records, outside: Sequence[str]) -> str:
 
 
 def short(method: str) -> str:
-    """A method's name with its settings by the last part of theirs: "piva-edit [regularisation=0.8]"."""
-    name, changes = read_variant(method)
-    settings = ", ".join(f"{setting.rpartition('.')[2]}={value}" for setting, value in changes.items())
-    return f"{name} [{settings}]" if settings else name
+    """A row's name with its settings by the last part of theirs: "pnr-edit + sdedit-refine [guidance_scale=2]"."""
+    parts = []
+    for name, changes in read_chain(method):
+        settings = ", ".join(f"{setting.rpartition('.')[2]}={value}" for setting, value in changes.items())
+        parts.append(f"{name} [{settings}]" if settings else name)
+    return " + ".join(parts)
 
 
 def _rows(records: Records) -> dict[str, list[list[str]]]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
+from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 from pds_nerfstudio.pipelines.outcome import shoot, view_camera
 from pds_nerfstudio.scenes.source import fingerprint
 
