@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.prompts import check_prompts
 
 CLEARLY = 2.0
 """A fall of the loss counts from this many standard errors on."""
@@ -47,6 +48,7 @@ class CalibrateEta:
         """Probe twice and print what was measured and what follows."""
         from pds_nerfstudio.objectives.perturb import choose_eta, loss_increase
 
+        check_prompts(self.src_prompt, self.tgt_prompt, needs_source=self.objective != "sds")
         if self.steps < 20:
             raise UserError(f"--steps {self.steps} is too few to compare the first ten with the last ten: give 20.")
         console = Console()
