@@ -91,27 +91,6 @@ def read_pie(folder: Path) -> list[PieEdit]:
     return edits
 
 
-def write_pie(folder: Path, edits: Sequence[tuple[str, str, str, str, Images, Bool[Tensor, "height width"]]]) -> None:
-    """Write edits in the same layout: name, kind, source and target prompt, the photograph [1 3 H W], the mask."""
-    from pds_nerfstudio.files import write_whole
-    from pds_nerfstudio.pictures import save_image
-
-    entries = {}
-    for name, kind, source, target, image, mask in edits:
-        edges = torch.diff(mask.flatten().int(), prepend=torch.zeros(1), append=torch.zeros(1))
-        first, end = (torch.nonzero(edges == sign).flatten() for sign in (1, -1))
-        runs = torch.stack([first, end - first], dim=1).flatten().tolist()
-        save_image(image[0], folder / PICTURES / kind / f"{name}.png")
-        entries[name] = {
-            "image_path": f"{kind}/{name}.png",
-            "original_prompt": source,
-            "editing_prompt": target,
-            "editing_type_id": kind,
-            "mask": runs,
-        }
-    write_whole(folder / MAPPING, json.dumps(entries, indent=1) + "\n")
-
-
 def numbers(
     edit: PieEdit, before: Images, after: Images, judges: Judges, structure: "Structure | None"
 ) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import html
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,9 @@ def plot(records: Records, path: Path) -> None:
         axis.grid(alpha=0.2)
     axes[0][0].set_ylabel(up_title)
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), fontsize=7, loc="outside lower center", ncols=5)
+    labels = [textwrap.fill(label, 100) for label in handles]
+    columns = max(1, min(5, 60 * len(kinds) // max(len(line) for label in labels for line in label.splitlines())))
+    figure.legend(handles.values(), labels, fontsize=7, loc="outside lower center", ncols=columns)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

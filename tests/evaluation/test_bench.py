@@ -1,6 +1,5 @@
 """The benchmark: what it plans, resumes, survives and sums up; and one small suite for real."""
 
-import importlib.util
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from pds_nerfstudio.evaluation.trial import SETTINGS, Toy
 from pds_nerfstudio.evaluation.workers import each
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.scenes.source import find_run
 from pds_nerfstudio.toybox.spec import find_edit
 
 SUITES = Path(__file__).parents[2] / "suites"
@@ -252,15 +252,10 @@ def test_the_table_has_a_line_per_kind_and_method():
     assert "worse &lt;than&gt; nothing" in html
 
 
-def test_the_readmes_table_has_a_line_per_method_and_a_column_per_kind():
-    spec = importlib.util.spec_from_file_location("fill_benchmark", SUITES.parent / "data_scripts/fill_benchmark.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_the_readmes_table_has_a_line_per_method_and_a_column_per_kind(script):
     records = [record("pds-edit", 14, "a"), record("pds-edit", 16, "b"), record("nothing", 9, "c", "addition")]
     records[2]["metrics"]["background_psnr"] = math.inf
-    text = script.short_table([r | {"seconds": 30.0} for r in records])
+    text = script("fill_benchmark").short_table([r | {"seconds": 30.0} for r in records])
     assert text.splitlines() == [
         "| | addition | shape | seconds |",
         "|---|---|---|---|",
@@ -296,10 +291,13 @@ from test_bench import cells_of, each, wait_forever
 for _ in each(wait_forever, cells_of(Path({str(tmp_path)!r}), ["nothing"])[:1], 1):
     pass
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    places = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     with subprocess.Popen([sys.executable, "-c", began], env=environment) as process:
-        wait_for((tmp_path / "pid").exists)
-        process.kill()
+        try:
+            wait_for((tmp_path / "pid").exists)
+        finally:
+            process.kill()
     worker = int((tmp_path / "pid").read_text())
     wait_for(lambda: not alive(worker))
 
@@ -322,6 +320,25 @@ def alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.slow
+def test_a_chain_refines_the_edit_of_the_row_before_it(one_process, tmp_path, capfd):
+    refined = "pds-edit+sdedit-refine[pipeline.num_steps=1,pipeline.resolution=32]"
+    line = Bench(SUITES / "ci.yaml", ("pds-edit", refined), edits=("red-to-blue",), out=tmp_path)
+    replace(line, reconstruction_steps=10, edit_steps=2).run()
+    folder = tmp_path / "ci" / "splatfacto"
+    first, second = json.loads((folder / "results.json").read_text())
+    assert (first["method"], second["method"]) == ("pds-edit", refined)
+    assert first["metrics"] != second["metrics"]
+    edited, further = (
+        find_run(Path(json.loads((folder / "cells" / cell / "edited.json").read_text())["made"]["scene"]))
+        for cell in ("red-to-blue.pds-edit.0", f"red-to-blue.{refined}.0")
+    )
+    assert further.method_name == "sdedit-refine-splat"
+    assert further.config.pipeline.base == edited.config_path
+    assert further.config.pipeline.tgt_prompt == edited.config.pipeline.tgt_prompt == "a photo of a blue ball"
+    assert "pds-edit + sdedit-refine [num_steps=1, resolution=32]" in (folder / "table.md").read_text()
 
 
 @pytest.mark.slow
