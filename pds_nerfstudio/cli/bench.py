@@ -28,10 +28,10 @@ class Bench:
     """Methods without their -splat, and the anchors nothing, ceiling and regenerate; by default the suite's
     own. A method's settings stand in brackets: 'piva-edit[pipeline.objective.regularisation=0.8]'. In a chain,
     'pnr-edit+sdedit-refine', the second begins with what the first has made."""
-    edits: tuple[str, ...] = ()
-    """Only these of the suite."""
     family: Literal["splatfacto", "nerfacto", "2d"] = "splatfacto"
     """What the scenes are reconstructed as; 2d edits their held-out photographs instead."""
+    edits: tuple[str, ...] = ()
+    """Only these of the suite."""
     seeds: int = 1
     """Every edit is run with seeds 0 … seeds − 1."""
     out: Path = Path("outputs/bench")

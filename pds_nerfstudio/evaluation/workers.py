@@ -25,7 +25,7 @@ def each(task: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iter
         if thread not in processes:
             processes[thread] = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
         try:
-            return processes[thread].submit(_guarded, task, item).result()
+            return processes[thread].submit(guarded, task, item).result()
         except BrokenProcessPool:
             processes.pop(thread).shutdown()
             return "its process died, perhaps for want of memory"
@@ -53,7 +53,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _guarded(task: Callable[[Any], Any], item: Any) -> Any:
+def guarded(task: Callable[[Any], Any], item: Any) -> Any:
     """A task's result, or in one line why there is none; the whole story is in the item's log."""
     try:
         return task(item)

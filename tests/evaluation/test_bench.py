@@ -116,7 +116,7 @@ def test_a_chain_is_read_link_by_link_and_named_shortly():
 @pytest.fixture
 def one_process(monkeypatch):
     """Cells run in this process, one after the other."""
-    monkeypatch.setattr(bench, "each", lambda task, cells, _: ((cell, workers._guarded(task, cell)) for cell in cells))
+    monkeypatch.setattr(bench, "each", lambda task, cells, _: ((cell, workers.guarded(task, cell)) for cell in cells))
 
 
 def test_a_chain_goes_on_with_what_the_row_of_its_first_link_has_made(one_process, tmp_path):
