@@ -14,7 +14,7 @@ import tyro
 from nerfstudio.models.base_model import Model
 from torch import Tensor
 
-from pds_nerfstudio.evaluation.pairs import load_run
+from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.objectives.base import EDITED, SOURCE

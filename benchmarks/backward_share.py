@@ -18,7 +18,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from pds_nerfstudio.evaluation.pairs import load_run
+from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.evaluation.trial import SETTINGS, reconstruct, run_edit
 from pds_nerfstudio.toybox.dataset import write_edit
 from pds_nerfstudio.toybox.spec import find_edit

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from pds_nerfstudio.evaluation.pairs import load_run
+from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.evaluation.trial import render_eval_views
 from pds_nerfstudio.priors.stable_diffusion import load_prior
 

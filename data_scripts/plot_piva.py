@@ -20,13 +20,13 @@ from rich.progress import Progress
 from torch import Tensor
 from tyro.extras import SubcommandApp
 
-from pds_nerfstudio.evaluation.flat import held_out, through_vae
+from pds_nerfstudio.evaluation.image_trial import held_out
 from pds_nerfstudio.evaluation.metrics import psnr, saturation
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.objectives import DDS, Piva
-from pds_nerfstudio.pictures import contact_sheet, read_images
+from pds_nerfstudio.pictures import Images, contact_sheet, read_images
 from pds_nerfstudio.pipelines.image_edit import edit_latents
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
 from pds_nerfstudio.toybox.dataset import change_mask, write_edit
 from pds_nerfstudio.toybox.spec import find_edit
 
@@ -101,6 +101,12 @@ def drift(
     columns = ("source", *(f"step {step}" for step in SHOWN), "ground truth")
     contact_sheet(sheet, out / "sheet.png", f"{what.source_prompt}   to   {what.target_prompt}", 110, columns)
     plot_drift(curves, truth, out / "drift.png")
+
+
+@torch.no_grad()
+def through_vae(prior: StableDiffusionPrior, images: Images) -> Images:
+    """What the VAE keeps of pictures: an edit of nothing."""
+    return prior.decode(prior.encode(images))
 
 
 def plot_drift(curves: dict[str, Sequence[Sequence[float]]], truth: float, path: Path) -> None:

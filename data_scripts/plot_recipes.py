@@ -18,7 +18,8 @@ import tyro
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from pds_nerfstudio.evaluation.bench import read_variant, with_numbers
+from pds_nerfstudio.evaluation.bench import with_numbers
+from pds_nerfstudio.evaluation.rows import read_link
 
 STEPS = "max_num_iterations"
 SHOWN = {
@@ -38,7 +39,7 @@ def main(results: Path, out: Path) -> None:
     records = [with_numbers(record) for record in json.loads((results / "results.json").read_text())]
     curves: Curves = defaultdict(lambda: defaultdict(list))
     for record in records:
-        method, changes = read_variant(record["method"])
+        method, changes = read_link(record["method"])
         if STEPS in changes:
             curves[record["edit"]][recipe_of(method, changes)].append((changes[STEPS], record["metrics"]))
     print("| edit | recipe | steps | in mask, dB | background, dB | probability |\n|---|---|---:|---:|---:|---:|")

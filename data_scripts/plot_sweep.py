@@ -20,7 +20,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from pds_nerfstudio.evaluation import summary
-from pds_nerfstudio.evaluation.bench import read_variant, with_numbers
+from pds_nerfstudio.evaluation.bench import with_numbers
+from pds_nerfstudio.evaluation.rows import read_link
 
 MASK, BACKGROUND = "psnr_to_target_in_change_mask_after", "background_psnr"
 SHOWN = (MASK, BACKGROUND, "target_probability_after", "success")
@@ -38,7 +39,7 @@ def main(results: Path, out: Path) -> None:
     print("| method | in mask, dB | background, dB | probability | success |\n|---|---:|---:|---:|---:|")
     for method, (mask, background, probability, success) in means.items():
         print(f"| {name_of(method)} | {mask:.2f} | {background:.1f} | {probability:.2f} | {success:.0%} |")
-    bases = [method for method in means if not read_variant(method)[1]]
+    bases = [method for method in means if not read_link(method)[1]]
     figure, axes = plt.subplots(1, len(bases), figsize=(5.5 * len(bases), 4.5), squeeze=False, layout="constrained")
     for base, axis in zip(bases, axes[0], strict=True):
         draw(axis, base, means)
@@ -55,7 +56,7 @@ def mean_of(records: Sequence[dict[str, Any]], method: str) -> list[float]:
 
 def name_of(method: str) -> str:
     """A variant's name; of a rate, what it ends at goes without saying."""
-    base, changes = read_variant(method)
+    base, changes = read_link(method)
     parts = []
     for name, value in changes.items():
         *_, group, _, last = ("", "", *name.split("."))
@@ -68,7 +69,7 @@ def draw(axis: Any, base: str, means: dict[str, list[float]]) -> None:
     """One method and its variants."""
     y, x = means[base][:2]
     for i, (method, (up, across, *_)) in enumerate(means.items()):
-        if read_variant(method)[0] == base and method != base:
+        if read_link(method)[0] == base and method != base:
             axis.plot([x, across], [y, up], color=f"C{i % 10}", alpha=0.5)
             axis.scatter(across, up, color=f"C{i % 10}", s=25)
             axis.annotate(name_of(method).partition("[")[2].removesuffix("]"), (across, up), fontsize=7)

@@ -10,7 +10,7 @@ from pds_nerfstudio.errors import UserError
 
 
 def load_tensors(path: Path, remedy: str) -> dict[str, Any]:
-    """A dictionary that `torch.save` wrote, on the CPU, by torch's safe loading.
+    """A dictionary that `torch.save` wrote, by torch's safe loading; its tensors stay on the disk until looked at.
 
     Args:
         remedy: how to go on without it, for the message.
@@ -19,7 +19,7 @@ def load_tensors(path: Path, remedy: str) -> dict[str, Any]:
         UserError: it is damaged, or holds more than tensors and plain values.
     """
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is damaged, or holds more than tensors and numbers, which could run code: {remedy}."

@@ -30,6 +30,11 @@ class UserError(Exception):
     """A mistake in the input: shown as one sentence, without a traceback."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, as far as its first line; the error's name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def one_sentence() -> Iterator[None]:
     """Within this block a `UserError`, or a file that cannot be read or written, ends the program.

@@ -1,12 +1,16 @@
 """Real runs, as small as they can be, a real capture, and `ns-*` commands."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import indent
+from types import ModuleType
 
 import pytest
+from distorted import write_capture
 
 from pds_nerfstudio import compat
 
@@ -58,10 +62,41 @@ def run_command() -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture(scope="session")
-def fox() -> Path:
-    """A real capture of fifty photographs with lens distortion, from `PDS_FOX` or beside the repository."""
+def script() -> Callable[[str], ModuleType]:
+    """`script(name)`: data_scripts/name.py as a module."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "data_scripts" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def refused_lightly(run_command) -> Callable[..., None]:
+    """`refused_lightly(code, *libraries)`: the code is refused in one sentence, and loads none of these for it."""
+
+    def run(code: str, *libraries: str) -> None:
+        program = (
+            "import sys; from pathlib import Path; from pds_nerfstudio.errors import UserError\n"
+            f"try:\n{indent(code, '    ')}\n"
+            f"except (UserError, SystemExit): sys.exit(', '.join({set(libraries)} & set(sys.modules)) or 0)\n"
+            "sys.exit('nothing was refused')\n"
+        )
+        run_command(sys.executable, "-c", program)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def distorted(tmp_path_factory) -> Path:
+    """A capture with lens distortion: the one that `PDS_FOX` names or that lies beside the repository, else our own."""
     beside = Path(__file__).parents[2] / "shared/data/fox"
     folder = Path(os.environ.get("PDS_FOX", beside))
-    if not (folder / "transforms.json").is_file():
-        pytest.skip(f"no fox dataset: set PDS_FOX to a folder with its transforms.json (looked in {folder})")
-    return folder
+    return (
+        folder if (folder / "transforms.json").is_file() else write_capture(tmp_path_factory.mktemp("own") / "capture")
+    )

@@ -14,6 +14,9 @@ from pds_nerfstudio.files import require_writable, write_whole
 from pds_nerfstudio.ranges import Steps, check_ranges
 from pds_nerfstudio.text import visible
 
+COMMON = ("nothing", "ceiling", "regenerate", "sds-edit", "dds-edit", "pds-edit", "pnr-edit")
+"""Rows of a suite that names none."""
+
 
 @dataclass
 class Bench:
@@ -24,11 +27,14 @@ class Bench:
 
     suite: Path
     """A YAML file: suites/dev.yaml, suites/real.yaml or your own."""
-    methods: tuple[str, ...] = ("nothing", "ceiling", "regenerate", "sds-edit", "dds-edit", "pds-edit", "pnr-edit")
-    """Methods without their -splat, and the anchors nothing, ceiling and regenerate. A method's settings stand in
-    brackets: 'piva-edit[pipeline.objective.regularisation=0.8]'."""
+    methods: tuple[str, ...] = ()
+    """Methods without their -splat, and the anchors nothing, ceiling and regenerate; by default the suite's
+    own. A method's settings stand in brackets: 'piva-edit[pipeline.objective.regularisation=0.8]'. In a chain,
+    'pnr-edit+sdedit-refine', the second begins with what the first has made."""
     family: Literal["splatfacto", "nerfacto", "2d"] = "splatfacto"
     """What the scenes are reconstructed as; 2d edits their held-out photographs instead."""
+    edits: tuple[str, ...] = ()
+    """Only these of the suite."""
     seeds: Annotated[int, Ge(1), Le(1000)] = 1
     """Every edit is run with seeds 0 … seeds − 1."""
     out: Path = Path("outputs/bench")
@@ -55,24 +61,22 @@ class Bench:
         from pds_nerfstudio.evaluation.suite import read_suite
 
         suite = read_suite(self.suite)
+        if unknown := set(self.edits) - {edit.name for edit in suite.edits}:
+            raise UserError(f"The suite {self.suite} has no edit {', '.join(sorted(unknown))}: leave --edits out.")
+        if self.edits:
+            suite = replace(suite, edits=tuple(edit for edit in suite.edits if edit.name in self.edits))
+        methods = self.methods or suite.methods or COMMON
         index, count = self._shard()
         from pds_nerfstudio.evaluation import bench
-        from pds_nerfstudio.evaluation.capture import CaptureSettings
-        from pds_nerfstudio.evaluation.trial import SETTINGS
 
-        given = {
-            "reconstruction_steps": self.reconstruction_steps,
-            "edit_steps": self.edit_steps,
-            "prior": self.prior if suite.of_captures else None,
-        }
-        own = CaptureSettings() if suite.of_captures else SETTINGS[self.family]
-        settings = replace(own, **{name: value for name, value in given.items() if value is not None})
+        given = {name: getattr(self, name) for name in ("reconstruction_steps", "edit_steps", "prior")}
+        benchmark = bench.benchmark_of(suite, self.family, given)
         out = (self.out / suite.name / self.family).resolve()  # runs remember where they are
-        cells = bench.plan_cells(suite, self.methods, self.family, self.seeds, out, settings)
+        cells = bench.plan_cells(suite, methods, benchmark, self.seeds, out)
         bench.check_records(cells)
         require_writable(self.out)
         console = Console(soft_wrap=True, highlight=False)
-        for method in self.methods:
+        for method in methods:
             if not any(cell.method == method for cell in cells):
                 console.print(f"{visible(method)} is left out: it has no meaning for these scenes.", markup=False)
         mine = [] if self.only_table else cells[index::count]

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.prompts import check_prompts
 from pds_nerfstudio.ranges import Guidance, Seed, check_ranges
 from pds_nerfstudio.text import in_rich
 
@@ -57,6 +58,7 @@ class CalibrateEta:
         from pds_nerfstudio.objectives.perturb import choose_eta, loss_increase
 
         self.kind()
+        check_prompts(self.src_prompt, self.tgt_prompt, needs_source=self.objective != "sds")
         console = Console()
         with tempfile.TemporaryDirectory() as scratch:
             still, moving = self._probe(Path(scratch))

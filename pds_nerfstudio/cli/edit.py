@@ -22,6 +22,7 @@ from rich.table import Table
 from pds_nerfstudio.children import run_child
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import read_json, require_writable, write_whole
+from pds_nerfstudio.prompts import check_prompts
 from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
@@ -57,16 +58,16 @@ class Edit:
 
     run_folder: Annotated[Path, tyro.conf.Positional]
     """The reconstruction: a run's folder."""
-    to: str = ""
-    """What the scene should show."""
-    src_prompt: Annotated[str, tyro.conf.arg(name="from")] = ""
-    """What it shows."""
+    src_prompt: Annotated[str, tyro.conf.arg(aliases=("--from",))] = ""
+    """What the scene shows."""
+    tgt_prompt: Annotated[str, tyro.conf.arg(aliases=("--to",))] = ""
+    """What it should show."""
     method: str = "pnr-edit"
     """pnr-edit, pds-edit, dds-edit …; of splats, -splat is added."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, a LoRA's folder, or "toybox"."""
     class_prompt: str = ""
-    """What the scene shows without the rare word that --from has for it: with it, DreamBooth comes first."""
+    """What the scene shows without the rare word that --src-prompt has for it: with it, DreamBooth comes first."""
     dreambooth_args: str = ""
     """Further arguments of `pds dreambooth`, in one string: --dreambooth-args="--steps 400 --layers all"."""
     edit_args: str = ""
@@ -114,12 +115,7 @@ class Edit:
         Raises:
             UserError: prompts are missing or equal, or the run, the method or the prior is none.
         """
-        if not self.to.strip():
-            raise UserError('The target prompt is empty: say what you want with --to "a photo of …".')
-        if not self.src_prompt.strip():
-            raise UserError('The source prompt is empty: say what is there, --from "a photo of …".')
-        if self.to.strip() == self.src_prompt.strip():
-            raise UserError("--from and --to are the same, so nothing would change: give two prompts.")
+        check_prompts(self.src_prompt, self.tgt_prompt)
         from pds_nerfstudio.priors.check import check_prior
 
         check_prior(self.prior)
@@ -142,7 +138,8 @@ class Edit:
             stages.append(
                 Stage("dreambooth", (*command, *_words("--dreambooth-args", self.dreambooth_args)), Path(prior))
             )
-        what = ("--pipeline.src-prompt", self.src_prompt, "--pipeline.tgt-prompt", self.to, "--pipeline.prior", prior)
+        prompts = ("--pipeline.src-prompt", self.src_prompt, "--pipeline.tgt-prompt", self.tgt_prompt)
+        what = (*prompts, "--pipeline.prior", prior)
         edit = self._training("edit", method, source.checkpoint_path.parent, what, self.edit_args)
         edited = edit.result
         stages.append(edit)
@@ -261,7 +258,8 @@ class Edit:
         return any(stage.result.rglob("step-*.ckpt")) if stage.name in TRAININGS else stage.result.exists()
 
     def _summary(self, stages: Sequence[Stage], done: dict[str, float], console: Console) -> None:
-        table = Table("stage", "seconds", "result", title=f"“{in_rich(self.src_prompt)}” → “{in_rich(self.to)}”")
+        title = f"“{in_rich(self.src_prompt)}” → “{in_rich(self.tgt_prompt)}”"
+        table = Table("stage", "seconds", "result", title=title)
         for stage in stages:
             table.add_row(stage.name, f"{done[stage.name]:.0f}", in_rich(stage.result))
         console.print()

@@ -19,7 +19,7 @@ ROOM = 2 << 20
 """Bytes that the reports take at least."""
 
 if TYPE_CHECKING:
-    from pds_nerfstudio.evaluation.pairs import PairPlan
+    from pds_nerfstudio.evaluation.before_after import PairPlan
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Evaluate:
         """Measure, print the table, write the reports."""
         if not self.run_folders:
             raise UserError("No run is given: name the folder of one edited run or more.")
-        from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
+        from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 
         plans = [plan_pair(folder, source=self.source) for folder in self.run_folders]
         out = self.out or (plans[0].folder / "evaluation" if len(plans) == 1 else Path("outputs/evaluation"))

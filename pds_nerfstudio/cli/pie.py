@@ -74,24 +74,22 @@ class PieBench:
 
     def _config(self, text: str) -> Any:
         """The configuration of a method, with its settings. Raises UserError if it has no objective for pictures."""
-        from pds_nerfstudio.evaluation.bench import flat_methods, read_variant
+        from pds_nerfstudio.evaluation.image_trial import image_methods
+        from pds_nerfstudio.evaluation.rows import changed, read_link
         from pds_nerfstudio.methods import METHODS
-        from pds_nerfstudio.pipelines.settings import change
 
-        method, changes = read_variant(text)
-        if method not in flat_methods():
-            raise UserError(f"There is no method {text!r} for pictures: choose among {', '.join(flat_methods())}.")
+        method, changes = read_link(text)
+        if method not in image_methods():
+            raise UserError(f"There is no method {text!r} for pictures: choose among {', '.join(image_methods())}.")
         config: Any = copy.deepcopy(METHODS[method].config)
         config.pipeline.objective = replace(config.pipeline.objective, guidance_scale=self.guidance_scale)
-        for name, value in changes.items():
-            change(config, name, value)
-        return config
+        return changed(config, changes)
 
     def _edit(self, waiting: "Iterable[tuple[str, PieEdit]]", configs: dict[str, Any]) -> None:
         import torch
 
         from pds_nerfstudio.evaluation import pie
-        from pds_nerfstudio.evaluation.flat import edit_by
+        from pds_nerfstudio.evaluation.image_trial import edit_by
         from pds_nerfstudio.evaluation.measure import load_judges
         from pds_nerfstudio.pictures import read_images, read_photograph, save_image
         from pds_nerfstudio.priors.stable_diffusion import load_prior
@@ -104,7 +102,9 @@ class PieBench:
             )
             before = read_images([edit.image])
             prompts = edit.source_prompt, edit.target_prompt
-            after = edit_by(configs[method], prior, small.to(prior.device), prompts, self.steps, self.seed).cpu()
+            with torch.no_grad():
+                x0 = prior.encode(small.to(prior.device))
+            after = prior.decode(edit_by(configs[method], prior, x0, prompts, self.steps, self.seed)).cpu()
             after = torch.nn.functional.interpolate(after, before.shape[-2:], mode="bilinear", antialias=True).clamp(
                 0, 1
             )

@@ -1,6 +1,6 @@
 """`pds preview`: try prompts and settings on photographs, in two dimensions, before paying for an edit of the scene.
 
-Every setting that is given more than once becomes an axis of the sheet; the `ns-train` line of each cell is printed.
+Every setting that is given more than once becomes an axis of the sheet; the `ns-train` line of each variant is printed.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.prompts import check_prompts
 from pds_nerfstudio.ranges import Guidance, LearningRate, Pixels, Seed, Steps, check_ranges
 from pds_nerfstudio.text import in_rich, printable
 
@@ -44,7 +45,7 @@ OWN = {"steps": int, "learning_rate": float, "seed": int}
 
 
 @dataclass(frozen=True)
-class Cell:
+class Variant:
     """One edit of the sheet."""
 
     number: int
@@ -57,7 +58,7 @@ class Cell:
         return self.settings["tgt_prompt"]
 
     def label(self, axis: str | None) -> str:
-        """What the sheet writes beside this cell's row, or above its column."""
+        """What the sheet writes beside this variant's row, or above its column."""
         return "" if axis is None else f"{axis.replace('_', ' ')} {self.settings[axis]}".removeprefix("tgt prompt ")
 
 
@@ -66,7 +67,7 @@ class Preview:
     """Edit photographs in 2-D and lay the results out over one or two settings.
 
     Any setting given several values becomes an axis of the sheet, two at most: prompts, guidance, objectives, or
-    whatever --set names. The ns-train line of every cell is printed below.
+    whatever --set names. The ns-train line of every variant is printed below.
     """
 
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -89,7 +90,7 @@ class Preview:
     resolution: Pixels | None = None
     """Shorter side in pixels; by default the size the prior was trained at."""
     steps: Steps = 100
-    """Steps of gradient descent for each cell. More of them are finer, not further: the learning rate is
+    """Steps of gradient descent for each variant. More of them are finer, not further: the learning rate is
     0.01 · 1000/steps unless --set learning-rate says otherwise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute: auto takes CUDA if there is any."""
@@ -100,21 +101,21 @@ class Preview:
         check_ranges(self)
 
     def run(self) -> None:
-        """Edit every cell, write the sheet, print the lines."""
+        """Edit every variant, write the sheet, print the lines."""
         from pds_nerfstudio.priors.check import check_prior
         from pds_nerfstudio.scenes.photographs import find_photographs
 
         if not self.inputs:
             raise UserError("No photographs are given: name image files, a dataset's folder or a run's.")
-        cells, axes = self._cells()
+        variants, axes = self._variants()
         check_prior(self.prior)
         require_writable(self.out)
         photographs = find_photographs(self.inputs, self.views)
         start = time.perf_counter()
-        results = self._edit(cells, photographs)
-        self._write(cells, axes, photographs, results, time.perf_counter() - start)
+        results = self._edit(variants, photographs)
+        self._write(variants, axes, photographs, results, time.perf_counter() - start)
 
-    def _cells(self) -> tuple[list[Cell], dict[str, int]]:
+    def _variants(self) -> tuple[list[Variant], dict[str, int]]:
         """Every combination of the settings; and of those that vary, name and number of values: rows, then columns.
 
         Raises:
@@ -124,12 +125,9 @@ class Preview:
         for name in self.objective:
             if name not in editors:
                 raise UserError(f"There is no objective {name!r}: choose among {', '.join(editors)}.")
-        if not self.tgt_prompt or not all(prompt.strip() for prompt in self.tgt_prompt):
-            raise UserError('The target prompt is empty: say what you want with --tgt-prompt "a photo of …".')
-        if any(name not in ("sds", SDEDIT) for name in self.objective) and not self.src_prompt.strip():
-            raise UserError('The source prompt is empty: say what is there, --src-prompt "a photo of …".')
-        if self.src_prompt.strip() in (prompt.strip() for prompt in self.tgt_prompt):
-            raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
+        needs_source = any(name not in ("sds", SDEDIT) for name in self.objective)
+        for prompt in self.tgt_prompt or ("",):
+            check_prompts(self.src_prompt, prompt, needs_source=needs_source)
         choices: dict[str, Sequence[Any]] = {"tgt_prompt": self.tgt_prompt, "objective": self.objective}
         if self.guidance_scale:
             choices["guidance_scale"] = self.guidance_scale
@@ -138,7 +136,7 @@ class Preview:
         axes = {name: len(values) for name, values in choices.items() if len(values) > 1}
         if len(axes) > 2:
             raise UserError(f"{', '.join(axes)} have several values each, and a sheet has two sides: vary two of them.")
-        cells = []
+        variants = []
         for number, values in enumerate(itertools.product(*choices.values()), start=1):
             settings: dict[str, Any] = {"steps": self.steps, "seed": 0} | dict(zip(choices, values, strict=True))
             check_ranges(OwnSettings(**{name: settings[name] for name in OWN if name in settings}), "--set ")
@@ -148,11 +146,11 @@ class Preview:
                 editor = kind(**{name: value for name, value in settings.items() if name in names})
             except ValueError as error:
                 raise UserError(str(error)) from error
-            cells.append(Cell(number, settings, editor))
-        return cells, axes
+            variants.append(Variant(number, settings, editor))
+        return variants, axes
 
-    def _edit(self, cells: Sequence[Cell], photographs: "Photographs") -> "list[Any]":
-        """The photographs at the prior's size, then every cell's edit of them: [photographs 3 H W] each."""
+    def _edit(self, variants: Sequence[Variant], photographs: "Photographs") -> "list[Any]":
+        """The photographs at the prior's size, then every variant's edit of them: [photographs 3 H W] each."""
         import torch
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -169,21 +167,21 @@ class Preview:
         images = read_photographs(photographs.paths, prior, self.resolution).to(prior.device)
         with torch.no_grad():
             x0 = prior.encode(images)
-        total = sum(1 if isinstance(cell.editor, SDEdit) else cell.settings["steps"] for cell in cells)
+        total = sum(1 if isinstance(variant.editor, SDEdit) else variant.settings["steps"] for variant in variants)
         columns = (TextColumn("editing"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
         results = [images.cpu()]
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("editing", total=total)
-            for cell in cells:
-                settings = {name: cell.settings[name] for name in ("steps", "seed")}
+            for variant in variants:
+                settings = {name: variant.settings[name] for name in ("steps", "seed")}
                 edited = edit_latents(
                     prior,
-                    cell.editor,
+                    variant.editor,
                     x0,
                     self.src_prompt,
-                    cell.tgt_prompt,
+                    variant.tgt_prompt,
                     **settings,
-                    rate=cell.settings.get("learning_rate"),
+                    rate=variant.settings.get("learning_rate"),
                     after_step=lambda _: bar.advance(task),
                 )
                 results.append(prior.decode(edited).cpu())
@@ -191,7 +189,7 @@ class Preview:
 
     def _write(
         self,
-        cells: Sequence[Cell],
+        variants: Sequence[Variant],
         axes: Mapping[str, int],
         photographs: "Photographs",
         results: "list[Any]",
@@ -205,40 +203,40 @@ class Preview:
         columns = axes[across] if across else 1
         rows, badges = {}, {}
         names = distinct_names(photographs.paths)
-        for first in range(0, len(cells), columns):
-            part = cells[first : first + columns]
+        for first in range(0, len(variants), columns):
+            part = variants[first : first + columns]
             for p, name in enumerate(names):
                 label = f"{part[0].label(down)} {name if len(names) > 1 else ''}".strip()
-                rows[label] = [source[p], *(edits[cell.number - 1][p] for cell in part)]
-                badges[label] = ["", *(str(cell.number) for cell in part)]
-        objective = "" if "objective" in axes else f"{cells[0].settings['objective']}: "
+                rows[label] = [source[p], *(edits[variant.number - 1][p] for variant in part)]
+                badges[label] = ["", *(str(variant.number) for variant in part)]
+        objective = "" if "objective" in axes else f"{variants[0].settings['objective']}: "
         title = objective + (self.src_prompt or "no source prompt")
-        title += "" if "tgt_prompt" in axes else f"   to   {cells[0].tgt_prompt}"
-        headings = ["photograph", *(f"{cell.label(across)}" for cell in cells[:columns])]
+        title += "" if "tgt_prompt" in axes else f"   to   {variants[0].tgt_prompt}"
+        headings = ["photograph", *(f"{variant.label(across)}" for variant in variants[:columns])]
         contact_sheet(rows, self.out / "sheet.png", title, 192, headings, badges)
-        for cell, edited in zip(cells, edits, strict=True):
+        for variant, edited in zip(variants, edits, strict=True):
             for name, image in zip(names, edited, strict=True):
-                save_image(image, self.out / f"{cell.number:02d}_{name}.png")
-        lines = {cell.number: ns_train_line(cell, self, photographs) for cell in cells}
+                save_image(image, self.out / f"{variant.number:02d}_{name}.png")
+        lines = {variant.number: ns_train_line(variant, self, photographs) for variant in variants}
         record = {
             "photographs": [str(path) for path in photographs.paths],
             "src_prompt": self.src_prompt,
             "prior": self.prior,
             "seconds": round(seconds, 1),
-            "cells": [dict(cell.settings) | {"number": cell.number, "line": lines[cell.number]} for cell in cells],
+            "cells": [dict(v.settings) | {"number": v.number, "line": lines[v.number]} for v in variants],
         }
         write_whole(self.out / "preview.json", json.dumps(record, indent=2) + "\n")
         console = Console(soft_wrap=True)
         sheet = in_rich(self.out / "sheet.png")
-        console.print(f"{len(cells)} edits of {len(source)} photographs in {seconds:.0f} s: {sheet}")
+        console.print(f"{len(variants)} edits of {len(source)} photographs in {seconds:.0f} s: {sheet}")
         if photographs.run is None:
             data = photographs.data or "DATA"
             line = f"First: ns-train source-splatfacto --data {shlex.quote(str(data))}"
             console.print(printable(line), highlight=False, markup=False)
-        for cell in cells:
-            name = ", ".join(cell.label(axis) for axis in axes) or cell.tgt_prompt
-            console.print(f"[bold]{cell.number}[/] [cyan]{in_rich(name)}[/]", highlight=False)
-            console.print(f"  {printable(lines[cell.number])}", highlight=False, markup=False)
+        for variant in variants:
+            name = ", ".join(variant.label(axis) for axis in axes) or variant.tgt_prompt
+            console.print(f"[bold]{variant.number}[/] [cyan]{in_rich(name)}[/]", highlight=False)
+            console.print(f"  {printable(lines[variant.number])}", highlight=False, markup=False)
 
 
 def known_editors() -> dict[str, type]:
@@ -299,9 +297,9 @@ def read_photographs(paths: Sequence[Path], prior: Any, resolution: int | None) 
     return torch.cat(images)
 
 
-def ns_train_line(cell: Cell, preview: Preview, photographs: "Photographs") -> str:
-    """The command that edits the scene with a cell's settings."""
-    name = cell.settings["objective"]
+def ns_train_line(variant: Variant, preview: Preview, photographs: "Photographs") -> str:
+    """The command that edits the scene with a variant's settings."""
+    name = variant.settings["objective"]
     if name == SDEDIT:
         return "(ns-train sdedit-refine refines a finished edit by SDEdit; none begins with it)"
     suffix = "" if photographs.family == "nerfacto" else "-splat"
@@ -309,12 +307,12 @@ def ns_train_line(cell: Cell, preview: Preview, photographs: "Photographs") -> s
     arguments = [f"{name}-edit{suffix}", "--load-dir", str(run / "nerfstudio_models")]
     if preview.src_prompt:
         arguments += ["--pipeline.src-prompt", preview.src_prompt]
-    arguments += ["--pipeline.tgt-prompt", cell.tgt_prompt, "--pipeline.prior", preview.prior]
+    arguments += ["--pipeline.tgt-prompt", variant.tgt_prompt, "--pipeline.prior", preview.prior]
     if preview.resolution is not None:
         arguments += ["--pipeline.resolution", str(preview.resolution)]
-    default = type(cell.editor)()
-    for field in dataclasses.fields(cell.editor):
-        value = getattr(cell.editor, field.name)
+    default = type(variant.editor)()
+    for field in dataclasses.fields(variant.editor):
+        value = getattr(variant.editor, field.name)
         if value != getattr(default, field.name):
             arguments += [f"--pipeline.objective.{field.name.replace('_', '-')}", str(value)]
     return shlex.join(["ns-train", *arguments])

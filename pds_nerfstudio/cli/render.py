@@ -14,7 +14,7 @@ from pds_nerfstudio.ranges import check_ranges
 from pds_nerfstudio.text import printable
 
 if TYPE_CHECKING:
-    from pds_nerfstudio.evaluation.pairs import Pair
+    from pds_nerfstudio.evaluation.before_after import Pair
 
 ROOM = 4 << 20
 """Bytes that pictures and films take at least."""
@@ -59,7 +59,7 @@ class Render:
             raise UserError("Nothing is asked for: give --paths, --held-out or --export.")
         if self.export and self.step is not None:
             raise UserError("--export writes the run's last checkpoint: leave --step out, or export without it.")
-        from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
+        from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
         from pds_nerfstudio.evaluation.renders import export, export_splat_mesh
         from pds_nerfstudio.pipelines.conclusion import export_lines
         from pds_nerfstudio.scenes.run_config import usable_config

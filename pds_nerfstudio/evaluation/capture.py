@@ -1,23 +1,22 @@
-"""Edits of real captures, which have no known answer: by the methods' own settings, judged against source and prompts.
+"""Edits of real captures: there is no known answer, so they are judged against their source and prompts."""
 
-The counterpart of `trial` for photographs: the same functions under the same names, which is what `bench` goes by.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pds_nerfstudio.evaluation.measure import Image3, Measured, load_judges, measure
-from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
+from pds_nerfstudio.evaluation.benchmark import Benchmark
+from pds_nerfstudio.evaluation.measure import Measured, load_judges, measure
+from pds_nerfstudio.evaluation.rows import NOTHING, REGENERATE, changed, of_family
 from pds_nerfstudio.evaluation.suite import CaptureEdit
-from pds_nerfstudio.evaluation.trial import headless, train
+from pds_nerfstudio.evaluation.trial import edit_config, headless, train
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pictures import Image3
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.conclusion import SHEET_VIEWS
-from pds_nerfstudio.pipelines.settings import change
 from pds_nerfstudio.scenes.paths import evenly
-from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.shots import before_after_sheet, prompts_title
 
 FRAMES, SHORT_SIDE = 24, 512
@@ -61,48 +60,44 @@ class CaptureComparison:
         before_after_sheet([before[i] for i in shown], [after[i] for i in shown], path, title)
 
 
-def reconstruct(family: Family, data: Path, out: Path, steps: int | None, seed: int) -> Path:
-    """Train `source-<family>` on a capture; returns the run's `config.yml`."""
-    method = f"source-{family}"
-    config = headless(method, out, steps or METHODS[method].config.max_num_iterations, seed)
-    config.experiment_name = "source"
-    config.pipeline.datamanager.data = data
-    config.steps_per_save = STEPS_PER_SAVE
-    return train(config)
+class Capture(Benchmark):
+    """Photographs, edited by the methods' own settings; there is no ceiling."""
+
+    anchors: ClassVar = (NOTHING, REGENERATE)
+
+    def check(self, edits: Sequence[CaptureEdit]) -> None:
+        folders = {edit.data.resolve() for edit in edits}
+        for folder in folders:
+            if other := next((f for f in folders if f != folder and f.name == folder.name), None):
+                raise UserError(
+                    f"{folder} and {other} have one name, by which their reconstructions are kept: rename one."
+                )
+
+    def prepare(self, edit: CaptureEdit, folder: Path, seed: int) -> Path:
+        method = f"source-{self.family}"
+        config = headless(method, folder, self.settings.reconstruction_steps or _steps(method), seed)
+        config.experiment_name = "source"
+        config.pipeline.datamanager.data = edit.data
+        config.steps_per_save = STEPS_PER_SAVE
+        return train(config)
+
+    def edit(
+        self, method: str, changes: Mapping[str, Any], source: Path, edit: CaptureEdit, out: Path, seed: int
+    ) -> Path:
+        method = of_family(method, self.family)
+        config = edit_config(method, source, edit, out, self.settings.edit_steps or _steps(method), seed)
+        pipeline: Any = config.pipeline
+        pipeline.prior = self.settings.prior or pipeline.prior
+        config.steps_per_save = STEPS_PER_SAVE
+        return train(changed(config, changes))
+
+    def compare(self, edit: CaptureEdit, scenes: Path, source: Path, edited: Path) -> CaptureComparison:
+        pair = load_pair(plan_pair(edited, source=source))
+        # Where the prior is toybox, toybox's CLIP is the judge.
+        judges = load_judges("auto", [self.settings.prior or EditConfig.prior])
+        prompts = edit.source_prompt, edit.target_prompt
+        return CaptureComparison(edit, measure(pair, judges, prompts, FRAMES, SHORT_SIDE))
 
 
-def run_edit(
-    method: str,
-    source: Path,
-    edit: CaptureEdit,
-    out: Path,
-    settings: CaptureSettings,
-    seed: int,
-    changes: Mapping[str, Any] | None = None,
-) -> Path:
-    """Train an edit method on a reconstructed capture; returns the edited run's `config.yml`."""
-    config = headless(method, out, settings.edit_steps or METHODS[method].config.max_num_iterations, seed)
-    config.experiment_name = "edited"
-    config.load_dir = source.parent / config.relative_model_dir
-    pipeline: Any = config.pipeline
-    pipeline.src_prompt, pipeline.tgt_prompt = edit.source_prompt, edit.target_prompt
-    pipeline.prior = settings.prior or pipeline.prior
-    pipeline.run.seed = seed
-    for name, value in (changes or {}).items():
-        change(config, name, value)
-    config.steps_per_save = STEPS_PER_SAVE
-    return train(config)
-
-
-def compare(edit: CaptureEdit, source: Path, edited: Path, settings: CaptureSettings) -> CaptureComparison:
-    """An edit beside the scene it began with; numbers that need a network which is not on this machine are left out.
-
-    Args:
-        edit: what was asked for.
-        source, edited: the two runs' `config.yml`; the same for an edit of nothing.
-        settings: where the prior is toybox, toybox's CLIP is the judge.
-    """
-    pair = load_pair(plan_pair(edited, source=source))
-    judges = load_judges("auto", [settings.prior or EditConfig.prior])
-    prompts = edit.source_prompt, edit.target_prompt
-    return CaptureComparison(edit, measure(pair, judges, prompts, FRAMES, SHORT_SIDE))
+def _steps(method: str) -> int:
+    return METHODS[method].config.max_num_iterations

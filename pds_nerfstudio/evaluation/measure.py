@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from nerfstudio.models.base_model import Model
-from torch import Tensor
 
 from pds_nerfstudio.compat import lpips_weights_on_disk
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.evaluation.before_after import Pair
 from pds_nerfstudio.evaluation.metrics import (
     TOYBOX_CLIP,
     ClipScorer,
@@ -22,11 +21,11 @@ from pds_nerfstudio.evaluation.metrics import (
     psnr,
     ssim,
 )
-from pds_nerfstudio.evaluation.pairs import Pair
+from pds_nerfstudio.perceptual import Perceptual
+from pds_nerfstudio.pictures import Image3, Images
 from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.shots import Shot, shoot, view_camera
 
-Image3 = Float[Tensor, "3 height width"]
 Distance = Callable[[Image3, Image3], float]
 
 CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16", "openai/clip-vit-base-patch32")
@@ -160,45 +159,41 @@ def load_judges(clip: str, priors: Sequence[str]) -> Judges:
 
 
 def _distance(priors: Sequence[str]) -> tuple[Distance | None, str]:
-    if lpips_weights_on_disk():
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-        lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval()
-
-        def lpips_distance(a: Image3, b: Image3) -> float:
-            with torch.no_grad():
-                return float(lpips(a[None].clamp(0, 1), b[None].clamp(0, 1)))
-
-        return lpips_distance, "LPIPS (AlexNet)"
     from pds_nerfstudio.priors.check import local_folder
 
+    if lpips_weights_on_disk():
+        return _of_pictures(Perceptual(None)), "LPIPS (AlexNet)"
     for name in priors:
         try:
             if local_folder(name) is None:
                 continue
-            return _vae_distance(name), f"distance of VAE features of {name} (LPIPS' AlexNet is not on this machine)"
+            distance = _of_pictures(Perceptual(_vae_features(name)))
+            return distance, f"distance of VAE features of {name} (LPIPS' AlexNet is not on this machine)"
         except UserError:  # a prior that is gone: the next one, or none
             continue
     return None, "neither LPIPS' AlexNet nor a prior's VAE is on this machine"
 
 
-def _vae_distance(name: str) -> Distance:
+def _of_pictures(perceptual: Perceptual) -> Distance:
+    def distance(a: Image3, b: Image3) -> float:
+        with torch.no_grad():
+            return float(perceptual(a[None], b[None]))
+
+    return distance
+
+
+def _vae_features(name: str) -> Any:
     from pds_nerfstudio.images import working_size
-    from pds_nerfstudio.objectives.perturb import feature_distance
     from pds_nerfstudio.priors.stable_diffusion import load_prior
 
     prior = load_prior(name, "cpu")
 
-    def features(image: Image3) -> Any:
+    def features(image: Images) -> Any:
         height, width = image.shape[-2:]
         size = working_size(height, width, min(height, width), prior.latent_stride)
-        return prior.features(torch.nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True))
+        return prior.features(torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True))
 
-    def distance(a: Image3, b: Image3) -> float:
-        with torch.no_grad():
-            return float(feature_distance(features(a), features(b)))
-
-    return distance
+    return features
 
 
 def _shots(model: Model, cameras: Sequence[Any]) -> list[Shot]:

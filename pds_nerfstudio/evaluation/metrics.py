@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.errors import UserError, first_line
+from pds_nerfstudio.pictures import Images
 from pds_nerfstudio.toybox.spec import SceneSpec
 
 TOYBOX_CLIP = Path(__file__).resolve().parents[1] / "toybox" / "weights" / "clip"
-
-Images = Float[Tensor, "views 3 height width"]
 
 
 def psnr(
@@ -38,6 +37,12 @@ def saturation(images: Images, mask: Float[Tensor, "views height width"]) -> Flo
     high, low = images.amax(dim=1), images.amin(dim=1)
     value = (high - low) / high.clamp(min=1e-6)
     return (value * mask).sum((1, 2)) / mask.sum((1, 2))
+
+
+def sharpness(images: Images) -> Float[Tensor, " views"]:
+    """Variance of the 4-neighbour Laplacian of each view's grey image."""
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
+    return F.conv2d(images.mean(1, keepdim=True), kernel).var((1, 2, 3))
 
 
 @dataclass(eq=False)
@@ -68,7 +73,7 @@ class ClipScorer:
             processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"The CLIP model {folder} cannot be loaded ({str(error).splitlines()[0]}): give a folder with its "
+                f"The CLIP model {folder} cannot be loaded ({first_line(error)}): give a folder with its "
                 "config.json, weights and tokenizer."
             ) from error
         mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.measure import Judges
-from pds_nerfstudio.evaluation.metrics import Images, psnr, ssim
+from pds_nerfstudio.evaluation.metrics import psnr, ssim
 from pds_nerfstudio.files import file_name, read_json, write_whole
+from pds_nerfstudio.pictures import Images
 
 MAPPING, PICTURES = "mapping_file.json", "annotation_images"
 PROMPTS = "original_prompt", "editing_prompt"

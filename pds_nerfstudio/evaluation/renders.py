@@ -9,7 +9,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.base_model import Model
 
-from pds_nerfstudio.evaluation.pairs import Pair, load_run, set_up
+from pds_nerfstudio.evaluation.before_after import Pair, load_run, set_up
 from pds_nerfstudio.files import distinct_names
 from pds_nerfstudio.pictures import heat, save_image, side_by_side, video
 from pds_nerfstudio.scenes.paths import evenly

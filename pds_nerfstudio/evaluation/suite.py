@@ -13,6 +13,10 @@ captures:                             # a suite has one or the other
     data: data/in2n/bear              # as `ns-train --data` takes it, from the folder where the command is run
     source: a photo of a bear statue  # the prompts
     target: a photo of a panda
+
+methods:                            # if it likes: the rows that `pds bench` runs where its line names none
+  - pds-edit
+  - pds-edit+sdedit-refine[pipeline.guidance_scale=2]
 """
 
 from dataclasses import dataclass, fields
@@ -25,7 +29,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import file_name
 from pds_nerfstudio.toybox.spec import EDITS, EditKind, SceneSpec, ToyEdit, find_edit
 
-OF_A_SUITE = ("edits", "captures")
+OF_A_SUITE = ("edits", "captures", "methods")
 OF_AN_EDIT = ("name", "kind", "source", "target")
 OF_A_CAPTURE = (*OF_AN_EDIT, "data")
 OF_A_SCENE = tuple(field.name for field in fields(SceneSpec))
@@ -49,6 +53,8 @@ class Suite:
 
     name: str
     edits: tuple[ToyEdit, ...] | tuple[CaptureEdit, ...]
+    methods: tuple[str, ...] = ()
+    """Rows that it is meant for, as `--methods` names them."""
 
     @property
     def of_captures(self) -> bool:
@@ -75,6 +81,7 @@ def read_suite(path: Path) -> Suite:
         if root is None:
             raise UserError(f"{path} is empty: list edits under `edits:`.")
         entries = _mapping(root, OF_A_SUITE)
+        methods = _methods(entries.pop("methods", None))
         (what, listed), *others = entries.items() or [("", root)]
         if others or not isinstance(listed, yaml.SequenceNode):
             raise _Mistake(root, "a suite is a list of edits under `edits:`, or under `captures:`")
@@ -93,7 +100,16 @@ def read_suite(path: Path) -> Suite:
         raise UserError(f"{path}, line {line}: {error.problem or 'not readable as YAML'}.") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
         raise UserError(f"{path} is not readable as YAML.") from None
-    return Suite(path.stem, tuple(edits.values()))
+    return Suite(path.stem, tuple(edits.values()), methods)
+
+
+def _methods(node: yaml.Node | None) -> tuple[str, ...]:
+    if node is None:
+        return ()
+    listed = node.value if isinstance(node, yaml.SequenceNode) else []
+    if not listed or not all(isinstance(entry, yaml.ScalarNode) for entry in listed):
+        raise _Mistake(node, "methods are a list of names, each on a line of its own")
+    return tuple(entry.value for entry in listed)
 
 
 def _edit(node: yaml.Node) -> ToyEdit:

@@ -2,6 +2,7 @@
 
 import html
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pds_nerfstudio.evaluation.bench import ANCHORS, CEILING, NOTHING, SHOWN, VIEW, Cell, read_variant
-from pds_nerfstudio.evaluation.measure import Image3
-from pds_nerfstudio.pictures import contact_sheet, read_images
+from pds_nerfstudio.evaluation.bench import SHOWN, VIEW, Cell
+from pds_nerfstudio.evaluation.rows import ANCHORS, CEILING, NOTHING, read_chain
+from pds_nerfstudio.pictures import Image3, contact_sheet, read_images
 
 COLUMNS = {
     "psnr_to_target_in_change_mask_after": ("in mask, dB", "{:.2f}"),
@@ -119,10 +120,12 @@ def page(suite: str, records: Records, outside: Sequence[str]) -> str:
 
 
 def short(method: str) -> str:
-    """A method's name with its settings by the last part of theirs: "piva-edit [regularisation=0.8]"."""
-    name, changes = read_variant(method)
-    settings = ", ".join(f"{setting.rpartition('.')[2]}={value}" for setting, value in changes.items())
-    return f"{name} [{settings}]" if settings else name
+    """A row's name with its settings by the last part of theirs: "pnr-edit + sdedit-refine [guidance_scale=2]"."""
+    parts = []
+    for name, changes in read_chain(method):
+        settings = ", ".join(f"{setting.rpartition('.')[2]}={value}" for setting, value in changes.items())
+        parts.append(f"{name} [{settings}]" if settings else name)
+    return " + ".join(parts)
 
 
 def _rows(records: Records) -> dict[str, list[list[str]]]:
@@ -216,7 +219,9 @@ def plot(records: Records, path: Path) -> None:
         axis.grid(alpha=0.2)
     axes[0][0].set_ylabel(up_title)
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), fontsize=7, loc="outside lower center", ncols=5)
+    labels = [textwrap.fill(label, 100) for label in handles]
+    columns = max(1, min(5, 60 * len(kinds) // max(len(line) for label in labels for line in label.splitlines())))
+    figure.legend(handles.values(), labels, fontsize=7, loc="outside lower center", ncols=columns)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.scripts import train as ns_train
-from torch import Tensor
 
 from pds_nerfstudio.evaluation import renders
+from pds_nerfstudio.evaluation.before_after import load_run
+from pds_nerfstudio.evaluation.benchmark import Benchmark
 from pds_nerfstudio.evaluation.consistency import view_consistency
 from pds_nerfstudio.evaluation.measure import Distance, load_judges
 from pds_nerfstudio.evaluation.metrics import (
@@ -24,25 +24,24 @@ from pds_nerfstudio.evaluation.metrics import (
     directional_similarity,
     psnr,
     saturation,
+    sharpness,
     ssim,
     target_probability,
 )
-from pds_nerfstudio.evaluation.pairs import load_run
+from pds_nerfstudio.evaluation.rows import changed, of_family
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import Piva
 from pds_nerfstudio.objectives.base import ScoreDistillation
-from pds_nerfstudio.pictures import contact_sheet, heat, read_images
+from pds_nerfstudio.pictures import Images, contact_sheet, heat, read_images
 from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
-from pds_nerfstudio.pipelines.settings import change, write
+from pds_nerfstudio.pipelines.settings import write
 from pds_nerfstudio.scenes.families import render, scene_of
 from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.views import eval_views, train_views
-from pds_nerfstudio.toybox.dataset import change_mask, read_geometry
+from pds_nerfstudio.toybox.dataset import change_mask, read_geometry, write_edit
 from pds_nerfstudio.toybox.spec import ToyEdit
-
-Images = Float[Tensor, "views 3 height width"]
 
 
 @dataclass(frozen=True)
@@ -128,21 +127,15 @@ def run_edit(
     settings: TrialSettings,
     seed: int,
     changes: Mapping[str, Any] | None = None,
-    steps_per_save: int | None = None,
 ) -> Path:
     """Train an edit method on a reconstructed toybox scene; returns the edited run's `config.yml`.
 
     Args:
         changes: settings of the method, by the names of `ns-train`'s flags: "pipeline.objective.regularisation".
-        steps_per_save: keep a checkpoint every so many steps; only the last by default.
     """
-    config = headless(method, out, settings.edit_steps, seed)
-    config.experiment_name = "edited"
-    config.load_dir = source.parent / config.relative_model_dir
+    config = edit_config(method, source, edit, out, settings.edit_steps, seed)
     pipeline: Any = config.pipeline
-    pipeline.src_prompt, pipeline.tgt_prompt = edit.source_prompt, edit.target_prompt
     pipeline.prior = "toybox"
-    pipeline.run.seed = seed
     distils = isinstance(pipeline, DistillationConfig)
     if distils:
         pipeline.objective = settings.objective(type(pipeline.objective))
@@ -167,11 +160,7 @@ def run_edit(
             config.optimizers[group]["scheduler"] = None
     if isinstance(pipeline, ReviseConfig):
         write(pipeline, "refine_steps", settings.edit_steps // 4)
-    for name, value in (changes or {}).items():
-        change(config, name, value)
-    if steps_per_save is not None:
-        config.steps_per_save, config.save_only_latest_checkpoint = steps_per_save, False
-    return train(config)
+    return train(changed(config, changes or {}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,6 +231,8 @@ def against_truth(
         "closer_to_target": float(closer.float().mean()),
         "success": float(closer.float().mean() >= SUCCESS_SHARE),
         "saturation_drift": float(drift.mean()),
+        "sharpness": float(sharpness(edited_render).mean()),
+        "sharpness_of_truth": float(sharpness(target_truth).mean()),
         "ssim_to_target": float(ssim(edited_render, target_truth).mean()),
         "ssim_to_target_in_change_mask": float(ssim(edited_render, target_truth, changed).mean()),
         "distance_to_target": _mean(distance, edited_render, target_truth),
@@ -294,6 +285,16 @@ def headless(method: str, out: Path, steps: int, seed: int) -> TrainerConfig:
     return config
 
 
+def edit_config(method: str, source: Path, edit: Any, out: Path, steps: int, seed: int) -> TrainerConfig:
+    """A method's configuration for an edit of a run (its `config.yml`) by the prompts of `edit`."""
+    config = headless(method, out, steps, seed)
+    config.experiment_name = "edited"
+    config.load_dir = source.parent / config.relative_model_dir
+    pipeline: Any = config.pipeline
+    pipeline.src_prompt, pipeline.tgt_prompt, pipeline.seed = edit.source_prompt, edit.target_prompt, seed
+    return config
+
+
 def _shrink_nerfacto(config: TrainerConfig) -> None:
     """A nerfacto that two cores can train: half the levels, fewer samples, small batches."""
     model: Any = config.pipeline.model
@@ -308,3 +309,22 @@ def _shrink_nerfacto(config: TrainerConfig) -> None:
     config.optimizers["fields"]["optimizer"].lr = NERF_RATE
     datamanager: Any = config.pipeline.datamanager
     datamanager.train_num_rays_per_batch = 1024
+
+
+class Toy(Benchmark):
+    """Toybox scenes, whose edits have a known answer."""
+
+    def prepare(self, edit: ToyEdit, folder: Path, seed: int) -> Path:
+        write_edit(edit, folder / "scene", seed=seed)
+        steps = self.settings.reconstruction_steps
+        return reconstruct(self.family, folder / "scene" / SIDES[0], folder, steps, seed)
+
+    def ceiling(self, scenes: Path, out: Path, seed: int) -> Path:
+        steps = self.settings.reconstruction_steps + self.settings.edit_steps
+        return reconstruct(self.family, scenes / "scene" / SIDES[1], out, steps, seed)
+
+    def edit(self, method: str, changes: Mapping[str, Any], source: Path, edit: ToyEdit, out: Path, seed: int) -> Path:
+        return run_edit(of_family(method, self.family), source, edit, out, self.settings, seed, changes)
+
+    def compare(self, edit: ToyEdit, scenes: Path, source: Path, edited: Path) -> Comparison:
+        return compare(edit, scenes / "scene", source, edited)

@@ -23,8 +23,10 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
+from pds_nerfstudio.draws import generator_at
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import to_channels_last, working_size
+from pds_nerfstudio.perceptual import Perceptual
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.settings import (
     Compute,
@@ -38,6 +40,7 @@ from pds_nerfstudio.pipelines.settings import (
     listed_in_order,
 )
 from pds_nerfstudio.pipelines.source_views import SourceView, SourceViews
+from pds_nerfstudio.prompts import check_prompts
 from pds_nerfstudio.scenes.families import family_of_model, scene_of
 from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks
@@ -95,15 +98,12 @@ class EditConfig(VanillaPipelineConfig):
 
     def check_prompts(self) -> None:
         """Raise UserError for prompts that this kind of edit cannot work with."""
-        if not self.tgt_prompt.strip():
-            raise UserError('The target prompt is empty: say what you want with --pipeline.tgt-prompt "a photo of …".')
+        check_prompts(self.src_prompt, self.tgt_prompt, "--pipeline.", self.reads_source_prompt)
 
-    def require_two_prompts(self) -> None:
-        """Raise UserError where source and target prompt do not both say something, and different things."""
-        if not self.src_prompt.strip():
-            raise UserError('The source prompt is empty: say what is there, --pipeline.src-prompt "a photo of …".')
-        if self.src_prompt.strip() == self.tgt_prompt.strip():
-            raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
+    @property
+    def reads_source_prompt(self) -> bool:
+        """Whether the source prompt means anything to this kind of edit."""
+        return False
 
     def check_prior(self) -> None:
         """Raise UserError for a prior that cannot be loaded, or settings that do not fit it; nothing is loaded."""
@@ -186,6 +186,13 @@ class EditPipeline(VanillaPipeline):
         )
         self.decisions["prior"] = f"{config.prior}, {str(prior.unet.dtype).removeprefix('torch.')}"
         return prior
+
+    @functools.cached_property
+    def perceptual(self) -> Perceptual:
+        """How different two pictures look."""
+        perceptual = Perceptual(self.prior.features, self.device)
+        CONSOLE.log(f"The perceptual loss is {perceptual.name}.")
+        return perceptual
 
     @property
     def prior_is_loaded(self) -> bool:
@@ -316,7 +323,7 @@ class EditPipeline(VanillaPipeline):
 
     def generator(self, number: int) -> torch.Generator:
         """The generator of one draw: the same number draws the same, whatever was drawn before."""
-        return torch.Generator().manual_seed(self.config.run.seed * 1_000_003 + number)
+        return generator_at(self.config.run.seed, number)
 
     def view_of_step(self, turn: int) -> int:
         """Every view once, in a new order, before any comes again."""

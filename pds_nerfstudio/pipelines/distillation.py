@@ -70,11 +70,10 @@ class DistillationConfig(EditConfig):
         """Those of the objective."""
         return self.objective.adapters
 
-    def check_prompts(self) -> None:
-        """SDS reads no source prompt; every other objective needs two that differ."""
-        super().check_prompts()
-        if not isinstance(self.objective, SDS):
-            self.require_two_prompts()
+    @property
+    def reads_source_prompt(self) -> bool:
+        """Every objective but SDS does."""
+        return not isinstance(self.objective, SDS)
 
     def check_prior(self) -> None:
         """The prior's own check, and the ControlNet's."""

@@ -8,7 +8,6 @@ trap: InstructPix2Pix reads what to do ("make it blue") and a text-to-image prio
 target prompt has to be of the editor's kind. toybox's editor reads captions.
 """
 
-import functools
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +18,6 @@ from pds_nerfstudio.objectives.inversion import DDPMInversion
 from pds_nerfstudio.objectives.sdedit import ddim_steps, noise_and_denoise
 from pds_nerfstudio.pipelines.base import noise_like
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Image3
-from pds_nerfstudio.pipelines.perceptual import Perceptual
 from pds_nerfstudio.pipelines.settings import Flat, ViewSettings, listed_in_order
 from pds_nerfstudio.ranges import Guidance, Weight
 
@@ -46,11 +44,10 @@ class IduConfig(DatasetUpdateConfig):
     perceptual_weight: Weight = 1.0
     """Weight of the perceptual distance beside the mean absolute difference (Haque et al. 2023)."""
 
-    def check_prompts(self) -> None:
-        """InstructPix2Pix is shown the original and needs no source prompt."""
-        super().check_prompts()
-        if self.editor == "inversion":
-            self.require_two_prompts()
+    @property
+    def reads_source_prompt(self) -> bool:
+        """InstructPix2Pix does not: it is shown the original."""
+        return self.editor == "inversion"
 
     def _check_model(self) -> None:
         if self.editor == "inversion":
@@ -98,10 +95,6 @@ class IduPipeline(DatasetUpdatePipeline):
         target = target.to(image)
         return {
             "l1_loss": (image - target).abs().mean(),
-            "perceptual_loss": self.config.perceptual_weight * self._perceptual(image, target),
+            "perceptual_loss": self.config.perceptual_weight * self.perceptual(image, target),
             **rendering.regulariser,
         }
-
-    @functools.cached_property
-    def _perceptual(self) -> Perceptual:
-        return Perceptual(self.prior, self.device)

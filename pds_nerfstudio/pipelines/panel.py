@@ -146,8 +146,15 @@ class Panel(torch.nn.Module):
             label, greatest, step = SLIDERS[name]
             return [self._slider(label, value, greatest, step, lambda element: self._ask(name, element.value))]
         label = RANGES[name]
-        ask = lambda _: self._ask(name, self._shown(name))  # noqa: E731
-        return [self._slider(f"{label} {end}", value[i], 1, 0.01, ask) for i, end in enumerate(("from", "to"))]
+
+        def ask(end: int) -> Callable[[Any], None]:
+            def moved(element: Any) -> None:
+                if element.value != settings_of(self._config)[name][end]:  # or `follow` has moved it
+                    self._ask(name, self._shown(name))
+
+            return moved
+
+        return [self._slider(f"{label} {word}", value[i], 1, 0.01, ask(i)) for i, word in enumerate(("from", "to"))]
 
     def _shown(self, name: str) -> list[Any]:
         """What the elements of a setting show now."""

@@ -9,7 +9,6 @@ What a step does depends on its number alone, so that a resumed edit goes on in 
 the objective on the unperturbed scene first; the probed parameters are discarded.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,7 +31,6 @@ from pds_nerfstudio.objectives.perturb import (
 )
 from pds_nerfstudio.objectives.relevance import MIDDLE, prediction_difference, relevance
 from pds_nerfstudio.pipelines.distillation import DistillationConfig, DistillationPipeline
-from pds_nerfstudio.pipelines.perceptual import Perceptual
 from pds_nerfstudio.pipelines.settings import (
     Flat,
     Perturbation,
@@ -206,7 +204,7 @@ class RevisePipeline(DistillationPipeline):
             spared = F.interpolate(spared, image.shape[-2:], mode="bilinear", align_corners=False)
             image = torch.lerp(image, original, spared)  # no difference, hence no pull, where it is spared
         weights = settings.identity_l1, settings.identity_perceptual
-        loss = identity_loss(image, original, self._perceptual, *weights)
+        loss = identity_loss(image, original, self.perceptual, *weights)
         beside_the_score = source.latent.numel() / PAPERS_LATENTS
         return losses | {"identity_loss": self.config.loss.loss_weight * weight * beside_the_score * loss}
 
@@ -216,7 +214,3 @@ class RevisePipeline(DistillationPipeline):
         if step >= self.config.edit_steps:
             first, steps = self.config.edit_steps, self.config.refinement.refine_steps
         return max(step - first, 0) / max(steps, 1)
-
-    @functools.cached_property
-    def _perceptual(self) -> Perceptual:
-        return Perceptual(self.prior, self.device)

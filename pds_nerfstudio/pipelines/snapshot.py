@@ -10,7 +10,8 @@ import torch
 from nerfstudio.engine.optimizers import Optimizers
 from torch import Tensor
 
-from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.checkpoints import load_tensors
+from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.files import written
 from pds_nerfstudio.pipelines.base import EditPipeline
 from pds_nerfstudio.scenes.scene import load_weights
@@ -93,9 +94,10 @@ def load_snapshots(path: Path, before: int) -> dict[str, Snapshot]:
     """
     if not path.is_file():
         return {}
+    remedy = "delete the file to go on without snapshots"
+    loaded = load_tensors(path, remedy)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         snapshots = {name: Snapshot(**values) for name, values in loaded.items()}
-    except Exception as error:  # torch names no kinds of damage
-        raise UserError(f"The snapshots {path} cannot be read: delete the file to go on without them.") from error
+    except TypeError as error:
+        raise UserError(f"{path} holds no snapshots: {remedy}.") from error
     return {name: snapshot for name, snapshot in snapshots.items() if snapshot.step <= before}

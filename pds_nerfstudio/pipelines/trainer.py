@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer import Viewer
 from rich.progress import track
 
+from pds_nerfstudio.draws import generator_at
 from pds_nerfstudio.errors import UserError, one_sentence
 from pds_nerfstudio.pipelines import distributed, scene_trainer
 from pds_nerfstudio.pipelines.base import EditPipeline
@@ -179,7 +180,8 @@ class EditTrainer(SceneTrainer):
     def _seed(self, step: int) -> None:
         """Let torch's own generator, from which jitter, chunks and densification draw, begin anew with each step: an
         edit that goes on then draws what an uninterrupted one does."""
-        torch.manual_seed(self.pipeline.config.run.seed * 1_000_003 + step + OF_STEPS * (1 + distributed.rank()))
+        place = step + OF_STEPS * (1 + distributed.rank())
+        torch.manual_seed(generator_at(self.pipeline.config.run.seed, place).initial_seed())
 
     def _title(self, step: int) -> str:
         first = step <= self._start_step and self.pipeline.config.compute.compile_prior

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.errors import UserError, first_line
 
 TOYBOX = Path(__file__).resolve().parents[1] / "toybox" / "weights" / "prior"
 
@@ -166,27 +166,20 @@ def needed_files(has: Callable[[str], bool], where: str) -> list[str]:
 
 
 def check_safetensors(path: Path) -> None:
-    """Raise a UserError if the file is not as long as its header says.
+    """Raise a UserError if the file is no safetensors file, or not as long as its header says.
 
-    A safetensors file is 8 bytes (little-endian length of the header), a JSON header with the `data_offsets` of each
-    tensor, and the data. Only the header is read, so that gigabytes are checked in milliseconds.
+    Only the header is read, so that gigabytes are checked in milliseconds.
     """
-    size = path.stat().st_size
+    from safetensors import SafetensorError, safe_open
+
     with path.open("rb") as file:
-        start = file.read(8)
-        if start == b"version ":
+        if file.read(8) == b"version ":
             raise UserError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder.")
-        length = int.from_bytes(start, "little")
-        if size < 8 + length:
-            raise UserError(_damaged(path, f"{size} bytes, too short for its own header"))
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            expected = 8 + length + max(ends, default=0)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-            raise UserError(_damaged(path, "its header cannot be read")) from None
-    if size != expected:
-        raise UserError(_damaged(path, f"{size} bytes instead of {expected}"))
+    try:
+        with safe_open(path, "numpy"):
+            pass
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise UserError(_damaged(path, first_line(error))) from None
 
 
 def _check_parts_fit(configs: dict[str, dict], folder: Path, edits_pictures: bool) -> None:
@@ -282,7 +275,7 @@ def _download(name: str) -> Path:
     except UserError:
         raise
     except Exception as error:  # the hub client's errors and those of its HTTP library share no base class
-        raise UserError(f"Downloading the prior {name} failed: {_first_line(error)}. Run the command again.") from error
+        raise UserError(f"Downloading the prior {name} failed: {first_line(error)}. Run the command again.") from error
 
 
 def latent_shape(folder: Path) -> tuple[int, int]:
@@ -318,7 +311,3 @@ def _missing(wanted: Iterable[str], has: Callable[[str], bool], where: str) -> s
 
 def _damaged(path: Path, what: str) -> str:
     return f"{path} is damaged ({what}): copy or download it again."
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.priors.check import TOYBOX, check_safetensors, latent_shape, local_folder
 
 if TYPE_CHECKING:
@@ -58,8 +58,9 @@ def control_folder(name: str, download: bool = True) -> Path | None:
     try:
         return Path(snapshot_download(name, allow_patterns=["config.json", WEIGHTS[0]]))
     except Exception as error:  # the hub client's errors and those of its HTTP library share no base class
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"Downloading the ControlNet {name} failed: {reason}. Give a local folder.") from error
+        raise UserError(
+            f"Downloading the ControlNet {name} failed: {first_line(error)}. Give a local folder."
+        ) from error
 
 
 def check_control_folder(folder: Path, prior_folder: Path | None) -> None:
@@ -108,8 +109,7 @@ def load_control(name: str, prior: "StableDiffusionPrior") -> Any:
             folder, variant=variant, use_safetensors=True, local_files_only=True, torch_dtype=prior.unet.dtype
         )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"The ControlNet {folder} cannot be loaded ({reason}).") from error
+        raise UserError(f"The ControlNet {folder} cannot be loaded ({first_line(error)}).") from error
     return network.to(prior.device).requires_grad_(False).eval()  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 

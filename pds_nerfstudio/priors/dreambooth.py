@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from pds_nerfstudio.checkpoints import load_tensors
+from pds_nerfstudio.draws import generator_at
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import write_whole, written
 from pds_nerfstudio.objectives import Latents
@@ -247,7 +248,7 @@ def _learn(
     """One batch; the optimiser steps when the batches of a step are complete. Returns the loss."""
     step, part = when
     number = (step * settings.accumulate + part) * accelerator.num_processes + accelerator.process_index
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
+    generator = generator_at(settings.seed, number)
     rows = _choose([(instance, settings.instance_prompt)], settings.batch_size, generator)
     if preserved:
         rows += _choose(preserved, settings.batch_size, generator)
@@ -337,7 +338,7 @@ def _drawn(
     parts = [missing[i : i + 8] for i in range(0, len(missing), 8)]
     guidance = settings.class_guidance_scale if prompt else 1.0
     for part in track(parts, f"drawing {folder.name}", disable=not parts or not accelerator.is_main_process):
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + part[0])
+        generator = generator_at(settings.seed, part[0])
         pictures = prior.sample([prompt] * len(part), height, width, settings.sample_steps, guidance, generator)
         with _saving(folder.parents[1], "A class image"):
             for i, image in zip(part, pictures, strict=True):

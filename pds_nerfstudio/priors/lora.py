@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.files import write_whole, written
 from pds_nerfstudio.priors.check import LORA_BASE, LORA_WEIGHTS
 
@@ -40,7 +40,7 @@ def add_lora(network: Any, name: str, rank: int, layers: tuple[str, ...]) -> Non
         network.add_adapter(settings, adapter_name=name)
     except ValueError as error:
         raise UserError(
-            f"The prior's {type(network).__name__} cannot be adapted ({str(error).splitlines()[0]}): it needs layers "
+            f"The prior's {type(network).__name__} cannot be adapted ({first_line(error)}): it needs layers "
             f"named {', '.join(layers)}."
         ) from error
 

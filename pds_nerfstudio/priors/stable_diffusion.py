@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
 from pds_nerfstudio.priors.adapters import Adapters
 from pds_nerfstudio.priors.check import lora_folder, prior_folder
@@ -39,7 +39,7 @@ try:
 except (ImportError, RuntimeError) as error:  # RuntimeError: their lazy imports wrap whatever went wrong inside
     raise UserError(
         f"The diffusion prior needs diffusers and transformers, which do not import here "
-        f"({(str(error).splitlines() or ['no reason given'])[0]}): pip install --upgrade diffusers transformers"
+        f"({first_line(error)}): pip install --upgrade diffusers transformers"
     ) from error
 
 # Axis names of their own: `height` and `width` are those of latents.
@@ -423,8 +423,7 @@ def _load_part(kind: Any, folder: Path, part: str, **settings: Any) -> Any:
             **settings,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise UserError(_not_loaded(folder, part, lines[0].split(". ")[0])) from error
+        raise UserError(_not_loaded(folder, part, first_line(error).split(". ")[0])) from error
     if missing := sorted(info["missing_keys"]):
         raise UserError(_not_loaded(folder, part, f"{len(missing)} weights are missing, the first is {missing[0]}"))
     return network

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.priors.check import TOYBOX, check_safetensors, latent_shape, read_json
 
 TOYBOX_ENCODER = TOYBOX.with_name("encoder")
@@ -54,8 +54,9 @@ def load_tiny(name: str, device: torch.device, dtype: torch.dtype, latent_stride
             folder or name, use_safetensors=True, local_files_only=folder is not None, torch_dtype=dtype
         )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"The encoder {name} cannot be loaded ({reason}): name an AutoencoderTiny.") from error
+        raise UserError(
+            f"The encoder {name} cannot be loaded ({first_line(error)}): name an AutoencoderTiny."
+        ) from error
     _check_fits(name, tiny.config, latent_stride, latent_channels)
     return tiny.to(device).requires_grad_(False).eval()
 

@@ -6,14 +6,11 @@ Reading a run here runs no code of it (see `run_config`); nerfstudio's own comma
 import dataclasses
 import functools
 import hashlib
-import pickle
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from nerfstudio.configs.base_config import InstantiateConfig
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.engine.trainer import TrainerConfig
@@ -22,6 +19,7 @@ from nerfstudio.models.nerfacto import NerfactoModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from torch import Tensor
 
+from pds_nerfstudio.checkpoints import load_tensors
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.families import family_of
 from pds_nerfstudio.scenes.nerfacto import (
@@ -60,17 +58,10 @@ class SourceRun:
         Raises:
             UserError: for a file that is no readable nerfstudio checkpoint.
         """
-        try:
-            loaded = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
-            loaded["pipeline"].items()
-        except (
-            *(OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError),
-            *(pickle.UnpicklingError, zipfile.BadZipFile),
-        ) as error:
-            raise UserError(
-                f"checkpoint {self.checkpoint_path} cannot be read ({_first_line(error)}): choose another with "
-                "--load-step, or reconstruct the scene again."
-            ) from error
+        remedy = "choose another with --load-step, or reconstruct the scene again"
+        loaded = load_tensors(self.checkpoint_path, remedy)
+        if not isinstance(loaded.get("pipeline"), dict):
+            raise UserError(f"{self.checkpoint_path} is no checkpoint of a nerfstudio run: {remedy}.")
         return loaded
 
     @property
@@ -194,8 +185,3 @@ def _choose_checkpoint(folder: Path, load_step: int | None) -> tuple[Path, int]:
 
 def _listed(values: list[int]) -> str:
     return ", ".join(str(value) for value in values)
-
-
-def _first_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text[:160] or type(error).__name__

@@ -17,15 +17,15 @@ FROM, TO = "a photo of a sks can", "a photo of a sks cone"
 
 
 def edit(run, out, **changes) -> Edit:
-    return Edit(run, **({"src_prompt": FROM, "to": TO, "prior": "toybox", "out": out} | changes))
+    return Edit(run, **({"src_prompt": FROM, "tgt_prompt": TO, "prior": "toybox", "out": out} | changes))
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"to": " "}, "target prompt is empty"),
+        ({"tgt_prompt": " "}, "target prompt is empty"),
         ({"src_prompt": ""}, "source prompt is empty"),
-        ({"to": FROM}, "are the same"),
+        ({"tgt_prompt": FROM}, "are the same"),
         ({"prior": "nowhere"}, "nowhere"),
         ({"method": "source"}, "no method 'source'"),
         ({"method": "source-splatfacto"}, "no method 'source-splatfacto'"),

@@ -1,7 +1,5 @@
 """The benchmark: what it plans, resumes, survives and sums up; and one small suite for real."""
 
-import copy
-import importlib.util
 import json
 import math
 import os
@@ -11,24 +9,29 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import torch
 
 from pds_nerfstudio.cli.bench import Bench
 from pds_nerfstudio.errors import UserError, one_sentence
-from pds_nerfstudio.evaluation import bench, summary
+from pds_nerfstudio.evaluation import bench, summary, workers
+from pds_nerfstudio.evaluation.rows import changed, read_chain, read_link
 from pds_nerfstudio.evaluation.suite import read_suite
-from pds_nerfstudio.evaluation.trial import SETTINGS
+from pds_nerfstudio.evaluation.trial import SETTINGS, Toy
+from pds_nerfstudio.evaluation.workers import each
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
-from pds_nerfstudio.pipelines.settings import change
+from pds_nerfstudio.scenes.source import find_run
+from pds_nerfstudio.toybox.spec import find_edit
 
 SUITES = Path(__file__).parents[2] / "suites"
+TOY = Toy("splatfacto", SETTINGS["splatfacto"])
 
 
 def cells_of(out: Path, methods=("pds-edit", "nothing", "ceiling"), seeds=1) -> list[bench.Cell]:
-    settings = SETTINGS["splatfacto"]
-    return bench.plan_cells(read_suite(SUITES / "ci.yaml"), methods, "splatfacto", seeds, out, settings)
+    return bench.plan_cells(read_suite(SUITES / "ci.yaml"), methods, TOY, seeds, out)
 
 
 def pretend(cell: bench.Cell):
@@ -80,17 +83,15 @@ def test_unknown_methods_seeds_and_shards_are_refused(tmp_path):
 
 def test_a_method_takes_settings_in_brackets(tmp_path):
     text = "piva-edit[pipeline.objective.regularisation=0.8, optimizers.adapters.optimizer.lr=1e-3]"
-    method, changes = bench.read_variant(text)
+    method, changes = read_link(text)
     assert method == "piva-edit"
     assert summary.short(text) == "piva-edit [regularisation=0.8, lr=0.001]"
-    config = copy.deepcopy(METHODS["piva-edit-splat"].config)
-    for name, value in changes.items():
-        change(config, name, value)
+    config = changed(METHODS["piva-edit-splat"].config, changes)
     assert config.pipeline.objective.regularisation == 0.8
     assert config.optimizers["adapters"]["optimizer"].lr == 1e-3
     assert METHODS["piva-edit-splat"].config.pipeline.objective.regularisation == 0.2
     assert [cell.method for cell in cells_of(tmp_path, ["nothing", text])[:2]] == ["nothing", text]
-    words = bench.read_variant("pnr-edit[a=true, b=False, c=none, d=relevant, e=3]")[1]
+    words = read_link("pnr-edit[a=true, b=False, c=none, d=relevant, e=3]")[1]
     assert words == {"a": True, "b": False, "c": None, "d": "relevant", "e": 3}
 
 
@@ -104,10 +105,93 @@ def test_many_settings_and_paths_among_them_make_one_folder_for_each_method(tmp_
     assert max(len(folder.name) for folder in folders) < 255
 
 
+def test_a_chain_is_read_link_by_link_and_named_shortly():
+    text = "pnr-edit[pipeline.eta=1e+0]+sdedit-refine[pipeline.guidance_scale=2.0,max_num_iterations=4]"
+    links = [("pnr-edit", {"pipeline.eta": 1.0})]
+    links += [("sdedit-refine", {"pipeline.guidance_scale": 2.0, "max_num_iterations": 4})]
+    assert read_chain(text) == links
+    assert summary.short(text) == "pnr-edit [eta=1.0] + sdedit-refine [guidance_scale=2.0, max_num_iterations=4]"
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """Cells run in this process, one after the other."""
+    monkeypatch.setattr(bench, "each", lambda task, cells, _: ((cell, workers.guarded(task, cell)) for cell in cells))
+
+
+def test_a_chain_goes_on_with_what_the_row_of_its_first_link_has_made(one_process, tmp_path):
+    """The edit of the row pds-edit is made once, though no such row is asked for; the second run repeats nothing."""
+    suite = replace(read_suite(SUITES / "ci.yaml"), edits=(find_edit("red-to-blue"),))
+    made = tmp_path / "made"
+    chains = ["pds-edit+sdedit-refine", "pds-edit+dds-edit+sds-edit[pipeline.seed=1]"]
+    cells = bench.plan_cells(suite, chains, Pretended("splatfacto", SETTINGS["splatfacto"]), 1, tmp_path)
+    for row in ([], ["pds-edit", *chains]):
+        cells = bench.plan_cells(suite, row or chains, cells[0].benchmark, 1, tmp_path)
+        assert all(isinstance(outcome, dict) for _, outcome in bench.run_all(cells, 2))
+        assert sorted(made.read_text().split()) == [
+            "dds-edit(pds-edit(source))",
+            "pds-edit(source)",
+            "sdedit-refine(pds-edit(source))",
+            "sds-edit(dds-edit(pds-edit(source)))",
+            "source",
+        ]
+    records = {cell.method: bench.read_record(cell.record_file) for cell in cells}
+    assert set(records) == {"pds-edit", *chains}
+    for chain in chains:
+        assert records[chain]["seconds"] > records["pds-edit"]["seconds"] >= 0.2  # of all its links
+
+
+def test_a_chain_whose_first_link_fails_fails_once(one_process, tmp_path):
+    chains = ["idu-edit", "idu-edit+sdedit-refine", "idu-edit+pds-edit", "dds-edit"]
+    suite = replace(read_suite(SUITES / "ci.yaml"), edits=(find_edit("red-to-blue"),))
+    cells = bench.plan_cells(suite, chains, Pretended("splatfacto", SETTINGS["splatfacto"]), 1, tmp_path)
+    outcomes = {cell.method: outcome for cell, outcome in bench.run_all(cells, 1)}
+    assert [outcomes[chain] for chain in chains[:3]] == ["no idu-edit today"] * 3
+    assert isinstance(outcomes["dds-edit"], dict)
+    assert (tmp_path / "made").read_text().split().count("idu-edit(source)") == 1
+
+
+class Pretended(Toy):
+    """A benchmark whose scenes are files that say how they came about."""
+
+    def prepare(self, edit, folder, seed):
+        return self.write(folder, "source")
+
+    def edit(self, method, changes, source, edit, out, seed):
+        scene = self.write(out, f"{method}({source.read_text()})")
+        time.sleep(0.2)
+        if method == "idu-edit":
+            raise RuntimeError("no idu-edit today")
+        return scene
+
+    def write(self, folder: Path, text: str) -> Path:
+        with (folder.parents[1] / "made").open("a") as made:
+            made.write(text + "\n")
+        write_whole(folder / "scene", text)
+        return folder / "scene"
+
+    def compare(self, edit, scenes, source, edited):
+        return Judged()
+
+
+class Judged:
+    numbers: ClassVar = {"psnr": 1.0}
+    edited = torch.zeros(1, 3, 4, 4)
+
+    def sheet(self, path: Path) -> None:
+        """None."""
+
+
 @pytest.mark.parametrize(
     ("method", "words"),
     [
         ("piva-edit[", "cannot be read"),
+        ("pds-edit+nothing", "no method 'nothing' to go on with"),
+        ("sdedit-refine+pds-edit", "no method 'sdedit-refine': choose among nothing"),
+        ("nothing+pds-edit", "no method 'nothing': choose"),
+        ("pds-edit+", "no method '' to go on with"),
+        ("pds-edit+pds-edit[pipeline.seed=1]", "would resume the edit before it"),
+        ("pds-edit+sdedit-refine[pipeline.omega=1]", "no setting 'omega'"),
         ("piva-edit[lambda]", "cannot be read"),
         ("piva-edit[pipeline.objective.lamda=1]", "no setting 'lamda' in Piva"),
         ("piva-edit[pipeline.seed.low=1]", "has no part 'low'"),
@@ -122,14 +206,13 @@ def test_records_of_other_settings_are_not_taken_for_these(tmp_path):
     cells = cells_of(tmp_path, ["nothing"])
     bench.write_json(cells[0].record_file, cells[0].describe() | {"metrics": {}})
     bench.check_records(cells)
+    other = replace(TOY, settings=replace(TOY.settings, edit_steps=7))
     with pytest.raises(UserError, match=r"made with another settings .* give another --out"):
-        bench.check_records(replace(cell, settings=replace(cell.settings, edit_steps=7)) for cell in cells)
+        bench.check_records(replace(cell, benchmark=other) for cell in cells)
 
 
 def test_a_cell_that_fails_or_dies_stops_no_other(tmp_path):
-    outcomes = dict(
-        ((cell.edit.kind, cell.method), outcome) for cell, outcome in bench._each(pretend, cells_of(tmp_path), 2)
-    )
+    outcomes = dict(((cell.edit.kind, cell.method), outcome) for cell, outcome in each(pretend, cells_of(tmp_path), 2))
     assert len(outcomes) == 9
     assert all(outcomes[kind, "nothing"] == {"method": "nothing"} for kind in summary.KINDS)
     assert all(outcomes[kind, "ceiling"] == "no such luck" for kind in summary.KINDS)
@@ -142,7 +225,7 @@ def test_a_cell_that_fails_or_dies_stops_no_other(tmp_path):
 
 
 def test_what_a_command_said_on_its_way_out_is_the_cells_failure(tmp_path):
-    ((_, outcome),) = bench._each(refuse, cells_of(tmp_path, ["nothing"])[:1], 1)
+    ((_, outcome),) = each(refuse, cells_of(tmp_path, ["nothing"])[:1], 1)
     assert outcome == "No nothing today."
 
 
@@ -169,15 +252,10 @@ def test_the_table_has_a_line_per_kind_and_method():
     assert "worse &lt;than&gt; nothing" in html
 
 
-def test_the_readmes_table_has_a_line_per_method_and_a_column_per_kind():
-    spec = importlib.util.spec_from_file_location("fill_benchmark", SUITES.parent / "data_scripts/fill_benchmark.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_the_readmes_table_has_a_line_per_method_and_a_column_per_kind(script):
     records = [record("pds-edit", 14, "a"), record("pds-edit", 16, "b"), record("nothing", 9, "c", "addition")]
     records[2]["metrics"]["background_psnr"] = math.inf
-    text = script.short_table([r | {"seconds": 30.0} for r in records])
+    text = script("fill_benchmark").short_table([r | {"seconds": 30.0} for r in records])
     assert text.splitlines() == [
         "| | addition | shape | seconds |",
         "|---|---|---|---|",
@@ -209,14 +287,17 @@ def test_a_worker_ends_with_the_process_that_began_it(tmp_path):
     began = f"""
 import time
 from pathlib import Path
-from test_bench import bench, cells_of, wait_forever
-for _ in bench._each(wait_forever, cells_of(Path({str(tmp_path)!r}), ["nothing"])[:1], 1):
+from test_bench import cells_of, each, wait_forever
+for _ in each(wait_forever, cells_of(Path({str(tmp_path)!r}), ["nothing"])[:1], 1):
     pass
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    places = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     with subprocess.Popen([sys.executable, "-c", began], env=environment) as process:
-        wait_for((tmp_path / "pid").exists)
-        process.kill()
+        try:
+            wait_for((tmp_path / "pid").exists)
+        finally:
+            process.kill()
     worker = int((tmp_path / "pid").read_text())
     wait_for(lambda: not alive(worker))
 
@@ -239,6 +320,25 @@ def alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.slow
+def test_a_chain_refines_the_edit_of_the_row_before_it(one_process, tmp_path, capfd):
+    refined = "pds-edit+sdedit-refine[pipeline.num_steps=1,pipeline.resolution=32]"
+    line = Bench(SUITES / "ci.yaml", ("pds-edit", refined), edits=("red-to-blue",), out=tmp_path)
+    replace(line, reconstruction_steps=10, edit_steps=2).run()
+    folder = tmp_path / "ci" / "splatfacto"
+    first, second = json.loads((folder / "results.json").read_text())
+    assert (first["method"], second["method"]) == ("pds-edit", refined)
+    assert first["metrics"] != second["metrics"]
+    edited, further = (
+        find_run(Path(json.loads((folder / "cells" / cell / "edited.json").read_text())["made"]["scene"]))
+        for cell in ("red-to-blue.pds-edit.0", f"red-to-blue.{refined}.0")
+    )
+    assert further.method_name == "sdedit-refine-splat"
+    assert further.config.pipeline.base == edited.config_path
+    assert further.config.pipeline.tgt_prompt == edited.config.pipeline.tgt_prompt == "a photo of a blue ball"
+    assert "pds-edit + sdedit-refine [num_steps=1, resolution=32]" in (folder / "table.md").read_text()
 
 
 @pytest.mark.slow

@@ -22,12 +22,13 @@ def picture(seed: int = 0) -> torch.Tensor:
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
+def folder(script, tmp_path) -> Path:
     mask = torch.zeros(64, 64, dtype=torch.bool)
     mask[10:30, 20:63] = True
     mask[30, :] = True
     mask[31, :5] = True
-    pie.write_pie(tmp_path, [("one", "6", "a photo of a [red] ball", "a photo of a [blue] ball", picture(), mask)])
+    edits = [("one", "6", "a photo of a [red] ball", "a photo of a [blue] ball", picture(), mask)]
+    script("make_toybox_pie").write_pie(tmp_path, edits)
     return tmp_path
 
 

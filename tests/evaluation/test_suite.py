@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.evaluation.bench import plan_cells
 from pds_nerfstudio.evaluation.suite import read_suite
+from pds_nerfstudio.evaluation.trial import SETTINGS, Toy
 from pds_nerfstudio.toybox.spec import SceneSpec, find_edit
 
 SUITES = Path(__file__).parents[2] / "suites"
@@ -32,6 +34,16 @@ def test_edits_are_named_or_spelled_out(tmp_path):
     assert named == find_edit("raise-arms")
     assert own.source == SceneSpec("cube", floor="brown")
     assert own.target == SceneSpec("cube", floor="brown", hat=True)
+
+
+def test_the_rows_of_every_suite_can_be_run(tmp_path):
+    named = 0
+    for path in sorted(SUITES.glob("*.yaml")):
+        if path.name != "real.yaml":  # its captures are not in this repository
+            suite = read_suite(path)
+            plan_cells(suite, suite.methods, Toy("splatfacto", SETTINGS["splatfacto"]), 1, tmp_path)
+            named += bool(suite.methods)
+    assert named >= 3
 
 
 def test_the_real_suite_names_edits_of_every_kind_of_captures(tmp_path, monkeypatch):
@@ -62,6 +74,8 @@ def test_the_real_suite_names_edits_of_every_kind_of_captures(tmp_path, monkeypa
         ("edits:\n- name: x\n  kind: addition\n  source: {}\n  target: {hats: true}\n", 5, "'hats' is not among"),
         ("edits:\n- name: x\n  name: y\n  kind: shape\n  source: {}\n  target: {}\n", 3, "given twice"),
         ("edits:\n- [\n", 3, ""),
+        ("edits: [raise-arms]\nmethods: pds-edit\n", 2, "methods are a list of names"),
+        ("edits: [raise-arms]\nmethods:\n- [pds-edit]\n", 3, "methods are a list of names"),
         ("edits: [raise-arms]\ncaptures: []\n", 1, "under `edits:`, or under `captures:`"),
         ("captures:\n- raise-arms\n", 2, "expected `key: value`"),
         ("captures:\n- {name: x, kind: shape, source: a, target: b}\n", 2, "lacks data"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from pds_nerfstudio.evaluation.pairs import load_run
+from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.evaluation.trial import render_eval_views
 from pds_nerfstudio.images import details
 from pds_nerfstudio.methods import METHODS

@@ -125,8 +125,8 @@ def no_folder(run):
         (not_a_run, "is not the config of"),
         (other_method, "instant-ngp"),
         (no_checkpoint, "holds no checkpoint"),
-        (truncated_checkpoint, "cannot be read"),
-        (foreign_checkpoint, "cannot be read"),
+        (truncated_checkpoint, "is damaged"),
+        (foreign_checkpoint, "is no checkpoint of a nerfstudio run"),
     ],
 )
 def test_what_is_wrong_with_a_run_is_one_sentence(run, damage, said):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.evaluation.pairs import load_pair, plan_pair
+from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 from pds_nerfstudio.scenes.shots import shoot, view_camera
 from pds_nerfstudio.scenes.source import fingerprint
 
@@ -182,6 +182,7 @@ def test_mistakes_end_in_one_sentence(run_command, arguments, sentence):
 def test_a_copied_run_is_itself(edits, toy_splats, tmp_path):
     """nerfstudio looks for checkpoints at the place in config.yml, which is the original's."""
     from pds_nerfstudio.evaluation.pairs import load_run, set_up
+
     from pds_nerfstudio.evaluation.renders import export
     from pds_nerfstudio.scenes.run_config import load_config, usable_config
 

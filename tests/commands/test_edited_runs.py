@@ -25,23 +25,7 @@ from pds_nerfstudio.scenes.source import find_run, fingerprint
 
 pytestmark = pytest.mark.slow
 
-GAUSSIANS = 3000
-HEADLESS = (
-    "--vis",
-    "tensorboard",
-    "--viewer.quit-on-train-completion",
-    "True",
-    "--logging.local-writer.enable",
-    "False",
-)
 PROMPTS = ("--pipeline.src-prompt", "a photo of a fox head", "--pipeline.tgt-prompt", "a photo of a red panda head")
-HELD_OUT = ("--eval-mode", "interval", "--eval-interval", 25)
-"""Two of the fifty photographs."""
-SMALL_NERF = (
-    *("--pipeline.model.num-levels", 8, "--pipeline.model.max-res", 512, "--pipeline.model.log2-hashmap-size", 14),
-    *("--pipeline.model.num-proposal-samples-per-ray", 32, 24, "--pipeline.model.num-nerf-samples-per-ray", 16),
-    *("--pipeline.datamanager.train-num-rays-per-batch", 512),
-)
 HASH_GRID = "_model.field.mlp_base.model.0.hash_table"
 START_S = 300
 """Longest wait for the viewer, in seconds: nerfstudio needs 15 to start on an idle core."""
@@ -77,79 +61,44 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("fox")
-
-
-@pytest.fixture(scope="module")
-def capture(fox, folder) -> Path:
-    """A copy of the capture, with photographs of a quarter of the size beside it, as ns-process-data writes them."""
-    copy = folder / "capture"
-    (copy / "images_4").mkdir(parents=True)
-    shutil.copyfile(fox / "transforms.json", copy / "transforms.json")
-    shutil.copytree(fox / "images", copy / "images", copy_function=shutil.copyfile)
-    for path in (fox / "images").iterdir():
-        with Image.open(path) as photograph:
-            photograph.resize((photograph.width // 4, photograph.height // 4)).save(copy / "images_4" / path.name)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def train(run_command, folder) -> Callable[..., Path]:
-    """`train(method, steps, …)`: run `ns-train` and return the run's `config.yml`."""
-
-    def run(method: str, steps: int, *args: object, experiment: str = "fox") -> Path:
-        names = ("--output-dir", folder / "runs", "--experiment-name", experiment, "--timestamp", "once")
-        run_command("ns-train", method, *names, *HEADLESS, "--max-num-iterations", steps, *args)
-        config = folder / "runs" / experiment / method / "once" / "config.yml"
-        assert weights(config)
-        return config
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def sources(train, capture) -> Runs:
-    """The capture as splats from random points and, at a quarter of the size, as a NeRF."""
-    data = ("nerfstudio-data", "--data", capture, *HELD_OUT)
-    return Runs(
-        splats=train("source-splatfacto", 60, "--pipeline.model.num-random", GAUSSIANS, *data),
-        nerf=train("source-nerfacto", 60, *SMALL_NERF, *data, "--downscale-factor", 4),
-    )
-
-
-@pytest.fixture(scope="module")
-def fingerprints(sources, capture) -> dict[str, str]:
+def fingerprints(sources, photographs) -> dict[str, str]:
     """Of all files of the sources and the capture, before any edit."""
-    return fingerprint(capture, sources.splats.parent, sources.nerf.parent)
+    return fingerprint(photographs, *(config.parent for config in vars(sources).values()))
 
 
 @pytest.fixture(scope="module")
-def edited(train, sources, fingerprints, folder) -> Runs:
+def edited(train, sources, fingerprints, tmp_path_factory) -> Runs:
     """Both sources after a few steps of PDS; the prior of these edits does not exist any more."""
-    prior = Path(shutil.copytree(TOYBOX, folder / "prior"))
+    prior = Path(shutil.copytree(TOYBOX, tmp_path_factory.mktemp("gone") / "prior"))
     edit = (*PROMPTS, "--pipeline.prior", prior, "--pipeline.resolution", 48)
-    runs = Runs(
-        splats=train("pds-edit-splat", 24, "--load-dir", sources.splats.parent / "nerfstudio_models", *edit),
-        nerf=train("pds-edit", 4, "--load-dir", sources.nerf.parent / "nerfstudio_models", *edit),
-    )
+
+    def run(method: str, steps: int, source: Path) -> Path:
+        return train(method, steps, "--load-dir", source.parent / "nerfstudio_models", *edit, experiment="edited")
+
+    runs = Runs(splats=run("pds-edit-splat", 24, sources.splats), nerf=run("pds-edit", 4, sources.nerf))
     shutil.rmtree(prior)
     return runs
 
 
 @pytest.fixture(scope="module")
-def uninstalled(folder) -> Path:
+def uninstalled(tmp_path_factory) -> Path:
     """A folder that, on PYTHONPATH, hides diffusers and transformers from Python."""
-    path = folder / "uninstalled"
-    path.mkdir()
+    path = tmp_path_factory.mktemp("uninstalled")
     (path / "sitecustomize.py").write_text(UNINSTALLED)
     return path
 
 
 @pytest.fixture
+def size(photographs) -> tuple[int, int]:
+    """Width and height of the photographs."""
+    with Image.open(next((photographs / "images").iterdir())) as photograph:
+        return photograph.size
+
+
+@pytest.fixture
 def run_without_prior(run_command, edited, uninstalled, monkeypatch) -> Callable[..., subprocess.CompletedProcess]:
     """`run_command` where the edits' prior is deleted and neither diffusers nor transformers is installed."""
-    monkeypatch.setenv("PYTHONPATH", str(uninstalled))
+    monkeypatch.setenv("PYTHONPATH", str(uninstalled), prepend=os.pathsep)
     return run_command
 
 
@@ -177,7 +126,7 @@ def gaussians(config: Path) -> dict[str, torch.Tensor]:
 
 def test_an_edit_moves_the_gaussians_and_keeps_their_number(sources, edited):
     before, after = gaussians(sources.splats), gaussians(edited.splats)
-    assert {len(value) for value in (*before.values(), *after.values())} == {GAUSSIANS}
+    assert len({len(value) for value in (*before.values(), *after.values())}) == 1
     for name in ("means", "features_dc", "opacities"):
         assert after[name].isfinite().all()
         moved = (after[name] - before[name]).flatten(1).any(dim=1)
@@ -208,7 +157,7 @@ def test_gaussians_are_exported_as_they_are_in_the_checkpoint(export, edited):
     assert all(np.isfinite(vertices[name]).all() for name in vertices.dtype.names or ())
     parameters = gaussians(edited.splats)
     visible = parameters["opacities"][:, 0] >= -5.5373  # ns-export leaves out what is below 1/255
-    assert visible.sum() > GAUSSIANS / 2
+    assert visible.float().mean() > 0.5
     exported = np.stack([vertices[axis] for axis in "xyz"], axis=1)
     np.testing.assert_array_equal(exported, parameters["means"][visible].numpy())
 
@@ -222,25 +171,25 @@ def test_a_mesh_of_an_edited_nerf_is_exported(export, edited):
     assert np.isfinite(mesh.vertices).all()
 
 
-def test_held_out_views_of_edited_splats_are_rendered(run_without_prior, edited, tmp_path):
+def test_held_out_views_of_edited_splats_are_rendered(run_without_prior, edited, size, tmp_path):
     names = ("--rendered-output-names", "rgb", "gt-rgb")
     run_without_prior("ns-render", "dataset", "--load-config", edited.splats, "--output-path", tmp_path, *names)
     for name in names[1:]:
         pictures = sorted((tmp_path / "test" / name).iterdir())
         assert len(pictures) == 2
         with Image.open(pictures[0]) as picture:
-            assert picture.size == pytest.approx((270, 480), abs=12)  # undistorted ones lose their border
+            assert picture.size == pytest.approx(size, rel=0.06)  # undistorted ones lose their border
             assert np.asarray(picture).std() > 1
 
 
-def test_a_video_of_an_edited_nerf_is_rendered(run_without_prior, edited, tmp_path):
+def test_a_video_of_an_edited_nerf_is_rendered(run_without_prior, edited, size, tmp_path):
     import imageio_ffmpeg
 
     path = tmp_path / "between.mp4"
     frames = ("--interpolation-steps", 3, "--downscale-factor", 2)
     run_without_prior("ns-render", "interpolate", "--load-config", edited.nerf, "--output-path", path, *frames)
     video = imageio_ffmpeg.read_frames(path)
-    assert next(video)["size"] == (34, 60)  # in even numbers, as the codec wants them
+    assert next(video)["size"] == pytest.approx([side / 8 for side in size], abs=1)
     pictures = [np.frombuffer(picture, np.uint8) for picture in video]
     assert len(pictures) == 3
     assert all(picture.std() > 1 for picture in pictures)
@@ -297,22 +246,17 @@ def wait_for_page(url: str, server: subprocess.Popen) -> str:
     return ""
 
 
-def test_a_built_in_nerfacto_is_edited_and_its_poses_and_appearance_stay(train, capture, folder):
+def test_a_built_in_nerfacto_is_edited_and_its_poses_and_appearance_stay(train, sources, fingerprints):
     """nerfstudio's own method, with its pose optimisation, appearance embedding and worker processes."""
-    on_cpu = ("--machine.device-type", "cpu", "--pipeline.model.implementation", "torch")
-    data = ("nerfstudio-data", "--data", capture, *HELD_OUT, "--downscale-factor", 4)
-    source = train("nerfacto", 30, *on_cpu, *SMALL_NERF, *data, experiment="built-in")
-    before = fingerprint(source.parent)
-    edit = ("--load-dir", source.parent / "nerfstudio_models", *PROMPTS, "--pipeline.prior", "toybox")
+    edit = ("--load-dir", sources.built_in.parent / "nerfstudio_models", *PROMPTS, "--pipeline.prior", "toybox")
     target = train("pds-edit", 3, *edit, "--pipeline.resolution", 32, experiment="built-in")
 
-    assert fingerprint(source.parent) == before
-    old, new = weights(source), weights(target)
+    old, new = weights(sources.built_in), weights(target)
     assert old["_model.camera_optimizer.pose_adjustment"].any()
     for name in ("_model.camera_optimizer.pose_adjustment", "_model.field.embedding_appearance.embedding.weight"):
         assert torch.equal(old[name], new[name])
     assert not torch.equal(old[HASH_GRID], new[HASH_GRID])
 
 
-def test_all_this_leaves_the_sources_and_the_photographs_as_they_were(edited, sources, capture, fingerprints):
-    assert fingerprint(capture, sources.splats.parent, sources.nerf.parent) == fingerprints
+def test_all_this_leaves_the_sources_and_the_photographs_as_they_were(edited, sources, photographs, fingerprints):
+    assert fingerprint(photographs, *(config.parent for config in vars(sources).values())) == fingerprints

@@ -1,0 +1,103 @@
+"""Toybox edits in two dimensions: the same objectives on bare latents of the held-out photographs.
+
+What an objective does where there is no scene: every photograph may go its own way, nothing makes views agree. In place
+of a scene stands a file of latents.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pds_nerfstudio.evaluation.benchmark import Benchmark
+from pds_nerfstudio.evaluation.rows import CEILING, NOTHING, changed
+from pds_nerfstudio.evaluation.trial import SIDES, Comparison, against_truth
+from pds_nerfstudio.files import written
+from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.objectives import Latents
+from pds_nerfstudio.pictures import read_images
+from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
+from pds_nerfstudio.pipelines.image_edit import edit_latents
+from pds_nerfstudio.pipelines.settings import read
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
+from pds_nerfstudio.toybox.dataset import write_edit
+from pds_nerfstudio.toybox.spec import ToyEdit
+
+
+def image_methods() -> list[str]:
+    """Methods that are their objective alone: they neither perturb a scene nor replace its images."""
+    edits = [name for name in METHODS if name.endswith("-edit")]
+    return [name for name in edits if type(METHODS[name].config.pipeline) is DistillationConfig]
+
+
+def held_out(scene: Path) -> list[str]:
+    """Names of the photographs that are edited."""
+    return sorted(path.name for path in (scene / SIDES[0] / "images").glob("test_*.png"))
+
+
+def edit_by(
+    config: Any, prior: StableDiffusionPrior, x0: Latents, prompts: tuple[str, str], steps: int, seed: int
+) -> Latents:
+    """Latents after an edit by the objective of a method's configuration, with its adapters' settings."""
+    return edit_latents(
+        prior,
+        config.pipeline.objective,
+        x0,
+        *prompts,
+        steps,
+        seed,
+        adapter_rank=read(config.pipeline, "adapter_rank"),
+        adapter_warmup=read(config.pipeline, "adapter_warmup"),
+        adapter_rate=config.optimizers[ADAPTERS]["optimizer"].lr if ADAPTERS in config.optimizers else None,
+    )
+
+
+class ImageTrial(Benchmark):
+    """Held-out photographs of toybox scenes, edited as latents; source and ceiling are what the VAE makes of them.
+
+    Of a method's settings only those of the objective and the adapters' rank, warm-up and rate mean anything here.
+    """
+
+    anchors: ClassVar = (NOTHING, CEILING)  # no scene to perturb
+
+    def methods(self, first: bool) -> list[str]:
+        return image_methods()
+
+    def prepare(self, edit: ToyEdit, folder: Path, seed: int) -> Path:
+        write_edit(edit, folder / "scene", seed=seed)
+        return _encoded(folder / "scene", SIDES[0], folder)
+
+    def ceiling(self, scenes: Path, out: Path, seed: int) -> Path:
+        return _encoded(scenes / "scene", SIDES[1], out)
+
+    def edit(self, method: str, changes: Mapping[str, Any], source: Path, edit: ToyEdit, out: Path, seed: int) -> Path:
+        config: Any = copy.deepcopy(METHODS[method].config)
+        config.pipeline.objective = self.settings.objective(type(config.pipeline.objective))
+        prior, prompts = _prior(), (edit.source_prompt, edit.target_prompt)
+        x0 = load_file(source)["x0"].to(prior.device)
+        edited = edit_by(changed(config, changes), prior, x0, prompts, self.settings.edit_steps, seed)
+        return _kept(edited, out / "edited.safetensors")
+
+    def compare(self, edit: ToyEdit, scenes: Path, source: Path, edited: Path) -> Comparison:
+        scene, prior = scenes / "scene", _prior()
+        before, after = (prior.decode(load_file(path)["x0"]).cpu() for path in (source, edited))
+        return against_truth(edit, scene, held_out(scene), before, after)
+
+
+@torch.no_grad()
+def _encoded(scene: Path, side: str, out: Path) -> Path:
+    images = read_images([scene / side / "images" / name for name in held_out(scene)])
+    return _kept(_prior().encode(images), out / f"{side}.safetensors")
+
+
+def _prior() -> StableDiffusionPrior:
+    return load_prior("toybox", "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _kept(x0: Latents, path: Path) -> Path:
+    with written(path) as partial:
+        save_file({"x0": x0.contiguous().cpu()}, partial)
+    return path
