@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from pds_nerfstudio.evaluation.benchmark import Benchmark
 from pds_nerfstudio.evaluation.rows import CEILING, NOTHING, changed
@@ -77,20 +76,20 @@ class ImageTrial(Benchmark):
         config: Any = copy.deepcopy(METHODS[method].config)
         config.pipeline.objective = self.settings.objective(type(config.pipeline.objective))
         prior, prompts = _prior(), (edit.source_prompt, edit.target_prompt)
-        x0 = load_file(source)["x0"].to(prior.device)
+        x0 = _read(source).to(prior.device)
         edited = edit_by(changed(config, changes), prior, x0, prompts, self.settings.edit_steps, seed)
-        return _kept(edited, out / "edited.safetensors")
+        return _kept(edited, out / "edited.pt")
 
     def compare(self, edit: ToyEdit, scenes: Path, source: Path, edited: Path) -> Comparison:
         scene, prior = scenes / "scene", _prior()
-        before, after = (prior.decode(load_file(path)["x0"]).cpu() for path in (source, edited))
+        before, after = (prior.decode(_read(path)).cpu() for path in (source, edited))
         return against_truth(edit, scene, held_out(scene), before, after)
 
 
 @torch.no_grad()
 def _encoded(scene: Path, side: str, out: Path) -> Path:
     images = read_images([scene / side / "images" / name for name in held_out(scene)])
-    return _kept(_prior().encode(images), out / f"{side}.safetensors")
+    return _kept(_prior().encode(images), out / f"{side}.pt")
 
 
 def _prior() -> StableDiffusionPrior:
@@ -99,5 +98,9 @@ def _prior() -> StableDiffusionPrior:
 
 def _kept(x0: Latents, path: Path) -> Path:
     with written(path) as partial:
-        save_file({"x0": x0.contiguous().cpu()}, partial)
+        torch.save(x0.cpu(), partial)  # as it lies in memory, on which the last digits of what is made of it depend
     return path
+
+
+def _read(path: Path) -> Latents:
+    return torch.load(path, weights_only=True)
