@@ -43,6 +43,7 @@ from pds_nerfstudio.scenes.rendering import RAYS_PER_CHUNK, Rendering, render
 from pds_nerfstudio.scenes.source import find_run, load_model_state, load_source_state
 from pds_nerfstudio.scenes.splatfacto import HELD, NEVER, SplatfactoScene
 from pds_nerfstudio.scenes.views import Views, train_views
+from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.adapters import Adapters
@@ -212,7 +213,7 @@ class EditPipeline(VanillaPipeline):
         if isinstance(self.model, SplatfactoScene) and self.model.held is not None:
             free = len(self.model.held) - int(self.model.held.sum())
             self.decisions["confined"] = f"{free} of {len(self.model.held)} Gaussians may change."
-            CONSOLE.log(self.decisions["confined"])
+            CONSOLE.log(in_rich(self.decisions["confined"]))
 
     @property
     def confining(self) -> tuple[str, ...]:
@@ -397,7 +398,7 @@ class EditPipeline(VanillaPipeline):
 
     def _ready(self) -> "tuple[StableDiffusionPrior, Views]":
         if self._prior is None:
-            CONSOLE.log(f"Loading the prior {self.config.prior}")
+            CONSOLE.log(f"Loading the prior {in_rich(self.config.prior)}")
             dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
             self._prior = self.load(
                 self.config.prior,
@@ -411,7 +412,7 @@ class EditPipeline(VanillaPipeline):
             )
             self.decisions["prior"] = f"{self.config.prior}, {str(self._prior.unet.dtype).removeprefix('torch.')}"
             if self.config.control is not None and self.config.objective.adapters:
-                CONSOLE.log(f"Loading the ControlNet {self.config.control}")
+                CONSOLE.log(f"Loading the ControlNet {in_rich(self.config.control)}")
                 self._prior.controlnet = load_control(self.config.control, self._prior)
         if self._views is None:
             self._views = train_views(self.datamanager)

@@ -25,6 +25,7 @@ from pds_nerfstudio.pipelines import ranks
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.rendering import render
 from pds_nerfstudio.scenes.views import Views, eval_views, train_views
+from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import Trainer
@@ -129,11 +130,11 @@ def conclude(pipeline: "EditPipeline", trainer: "Trainer", step: int) -> None:
     sheet, config_path = trainer.base_dir / SHEET, trainer.base_dir / "config.yml"
     try:
         write_sheet(pipeline, sheet)
-        CONSOLE.print(f"Before and after: {sheet}", soft_wrap=True, highlight=False)
+        CONSOLE.print(f"Before and after: {in_rich(sheet)}", soft_wrap=True, highlight=False)
     except Exception as error:  # whatever it is: a finished edit is not lost for want of its picture
         CONSOLE.print(
-            f"[bold yellow]The edit is saved, but the sheet {sheet} could not be made "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): try pds render.",
+            f"[bold yellow]The edit is saved, but the sheet {in_rich(sheet)} could not be made "
+            f"({type(error).__name__}: {in_rich(str(error)[:200])}): try pds render.",
             soft_wrap=True,
         )
     family = "splatfacto" if isinstance(pipeline.model, SplatfactoModel) else "nerfacto"

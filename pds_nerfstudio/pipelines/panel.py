@@ -29,6 +29,7 @@ from torch import Tensor
 from pds_nerfstudio.pipelines.edit import EditPipelineConfig
 from pds_nerfstudio.pipelines.revise import REVISING, ReviseConfig
 from pds_nerfstudio.pipelines.session import settings_of
+from pds_nerfstudio.text import in_markdown
 
 SECONDS_BETWEEN_UPDATES = 0.5
 LARGEST_PICTURE = 256
@@ -150,8 +151,8 @@ class Panel(torch.nn.Module):
         if not now and time.monotonic() < self._shown_at + SECONDS_BETWEEN_UPDATES:
             return
         self._shown_at = time.monotonic()
-        self._status.content = f"{status}  \n{note}" if note else status
-        self._decisions.content = "  \n".join(f"**{name}** {text}" for name, text in decisions.items())
+        self._status.content = f"{status}  \n{in_markdown(note)}" if note else status
+        self._decisions.content = "  \n".join(f"**{name}** {in_markdown(text)}" for name, text in decisions.items())
         if view is not None:
             picture = _as_url(gradient_picture(*view))
             self._picture.content = f"The last step's view, and the gradient on it:\n\n![gradient]({picture})"

@@ -46,6 +46,7 @@ from pds_nerfstudio.scenes.hull import INSIDE, Hull, Region
 from pds_nerfstudio.scenes.perturb import perturb_nerf, perturb_splats, redraw_tcnn
 from pds_nerfstudio.scenes.region import Common
 from pds_nerfstudio.scenes.rendering import Rendering, render
+from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
@@ -149,7 +150,7 @@ class RevisePipeline(EditPipeline):
             )
         else:
             self.decisions["eta"] = f"Perturbing the scene with η = {eta:g}."
-        CONSOLE.log(self.decisions["eta"])
+        CONSOLE.log(in_rich(self.decisions["eta"]))
         self.perturb_scene(eta)
 
     def perturb_scene(self, eta: float) -> None:
@@ -170,7 +171,7 @@ class RevisePipeline(EditPipeline):
             etas = {"means": eta, "scales": eta, "opacities": opacities, "features_dc": colours}
             count = perturb_splats(self.model, etas, torch.Generator().manual_seed(seed), hull)
             self.decisions["perturbed"] = f"{count} of {len(self.model.means)} Gaussians perturbed."
-            CONSOLE.log(self.decisions["perturbed"])
+            CONSOLE.log(in_rich(self.decisions["perturbed"]))
             if count == 0:
                 CONSOLE.log(
                     "[yellow]The prior sees nothing to change in this scene for these prompts: try the prompts in two "

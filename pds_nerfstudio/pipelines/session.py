@@ -30,6 +30,7 @@ from pds_nerfstudio.pipelines.revise import REVISING, ReviseConfig, RevisePipeli
 from pds_nerfstudio.scenes.region import Box
 from pds_nerfstudio.scenes.source import find_run, load_model_state, load_source_state
 from pds_nerfstudio.scenes.splatfacto import SplatfactoScene
+from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
     from pds_nerfstudio.pipelines.trainer import EditTrainer
@@ -247,11 +248,12 @@ class Session:
                 self._make(name, value)
             except (ValueError, UserError) as error:
                 refused, self.note = True, f"Refused: {error}"
-                CONSOLE.log(f"[yellow]Before step {step}, {name} {value!r} was refused: {error}")
+                refusal = f"Before step {step}, {name} {value!r} was refused: {error}"
+                CONSOLE.log(f"[yellow]{in_rich(refusal)}")
                 continue
             self._done.append(Change(step, name, value))
             self.note = f"Before step {step}: {_said(name, value)}."
-            CONSOLE.log(self.note)
+            CONSOLE.log(in_rich(self.note))
         self._write()
         if settings_of(self._trainer.pipeline.config) != settings:
             self._keep_settings()

@@ -43,6 +43,7 @@ from pds_nerfstudio.pipelines.ranks import NonFiniteElsewhere, NonFiniteGradient
 from pds_nerfstudio.pipelines.session import Session, read_session
 from pds_nerfstudio.pipelines.shown import Shown
 from pds_nerfstudio.scenes.source import find_run, load_model_state, load_source_state
+from pds_nerfstudio.text import in_rich
 
 MOVED_AFTER = 20
 """Steps after which the scene must have moved."""
@@ -166,7 +167,7 @@ class EditTrainerConfig(SceneTrainerConfig):
         that what is printed and saved is what will run."""
         super().set_timestamp()
         with one_sentence():
-            CONSOLE.log(self.plan.summary)
+            CONSOLE.log(in_rich(self.plan.summary))
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -386,7 +387,7 @@ class EditTrainer(SceneTrainer):
     def _skip(self, step: int, reason: str):
         self.skipped += 1
         self._skipped_in_a_row += 1
-        CONSOLE.log(f"[yellow]Step {step} skipped ({self.skipped} so far): {reason}.")
+        CONSOLE.log(f"[yellow]Step {step} skipped ({self.skipped} so far): {in_rich(reason)}.")
         if self._skipped_in_a_row >= MOST_SKIPPED:
             raise UserError(
                 f"{self._skipped_in_a_row} steps in a row had no finite gradient ({reason}): lower the learning rate "
