@@ -28,6 +28,7 @@ from pds_nerfstudio.pipelines import ranks
 from pds_nerfstudio.pipelines.edit import EditPipelineConfig
 from pds_nerfstudio.pipelines.revise import REVISING, ReviseConfig, RevisePipeline
 from pds_nerfstudio.scenes.region import Box
+from pds_nerfstudio.scenes.run_config import load_config
 from pds_nerfstudio.scenes.source import find_run, load_model_state, load_source_state
 from pds_nerfstudio.scenes.splatfacto import SplatfactoScene
 from pds_nerfstudio.text import in_rich
@@ -302,7 +303,7 @@ class Session:
         """Let the run's `config.yml` say what the edit now goes by: who resumes or judges it reads that."""
         path = self._trainer.base_dir / "config.yml"
         if path.is_file() and ranks.rank() == 0:
-            saved, now = yaml.load(path.read_text(encoding="utf8"), Loader=yaml.Loader), self._trainer.pipeline.config
+            saved, now = load_config(path), self._trainer.pipeline.config
             for name in (
                 "src_prompt",
                 "tgt_prompt",

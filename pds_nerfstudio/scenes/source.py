@@ -1,20 +1,16 @@
 """The base run: the nerfstudio reconstruction that an edit starts from, found from its checkpoints and only read.
 
-Reading a run means building the configuration objects that its `config.yml` names, as every `ns-*` command does; like
-there, open only runs that you trust.
+Reading a run builds the settings that its `config.yml` names and runs no code of it (see `run_config`).
 """
 
 import dataclasses
 import hashlib
-import pickle
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from nerfstudio.configs.base_config import InstantiateConfig
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.engine.trainer import TrainerConfig
@@ -30,6 +26,7 @@ from pds_nerfstudio.scenes.nerfacto import (
     implementation_of,
     require_implementation,
 )
+from pds_nerfstudio.scenes.run_config import load_config
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
 Family = Literal["nerfacto", "splatfacto"]
@@ -103,7 +100,7 @@ def find_run(load_dir: Path, load_step: int | None = None, called: str = "--load
             f"{called} {load_dir} has no config.yml in it or beside it: give the nerfstudio_models folder inside a "
             "run's own folder."
         )
-    config = _read_config(config_path)
+    config = load_config(config_path)
     family = family_of(config)
     if family is None:
         raise UserError(
@@ -139,12 +136,12 @@ def load_source_state(run: SourceRun) -> dict[str, Tensor]:
     try:
         loaded = torch.load(run.checkpoint_path, map_location="cpu", weights_only=True)
         state = loaded["pipeline"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    except Exception as error:  # of a damaged file torch's unpickler raises whatever it stumbles over
         raise UserError(
             f"checkpoint {run.checkpoint_path} cannot be read ({_first_line(error)}): choose another with --load-step, "
             "or reconstruct the scene again."
         ) from error
-    state = {name.removeprefix("module."): value for name, value in state.items()}
     if run.family == "nerfacto":
         require_implementation(state)
     return state
@@ -203,19 +200,6 @@ def fingerprint(*folders: Path) -> dict[str, str]:
     """SHA-256 of every file below these folders, by path: equal before and after whatever must only read them."""
     files = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.is_file())
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def _read_config(path: Path) -> TrainerConfig:
-    try:
-        config = yaml.load(path.read_text(encoding="utf8"), Loader=yaml.Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ImportError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be read as a nerfstudio config ({_first_line(error)}): is the method that made the run "
-            "installed?"
-        ) from error
-    if not isinstance(config, TrainerConfig):
-        raise UserError(f"{path} is not the config of a nerfstudio training run.")
-    return config
 
 
 def _choose_checkpoint(folder: Path, load_step: int | None) -> tuple[Path, int]:
