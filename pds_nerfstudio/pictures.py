@@ -145,7 +145,7 @@ def read_photograph(path: Path, short_side: int, multiple: int) -> Images:
     """
     try:
         image = read_images([path])
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as Pillow's formats raise them
         raise UserError(f"The image {path} cannot be read ({error}): replace it, or leave it out.") from error
     height, width = image.shape[-2:]
     size = working_size(height, width, short_side, multiple)

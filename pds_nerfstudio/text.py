@@ -6,8 +6,10 @@ control characters, which terminals obey.
 
 import re
 
-MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$&:\"'=^%@/])")
-"""What CommonMark allows to be escaped by a backslash, and means something to one of its dialects."""
+ANYWHERE = re.compile(r"([\\`*_\[\]<>!|~$&])")
+"""What means something to Markdown anywhere in a line."""
+AT_THE_BEGIN = re.compile(r"^(\d{0,9})([-+#=:.)])")
+"""What means something at its begin: lists, headings, definitions."""
 NOTHING = "[not dim][/not dim]"
 """Rich's markup for nothing."""
 
@@ -35,4 +37,4 @@ def in_rich(text: object) -> str:
 
 def in_markdown(text: object) -> str:
     """Text as Markdown shows it unchanged: no picture, link, emphasis or HTML begins in it."""
-    return MARKDOWN.sub(r"\\\1", visible(text))
+    return AT_THE_BEGIN.sub(r"\1\\\2", ANYWHERE.sub(r"\\\1", visible(text)))

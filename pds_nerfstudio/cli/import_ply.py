@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import file_name, require_writable, written
-from pds_nerfstudio.text import printable
+from pds_nerfstudio.text import in_rich, printable
 
 SEEN = 0.05
 """At least this share of the Gaussians lies in some training view, or the two are not of one scene."""
@@ -42,10 +42,10 @@ class ImportPly:
     def run(self) -> None:
         """Write the run and say how to edit it."""
         run, count = self.import_run()
-        console = Console(soft_wrap=True, markup=False)
-        console.print(f"{count} Gaussians imported to {printable(run)}. To edit them:")
+        console = Console(soft_wrap=True)
+        console.print(f"{count} Gaussians imported to {in_rich(run)}. To edit them:")
         line = shlex.join(["ns-train", "pds-edit-splat", "--load-dir", str(run / "nerfstudio_models")])
-        console.print(f"{printable(line)} --pipeline.src-prompt … --pipeline.tgt-prompt …")
+        console.print(f"{printable(line)} --pipeline.src-prompt … --pipeline.tgt-prompt …", markup=False)
 
     def import_run(self) -> tuple[Path, int]:
         """The new run's folder, and how many Gaussians are in it.

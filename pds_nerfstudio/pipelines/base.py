@@ -48,6 +48,7 @@ from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 from pds_nerfstudio.scenes.views import Views, train_views
+from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
@@ -172,7 +173,7 @@ class EditPipeline(VanillaPipeline):
     def prior(self) -> "StableDiffusionPrior":
         """The diffusion model, loaded here."""
         config = self.config
-        CONSOLE.log(f"Loading the prior {config.prior}")
+        CONSOLE.log(f"Loading the prior {in_rich(config.prior)}")
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         prior = self.load(
             config.prior,
@@ -268,7 +269,7 @@ class EditPipeline(VanillaPipeline):
         said = self.scene.freeze_outside(self.region())
         if said is not None:
             self.decisions["region"] = said
-            CONSOLE.log(said)
+            CONSOLE.log(in_rich(said))
 
     def region(self) -> Region | None:
         """Where the scene may change; None for everywhere."""

@@ -14,6 +14,7 @@ from pds_nerfstudio.scenes.families import scene_type
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.shots import before_after_sheet, held_out_views, prompts_title, shoot, view_camera
+from pds_nerfstudio.text import in_rich
 
 SHEET = "before_after.png"
 """What lies in a run's folder when its edit has ended."""
@@ -39,11 +40,11 @@ def conclude(pipeline: EditPipeline, folder: Path) -> None:
     sheet = folder / SHEET
     try:
         write_sheet(pipeline, sheet)
-        CONSOLE.print(f"Before and after: {sheet}", soft_wrap=True, highlight=False)
+        CONSOLE.print(f"Before and after: {in_rich(sheet)}", soft_wrap=True, highlight=False)
     except Exception as error:  # Never fail a finished edit because its preview could not be drawn.
         CONSOLE.print(
-            f"[bold yellow]The edit is saved, but the sheet {sheet} could not be made "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): try pds render.",
+            f"[bold yellow]The edit is saved, but the sheet {in_rich(sheet)} could not be made "
+            f"({type(error).__name__}: {in_rich(str(error)[:200])}): try pds render.",
             soft_wrap=True,
         )
     CONSOLE.print("Next:")

@@ -37,6 +37,7 @@ from pds_nerfstudio.priors.adapters import WARMUP_RATE
 from pds_nerfstudio.priors.control import check_control, load_control
 from pds_nerfstudio.priors.learning import LearningPrior
 from pds_nerfstudio.scenes.rendering import Rendering
+from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.adapters import Adapters
@@ -96,7 +97,7 @@ class DistillationPipeline(EditPipeline):
         """The prior, and the ControlNet that its adapters learn under."""
         prior = super().load(*args, **settings)
         if self.config.adapter.control is not None and self.config.adapters:
-            CONSOLE.log(f"Loading the ControlNet {self.config.adapter.control}")
+            CONSOLE.log(f"Loading the ControlNet {in_rich(self.config.adapter.control)}")
             prior.controlnet = load_control(self.config.adapter.control, prior)
         return prior
 

@@ -31,6 +31,7 @@ from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.steering import settings_of
+from pds_nerfstudio.text import in_markdown
 
 SECONDS_BETWEEN_UPDATES = 0.5
 LARGEST_PICTURE = 256
@@ -174,8 +175,8 @@ class Panel(torch.nn.Module):
         if not now and time.monotonic() < self._shown_at + SECONDS_BETWEEN_UPDATES:
             return
         self._shown_at = time.monotonic()
-        self._status.content = f"{status}  \n{note}" if note else status
-        self._decisions.content = "  \n".join(f"**{name}** {text}" for name, text in decisions.items())
+        self._status.content = f"{status}  \n{in_markdown(note)}" if note else status
+        self._decisions.content = "  \n".join(f"**{name}** {in_markdown(text)}" for name, text in decisions.items())
         if view is not None:
             picture = _as_url(gradient_picture(*view))
             self._picture.content = f"The last step's view, and the gradient on it:\n\n![gradient]({picture})"

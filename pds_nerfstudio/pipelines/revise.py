@@ -45,6 +45,7 @@ from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.hull import INSIDE, Hull, Region
 from pds_nerfstudio.scenes.region import Common
 from pds_nerfstudio.scenes.rendering import Rendering
+from pds_nerfstudio.text import in_rich
 
 HULL_VIEWS = 48
 """At most so many views are asked where to perturb, evenly chosen."""
@@ -119,7 +120,7 @@ class RevisePipeline(DistillationPipeline):
             )
         else:
             self.decisions["eta"] = f"Perturbing the scene with η = {eta:g}."
-        CONSOLE.log(self.decisions["eta"])
+        CONSOLE.log(in_rich(self.decisions["eta"]))
         self.perturb_scene(eta)
 
     def perturb_scene(self, eta: float) -> None:
@@ -134,7 +135,7 @@ class RevisePipeline(DistillationPipeline):
         with self.scene.keeping_frozen():
             said = self.scene.perturb(settings.etas(eta), lambda: self.build_model(seed), seed, where)
         self.decisions["perturbed"] = said
-        CONSOLE.log(said)
+        CONSOLE.log(in_rich(said))
 
     @property
     def region_depends_on(self) -> tuple[str, ...]:

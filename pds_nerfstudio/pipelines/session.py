@@ -32,6 +32,7 @@ from pds_nerfstudio.pipelines.steering import (
     settings_of,
 )
 from pds_nerfstudio.scenes.run_config import load_config
+from pds_nerfstudio.text import in_rich
 
 
 class Steered(Training, Protocol):
@@ -101,11 +102,12 @@ class Session:
                 self._make(step, name, value)
             except (ValueError, UserError) as error:
                 refused, self.note = True, f"Refused: {error}"
-                CONSOLE.log(f"[yellow]Before step {step}, {name} {value!r} was refused: {error}")
+                refusal = f"Before step {step}, {name} {value!r} was refused: {error}"
+                CONSOLE.log(f"[yellow]{in_rich(refusal)}")
                 continue
             self._done.append(Change(step, name, value))
             self.note = f"Before step {step}: {said(name, value)}."
-            CONSOLE.log(self.note)
+            CONSOLE.log(in_rich(self.note))
         self._write()
         if settings_of(self._trainer.pipeline.config) != settings:
             self._keep_settings()

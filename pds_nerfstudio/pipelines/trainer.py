@@ -34,6 +34,7 @@ from pds_nerfstudio.pipelines.plan import Plan, prepare
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig
 from pds_nerfstudio.pipelines.session import Session
 from pds_nerfstudio.scenes.source import load_source_state
+from pds_nerfstudio.text import in_rich
 
 LOGGED_VIEWS = 3
 """Training views that are logged as pictures, with each checkpoint."""
@@ -59,9 +60,9 @@ class EditTrainerConfig(SceneTrainerConfig):
         that what is printed and saved is what will run."""
         super().set_timestamp()
         with one_sentence():
-            CONSOLE.log(self.plan.summary)
+            CONSOLE.log(in_rich(self.plan.summary))
             if self.plan.restored:
-                CONSOLE.log(self.plan.restored, markup=False)
+                CONSOLE.log(in_rich(self.plan.restored))
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -291,7 +292,7 @@ class EditTrainer(SceneTrainer):
     def _skip(self, step: int, reason: str):
         self.skipped += 1
         self._skipped_in_a_row += 1
-        CONSOLE.log(f"[yellow]Step {step} skipped ({self.skipped} so far): {reason}.")
+        CONSOLE.log(f"[yellow]Step {step} skipped ({self.skipped} so far): {in_rich(reason)}.")
         if self._skipped_in_a_row >= MOST_SKIPPED:
             raise UserError(
                 f"{self._skipped_in_a_row} steps in a row had no finite gradient ({reason}): lower the learning rate "

@@ -31,6 +31,9 @@ LORA_BASE = "lora.json"
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
+LARGEST_SAMPLE = 512
+"""Width of latents, of pictures of 4096 pixels."""
+
 # What is read of a diffusers folder: per line, the alternatives in order of preference.
 _NEEDED = (
     (("model_index.json",),),
@@ -201,6 +204,12 @@ def _check_parts_fit(configs: dict[str, dict], folder: Path, edits_pictures: boo
         raise UserError(
             f"The U-Net of {folder} takes {unet.get('in_channels', 4)} channels and its VAE gives "
             f"{vae.get('latent_channels', 4)}: use a plain text-to-image model, not an inpainting or editing one."
+        )
+    size = unet.get("sample_size", 64)
+    if size is not None and not (type(size) is int and 1 <= size <= LARGEST_SAMPLE):
+        raise UserError(
+            f"The U-Net of {folder} says that its latents are {str(size)[:40]} wide: its config.json is damaged, write "
+            f"sample_size as it was trained (64 for Stable Diffusion 1.x, at most {LARGEST_SAMPLE})."
         )
     asked, given = unet.get("cross_attention_dim"), configs["text_encoder/config.json"].get("hidden_size")
     if isinstance(asked, int) and isinstance(given, int) and asked != given:

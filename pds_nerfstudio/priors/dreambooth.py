@@ -409,9 +409,9 @@ def _saving(out: Path, what: str) -> Iterator[None]:
     """Within this block a file that cannot be written ends the training in one sentence."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, UserError) as error:
         before = out / CHECKPOINT
-        at = "its last checkpoint" if before.is_file() else "its beginning"
+        at = f"step {torch.load(before, weights_only=True)['step']}" if before.is_file() else "its beginning"
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"{what} could not be written to {out} ({reason}): free some space there and run the same command again, "

@@ -304,6 +304,10 @@ class StableDiffusionPrior:
     def save(self, folder: Path) -> None:
         """Write a diffusers folder, which `load_prior` reads: each part of it whole or absent, its index the last."""
         partial = folder / ".partial-prior"
+        if partial.is_symlink():
+            partial.unlink()
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(mode=0o700, parents=True)  # fails where somebody puts a link there meanwhile
         try:
             self.pipeline().save_pretrained(partial, safe_serialization=True)
             for part in sorted(partial.iterdir(), key=lambda path: path.name == "model_index.json"):

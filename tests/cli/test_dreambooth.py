@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -238,6 +239,40 @@ def test_without_space_the_last_checkpoint_stays_and_the_same_command_continues(
     assert not list(out.rglob(".partial*"))
     train(photographs, out)
     assert all(torch.equal(value, learned(out)[name]) for name, value in learned(trained).items())
+
+
+@pytest.mark.parametrize("damage", ["cut", "evil", "list", "no step", "other weights", "other optimizer"])
+def test_a_damaged_checkpoint_is_named_with_a_way_on(photographs, trained, tmp_path, damage):
+    out, mark = tmp_path / "out", tmp_path / "mark"
+    shutil.copytree(trained, out)
+    path = out / "training/checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    match damage:
+        case "cut":
+            path.write_bytes(path.read_bytes()[:1000])
+        case "evil":
+            torch.save(state | {"step": Evil(mark)}, path)
+        case "list":
+            torch.save([state], path)
+        case "no step":
+            torch.save({name: value for name, value in state.items() if name != "step"}, path)
+        case "other weights":
+            torch.save(state | {"weights": {"a": torch.zeros(1)}}, path)
+        case "other optimizer":
+            torch.save(state | {"optimizer": {"state": 3}}, path)
+    with pytest.raises(UserError, match=r"checkpoint\.pt (is damaged|does not fit).*remove checkpoint\.pt to begin"):
+        train(photographs, out, steps=5)
+    assert not mark.exists()
+
+
+class Evil:
+    """What a pickle may hold."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), "w")
 
 
 def test_a_lora_must_name_a_whole_prior(trained, tmp_path):

@@ -1,9 +1,12 @@
 """Suites are read as written, and a mistake names its line before anything runs."""
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.bench import plan_cells
@@ -100,3 +103,32 @@ def test_what_is_no_suite_at_all_says_so(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(UserError, match="is empty"):
         read_suite(tmp_path / "empty.yaml")
+
+
+HOSTILE = ["../x", "/abs", ".", "a\0b", "x" * 300, "~", "null", "[a]", "{a: b}", "1e9"]
+NAMES = st.one_of(st.text(), st.sampled_from(HOSTILE))
+SUITE = "edits:\n  - name: {name}\n    kind: {kind}\n    source: {source}\n    target: {target}\n"
+WRONG = ["[]", "3", "{hat: maybe}", "{shape: [ball]}", "&a {shape: *a}", "{colour: 3}", "{[a]: b}"]
+SCENES = st.sampled_from(["{shape: ball}", "{colour: blue}", *WRONG])
+
+
+@settings(deadline=None)
+@given(name=NAMES, kind=st.one_of(st.just("appearance"), NAMES), source=SCENES, target=SCENES)
+def test_any_suite_is_read_or_refused_in_a_sentence_and_names_stay_in_their_folder(
+    tmp_path_factory, name, kind, source, target
+):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(SUITE.format(name=name, kind=kind, source=source, target=target).encode(errors="replace"))
+    with contextlib.suppress(UserError):
+        for edit in read_suite(path).edits:
+            assert (Path("/out") / f"{edit.name}.pds-edit.0").parent == Path("/out")
+            assert ".." not in Path(edit.name).parts
+
+
+@pytest.mark.parametrize("name", ["../../x", "/abs", ".hidden", "x" * 300, '"a\\0b"', "[a, b]", "''"])
+def test_a_name_that_leads_elsewhere_is_refused_with_its_line(tmp_path, name):
+    path = tmp_path / "suite.yaml"
+    scenes = {"source": "{shape: ball}", "target": "{shape: cube}"}
+    path.write_text(SUITE.format(name=name, kind="shape", **scenes))
+    with pytest.raises(UserError, match=r"suite\.yaml, line 2: the name"):
+        read_suite(path)

@@ -318,3 +318,10 @@ def test_checking_imports_neither_torch_nor_diffusers(folder):
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
     )
     assert result.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("size", [10**9, 0, -1, "64", 64.5, [64], True])
+def test_a_width_of_latents_that_no_machine_holds_is_named(copy, size):
+    edit_json(copy / "unet" / "config.json", sample_size=size)
+    with pytest.raises(UserError, match="sample_size"):
+        check_prior(str(copy))
