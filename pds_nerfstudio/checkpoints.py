@@ -1,6 +1,7 @@
 """Files of tensors, read without running what a pickle may hold."""
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ def load_tensors(path: Path, remedy: str) -> dict[str, Any]:
     Raises:
         UserError: it is damaged, or holds more than tensors and plain values.
     """
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is damaged (it is no file of torch's, or not all of it): {remedy}.")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:

@@ -177,7 +177,12 @@ def check_records(cells: Iterable[Cell]) -> None:
     for cell in (row.first(links) for row in cells for links in range(max(1, len(row.links)))):
         wanted = json.loads(json.dumps(cell.describe()))
         for file in (cell.record_file, cell.folder / EDITED):
-            record = json.loads(file.read_text()) if file.exists() else wanted
+            if not file.exists():
+                continue
+            if file == cell.record_file:
+                record = read_raw_record(file)
+            else:
+                record = read_json(file, dict, "The record", "remove it, and run the same line again")
             if other := [name for name, value in wanted.items() if record.get(name) != value]:
                 raise UserError(
                     f"{file} was made with another {other[0]} ({record.get(other[0])} instead of {wanted[other[0]]}): "

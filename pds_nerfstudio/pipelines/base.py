@@ -192,7 +192,7 @@ class EditPipeline(VanillaPipeline):
     def perceptual(self) -> Perceptual:
         """How different two pictures look."""
         perceptual = Perceptual(self.prior.features, self.device)
-        CONSOLE.log(f"The perceptual loss is {perceptual.name}.")
+        CONSOLE.log(f"The perceptual loss is {in_rich(perceptual.name)}.")
         return perceptual
 
     @property

@@ -60,7 +60,7 @@ class NerfScene(Scene):
         if rays is None and self._rays is None:
             per_ray = self.bytes_per_ray(regularise)
             self._rays = rays_that_fit(per_ray, free_memory(self.model.device))
-            CONSOLE.log(f"Rendering {self._rays} rays at once, {per_ray / 2**20:.2f} MiB each.")
+            CONSOLE.log(f"Rendering {self._rays:d} rays at once, {per_ray / 2**20:.2f} MiB each.")
         return Chunks(rays or self._rays or Chunks.rays, backward_share=backward_share)
 
     def bytes_per_ray(self, regularise: bool = False) -> float:

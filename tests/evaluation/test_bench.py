@@ -336,7 +336,7 @@ def test_a_chain_refines_the_edit_of_the_row_before_it(one_process, tmp_path, ca
         for cell in ("red-to-blue.pds-edit.0", f"red-to-blue.{refined}.0")
     )
     assert further.method_name == "sdedit-refine-splat"
-    assert further.config.pipeline.base == edited.config_path
+    assert further.config.pipeline.run.base == edited.config_path
     assert further.config.pipeline.tgt_prompt == edited.config.pipeline.tgt_prompt == "a photo of a blue ball"
     assert "pds-edit + sdedit-refine [num_steps=1, resolution=32]" in (folder / "table.md").read_text()
 
