@@ -31,8 +31,8 @@ LORA_BASE = "lora.json"
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
-LARGEST_SAMPLE = 512
-"""Width of latents, of pictures of 4096 pixels."""
+LARGEST_SAMPLE, MOST_BLOCKS = 512, 8
+"""Width of latents, of pictures of 4096 pixels; levels of a VAE."""
 
 # What is read of a diffusers folder: per line, the alternatives in order of preference.
 _NEEDED = (
@@ -205,6 +205,9 @@ def _check_parts_fit(configs: dict[str, dict], folder: Path, edits_pictures: boo
             f"The U-Net of {folder} takes {unet.get('in_channels', 4)} channels and its VAE gives "
             f"{vae.get('latent_channels', 4)}: use a plain text-to-image model, not an inpainting or editing one."
         )
+    blocks = vae.get("block_out_channels")
+    if not (isinstance(blocks, list) and 1 <= len(blocks) <= MOST_BLOCKS):
+        raise UserError(f"The VAE of {folder} lists no block_out_channels: its config.json is damaged, fetch it again.")
     size = unet.get("sample_size", 64)
     if size is not None and not (type(size) is int and 1 <= size <= LARGEST_SAMPLE):
         raise UserError(

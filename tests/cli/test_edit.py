@@ -7,7 +7,7 @@ import pytest
 import tyro
 
 from pds_nerfstudio.cli.dreambooth import Dreambooth
-from pds_nerfstudio.cli.edit import Edit
+from pds_nerfstudio.cli.edit import Edit, Stage
 from pds_nerfstudio.cli.evaluate import Evaluate
 from pds_nerfstudio.cli.render import Render
 from pds_nerfstudio.errors import UserError
@@ -79,6 +79,70 @@ def test_a_chain_without_refinement_shows_the_edit(toy_splats, tmp_path):
     stages = edit(toy_splats.parent, tmp_path / "out", refine=False).stages()
     assert [stage.name for stage in stages] == ["edit", "render", "evaluate"]
     assert str(stages[0].result) in stages[1].command
+
+
+@pytest.fixture
+def begun(tmp_path) -> tuple[Edit, Stage]:
+    """An edit whose stage `edit` was begun, and has left something."""
+    chain = Edit(tmp_path / "run", out=tmp_path / "out")
+    stage = Stage("edit", ("ns-train",), chain.out / "edit" / "pds-edit-splat" / "run")
+    stage.result.mkdir(parents=True)
+    (stage.result / "config.yml").touch()
+    chain._started.add("edit")
+    return chain, stage
+
+
+def test_what_an_interrupted_stage_left_is_removed(begun):
+    chain, stage = begun
+    chain._clear(stage)
+    assert not stage.result.exists()
+    chain._clear(stage)
+
+
+def test_a_folder_that_no_stage_began_is_left_alone(begun):
+    chain, stage = begun
+    chain._started.clear()
+    with pytest.raises(UserError, match="was not made by this edit"):
+        chain._clear(stage)
+    assert (stage.result / "config.yml").exists()
+
+
+@pytest.mark.parametrize("part", ["run", "pds-edit-splat", "edit"])
+def test_a_link_in_a_stages_place_is_not_followed(begun, tmp_path, part):
+    chain, stage = begun
+    place = next(path for path in (stage.result, *stage.result.parents) if path.name == part)
+    mine = tmp_path / "mine"
+    place.rename(mine)
+    place.symlink_to(mine)
+    with pytest.raises(UserError, match="was not made by this edit"):
+        chain._clear(stage)
+    assert list(mine.rglob("config.yml"))
+
+
+def test_a_folder_that_a_stage_of_an_earlier_call_still_writes_to_is_left_alone(begun):
+    chain, _ = begun
+    other = Edit(chain.run_folder, out=chain.out)
+    other._lock()
+    with pytest.raises(UserError, match="still writing to --out"):
+        chain._lock()
+    assert other._held is not None
+    other._held.close()
+    chain._lock()
+
+
+def test_a_stage_that_was_interrupted_or_left_no_result_is_not_finished(begun, monkeypatch):
+    chain, stage = begun
+    for code, message in ((-2, None), (143, None), (0, "ended with no result"), (3, "ended with 3")):
+        monkeypatch.setattr("pds_nerfstudio.cli.edit.run_child", lambda *_, code=code: code)
+        with pytest.raises(UserError if message else SystemExit) as stop:
+            chain._execute(stage)
+        if message:
+            assert message in str(stop.value)
+        else:
+            assert stop.value.code == {-2: 130}.get(code, code)
+    (stage.result / "step-000000001.ckpt").touch()
+    monkeypatch.setattr("pds_nerfstudio.cli.edit.run_child", lambda *_: 0)
+    chain._execute(stage)
 
 
 @pytest.mark.slow

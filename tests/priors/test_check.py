@@ -1,5 +1,6 @@
 """Bad priors are refused in one sentence, at once, and before anything heavy is imported."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from pds_nerfstudio.errors import UserError
@@ -325,3 +328,26 @@ def test_a_width_of_latents_that_no_machine_holds_is_named(copy, size):
     edit_json(copy / "unet" / "config.json", sample_size=size)
     with pytest.raises(UserError, match="sample_size"):
         check_prior(str(copy))
+
+
+@pytest.mark.parametrize("blocks", [None, 4, [], [4] * 100, "ab"])
+def test_a_vae_without_levels_is_named(copy, blocks):
+    edit_json(copy / "vae" / "config.json", block_out_channels=blocks)
+    with pytest.raises(UserError, match="block_out_channels"):
+        check_prior(str(copy))
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 2**64 - 1) | st.integers(0, 40),
+    st.recursive(
+        st.none() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["a", "data_offsets", "__metadata__"]), inner),
+    ),
+    st.binary(max_size=20),
+)
+def test_any_safetensors_header_is_whole_or_refused_in_a_sentence(tmp_path_factory, length, header, data):
+    path = tmp_path_factory.getbasetemp() / "any.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + json.dumps(header).encode() + data)
+    with contextlib.suppress(UserError):
+        check_safetensors(path)

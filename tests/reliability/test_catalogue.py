@@ -36,13 +36,15 @@ def catalogue() -> list[Case]:
 
 
 def run(arguments: list[str]) -> tuple[int, str]:
-    """Exit code and output of a `pds` command line, in this process."""
+    """Exit code and output of a command line of `pds` or `ns-train`, in this process."""
+    from nerfstudio.scripts import train
+
     said = io.StringIO()
     before = sys.argv, sys.__stderr__
     sys.argv, sys.__stderr__ = arguments, said  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            cli.main()
+            {"pds": cli.main, "ns-train": train.entrypoint}[arguments[0]]()
         code = 0
     except SystemExit as stop:
         code = 0 if stop.code is None else int(stop.code)
