@@ -26,7 +26,7 @@ from pds_nerfstudio.ranges import Guidance, Share, Steps
 IMAGES = "_images."
 """Prefix, in a checkpoint, of the images that views were replaced by."""
 
-Image3 = Float[Tensor, "1 3 height width"]
+Picture = Float[Tensor, "1 3 height width"]
 
 
 @listed_in_order
@@ -84,7 +84,7 @@ class DatasetUpdatePipeline(EditPipeline):
         found = {name: value for name, value in state.items() if name.startswith(IMAGES)}
         self._images = {int(name.removeprefix(IMAGES)): image.cpu() for name, image in found.items()}
 
-    def edited(self, index: int, image: Image3, generator: torch.Generator) -> Image3:
+    def edited(self, index: int, image: Picture, generator: torch.Generator) -> Picture:
         """What the editor makes of view `index`, whose rendering now is `image`, RGB in [0, 1]."""
         raise NotImplementedError
 
@@ -94,7 +94,7 @@ class DatasetUpdatePipeline(EditPipeline):
         rays = getattr(datamanager.config, "train_num_rays_per_batch", 0)
         return self.scene.photometric(self.views, self._images, generator, rays)
 
-    def target(self, index: int) -> Image3:
+    def target(self, index: int) -> Picture:
         """The image that a view was replaced by, RGB in [0, 1], on the CPU."""
         return self._images[index][None].float() / 255
 

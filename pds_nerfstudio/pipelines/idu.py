@@ -17,7 +17,7 @@ from torch import Tensor
 from pds_nerfstudio.objectives.inversion import DDPMInversion
 from pds_nerfstudio.objectives.sdedit import ddim_steps, noise_and_denoise
 from pds_nerfstudio.pipelines.base import noise_like
-from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Image3
+from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Picture
 from pds_nerfstudio.pipelines.settings import Flat, ViewSettings, listed_in_order
 from pds_nerfstudio.ranges import Guidance, Weight
 
@@ -71,7 +71,7 @@ class IduPipeline(DatasetUpdatePipeline):
 
         return load_instruct(*args, **settings)
 
-    def edited(self, index: int, image: Image3, generator: torch.Generator) -> Image3:
+    def edited(self, index: int, image: Picture, generator: torch.Generator) -> Picture:
         """The view as the editor would have it."""
         prior, config = self.prior, self.config
         original = self.source_view(index)

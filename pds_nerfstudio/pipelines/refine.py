@@ -17,7 +17,7 @@ from rich.progress import track
 
 from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.pipelines.base import noise_like
-from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Image3
+from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Picture
 from pds_nerfstudio.pipelines.settings import listed_in_order
 from pds_nerfstudio.ranges import Guidance, Share
 
@@ -57,7 +57,7 @@ class RefinePipeline(DatasetUpdatePipeline):
         """ "refinement"."""
         return "refinement"
 
-    def edited(self, index: int, image: Image3, generator: torch.Generator) -> Image3:
+    def edited(self, index: int, image: Picture, generator: torch.Generator) -> Picture:
         """The rendering, noised a little and denoised under the target prompt."""
         prior = self.prior
         editor = SDEdit(self.config.guidance_scale, self.config.draw_strength(generator), self.config.num_steps)
@@ -66,7 +66,7 @@ class RefinePipeline(DatasetUpdatePipeline):
         return with_details(refined, image, prior.decode(x0)) if self.config.keep_details else refined
 
 
-def with_details(refined: Image3, image: Image3, decoded: Image3) -> Image3:
+def with_details(refined: Picture, image: Picture, decoded: Picture) -> Picture:
     """An image that was edited as a latent, with what the VAE loses of the one it was made of: image − decoded.
 
     All of that where the edit changed nothing, so that an edit of nothing gives the image itself; nothing of it where

@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pds_nerfstudio.errors import UserError, one_sentence
+from pds_nerfstudio.errors import UserError, first_line, one_sentence
 from pds_nerfstudio.pipelines import distributed
 
 progress_console: Console = CONSOLE
@@ -113,7 +113,7 @@ class SceneTrainer(Trainer):
                             old.unlink()
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"The checkpoint of step {step} could not be written ({str(error).splitlines()[0]}): make room on the "
+                f"The checkpoint of step {step} could not be written ({first_line(error)}): make room on the "
                 f"disk; the last whole one is kept in {folder}."
             ) from error
         finally:

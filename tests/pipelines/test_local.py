@@ -5,6 +5,7 @@ import torch
 
 from pds_nerfstudio.evaluation.trial import load_run
 from pds_nerfstudio.scenes.families import render
+from pds_nerfstudio.scenes.hull import Hull
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 from pds_nerfstudio.scenes.views import eval_views
 
@@ -98,3 +99,19 @@ def test_a_box_that_contains_nothing_is_an_error(ns_train, toy_splats, capfd):
                 *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--pipeline.box", *box),
             )
         assert message in capfd.readouterr().err
+
+
+def test_where_to_change_is_found_once_for_two_prompts(ns_train, toy_splats, monkeypatch):
+    found, find = [], Hull.from_renderings
+
+    def counting(*arguments):
+        found.append(arguments)
+        return find(*arguments)
+
+    monkeypatch.setattr(Hull, "from_renderings", counting)
+    confined = (*TOYBOX[:2], "--pipeline.change", "relevant", "--pipeline.perturb", "relevant")
+    ns_train(
+        *("pnr-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *confined, "--pipeline.resolution", 64),
+        *("--pipeline.refine-steps", 0, "--max-num-iterations", 1),
+    )
+    assert len(found) == 1

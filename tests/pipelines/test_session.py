@@ -253,3 +253,65 @@ def test_changes_that_cannot_work_are_refused_and_change_nothing(name, value):
     with pytest.raises(ValueError, match=r"\w"):
         change_setting(config, name, value)
     assert settings_of(config) == before
+
+
+@pytest.mark.slow
+def test_an_edit_that_dies_after_a_change_makes_it_again_and_still_has_its_snapshot(steered, toy_splats):
+    new = ["a photo of a red can", "a photo of a blue can"]
+    edit = ("--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 14, "--steps-per-save", 4)
+    early = {3: [("snapshot", None)], 6: [("prompts", new)], 7: [("box", [-2, -2, -2, 2, 2, 2])]}
+    late = {11: [("restore", "snapshot")]}
+    straight = steered(early | late, "pds-edit-splat", *edit)
+
+    class Killed(Exception):
+        pass
+
+    def die(trainer):
+        raise Killed
+
+    with pytest.raises(Killed):
+        steered({**early, 9: [die]}, "pds-edit-splat", *edit, "--experiment-name", "killed")
+    (killed,) = straight.output_dir.glob("killed/*/*")
+    assert find_run(killed).step == 8
+    resumed = steered(late, "pds-edit-splat", "--load-dir", killed)
+    a, b = (scene_of(config) for config in (straight, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert read_session(resumed.get_base_dir() / SESSION_FILE) == read_session(straight.get_base_dir() / SESSION_FILE)
+
+    with pytest.raises(Killed):
+        steered({**early, 5: [die]}, "pds-edit-splat", *edit, "--experiment-name", "killed-sooner")
+    (sooner,) = straight.output_dir.glob("killed-sooner/*/*")
+    named = steered({}, "pds-edit-splat", "--load-dir", sooner, "--pipeline.objective.guidance-scale", 7.5)
+    assert named.pipeline.tgt_prompt == PROMPTS[3]
+    assert named.pipeline.objective.guidance_scale == 7.5
+
+
+@pytest.mark.slow
+def test_changes_after_an_older_checkpoint_are_not_made_again(steered, ns_train, toy_splats):
+    new = ["a photo of a red can", "a photo of a blue can"]
+    edit = ("--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 8, "--steps-per-save", 2)
+    first = steered({5: [("prompts", new)]}, "pds-edit-splat", *edit, "--save-only-latest-checkpoint", "False")
+    back = ns_train("pds-edit-splat", "--load-dir", first.get_base_dir(), "--load-step", 4)
+    assert back.pipeline.tgt_prompt == PROMPTS[3]
+    assert [change.change for change in read_session(back.get_base_dir() / SESSION_FILE)] == ["begin"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sdedit-refine-splat", "idu-edit-splat"])
+def test_dataset_updates_are_steered_too(steered, toy_splats, method):
+    new = ["a photo of a red can", "a photo of a blue can"]
+    requests = {
+        1: [("snapshot", None)],
+        2: [("prompts", new), ("guidance_scale", 3.0), ("strength", [0.2, 0.4]), ("objective", "dds")],
+        3: [("restore", "snapshot")],
+        4: [("restore", "source")],
+    }
+    config = steered(
+        requests,
+        *(method, "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX[:4], "--max-num-iterations", 6),
+        *("--pipeline.num-steps", 3, "--pipeline.update-every", 2),
+    )
+    assert (config.pipeline.tgt_prompt, config.pipeline.guidance_scale) == (new[1], 3.0)
+    assert (config.pipeline.min_strength, config.pipeline.max_strength) == (0.2, 0.4)
+    changes = [change.change for change in read_session(config.get_base_dir() / SESSION_FILE)]
+    assert changes == ["begin", "snapshot", "prompts", "guidance_scale", "strength", "restore", "restore"]
