@@ -1,6 +1,7 @@
 """nerfstudio's trainer with what long runs need: atomic checkpoints, an honest progress bar, errors in one sentence."""
 
 import os
+import shlex
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from rich.progress import (
 
 from pds_nerfstudio.errors import UserError, first_line, one_sentence
 from pds_nerfstudio.pipelines import distributed
+from pds_nerfstudio.pipelines.interruption import FAILED, interruptions
 
 progress_console: Console = CONSOLE
 """Where progress bars are drawn; `pds demo` keeps nerfstudio's own output in a log file and draws elsewhere."""
@@ -41,6 +43,12 @@ class SceneTrainer(Trainer):
 
     _bar: Progress | None = None
     _task = TaskID(0)
+    _last_step: int | None = None
+    """The last step that was run."""
+    _signal: int | None = None
+    """What has asked this training to stop."""
+    _waiting = False
+    """Whether nothing is left to do but to show the result in the viewer."""
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; a dataset that cannot be read ends in one sentence."""
@@ -65,7 +73,7 @@ class SceneTrainer(Trainer):
         with one_sentence():
             self._before_training()
         bar = Progress(*columns, console=progress_console, refresh_per_second=2, disable=distributed.rank() > 0)
-        with one_sentence(), bar as self._bar:
+        with one_sentence(), interruptions(self._interrupt), bar as self._bar:
             try:
                 self._task = self._bar.add_task(self._title(0), total=total, completed=self._start_step, note="")
                 super().train()
@@ -79,6 +87,7 @@ class SceneTrainer(Trainer):
         snapshot changes.
         """
         loss, losses, metrics = super().train_iteration(step)
+        self._last_step = step
         if self._bar is not None:
             note = f"loss {float(loss.detach()):.4g}"
             self._bar.update(self._task, completed=step + 1, note=note, description=self._title(step))
@@ -86,6 +95,36 @@ class SceneTrainer(Trainer):
             {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
             for values in (losses, metrics)
         )
+
+    def _interrupt(self, number: int) -> None:
+        """A first signal lets the step end; a second one stops at once, with the last checkpoint whole."""
+        if self._waiting:
+            raise SystemExit(0)
+        if self._signal is not None:
+            raise SystemExit(FAILED + number)
+        self._signal, self.stop_training = number, True
+        CONSOLE.log("Stopping after this step; press Ctrl-C again to stop at once.")
+
+    def _after_train(self) -> None:
+        """The end of a training; of an interrupted one with a checkpoint, and how to go on."""
+        if self._signal is None:
+            super()._after_train()
+            return
+        if self._last_step is not None:
+            self.save_checkpoint(self._last_step)
+            CONSOLE.print(f"Stopped after step {self._last_step}. To go on:")
+            CONSOLE.print(f"  {self._resuming_line()}", soft_wrap=True, highlight=False, markup=False)
+        raise SystemExit(FAILED + self._signal)
+
+    def _resuming_line(self) -> str:
+        """What to type to go on with this training."""
+        line = ["ns-train", str(self.config.method_name), "--load-dir", str(self.checkpoint_dir.resolve())]
+        return f"{shlex.join(line)} (and the other flags as they were)"
+
+    def _train_complete_viewer(self) -> None:
+        """Wait for Ctrl-C, which then is no interruption."""
+        self._waiting = True
+        super()._train_complete_viewer()
 
     def _before_training(self) -> None:
         """What happens once, before the first step."""

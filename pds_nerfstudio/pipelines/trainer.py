@@ -6,6 +6,7 @@ import functools
 import inspect
 import itertools
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -152,9 +153,11 @@ class EditTrainer(SceneTrainer):
 
     def _after_train(self) -> None:
         """Save, conclude, and only then wait with the viewer, where there is one."""
-        conclusion = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._conclude)
-        self.callbacks.append(conclusion)
+        self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._conclude))
         super()._after_train()
+
+    def _resuming_line(self) -> str:
+        return shlex.join(["ns-train", str(self.config.method_name), "--load-dir", str(self.base_dir.resolve())])
 
     def _conclude(self, step: int) -> None:
         if distributed.rank() == 0:
@@ -173,6 +176,7 @@ class EditTrainer(SceneTrainer):
         except NonFiniteGradient as error:
             if not isinstance(error, NonFiniteElsewhere):
                 distributed.any_of(True, self.pipeline.device)  # the others wait for this process's gradients
+            self._last_step = step
             return self._skip(step, str(error))
         self._skipped_in_a_row, self._last_loss = 0, float(result[0])
         self._check.after_step(step - self._start_step + 1)

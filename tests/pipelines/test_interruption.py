@@ -1,0 +1,73 @@
+"""Ctrl-C and SIGTERM: the step is finished, a checkpoint written, the exit code says so, and the edit can go on."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pds_nerfstudio.scenes.source import find_run
+
+from .conftest import HEADLESS, PROMPTS
+from .test_edit import TOYBOX
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_an_edit_with_a_checkpoint_and_the_line_that_resumes_it(
+    ns_train, toy_splats, tmp_path, number, code
+):
+    command = [str(Path(sys.executable).parent / "ns-train"), "pds-edit-splat", *HEADLESS]
+    edit = ["--load-dir", str(toy_splats.parent), *PROMPTS, *TOYBOX, "--max-num-iterations", "100000"]
+    process = subprocess.Popen(
+        [*command, *edit, "--output-dir", str(tmp_path / "stopped"), "--steps-per-save", "5"],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "stopped").rglob("step-*.ckpt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output[-3000:]
+    assert "Traceback" not in output
+    said = re.search(r"Stopped after step (\d+)\. To go on:\s+(ns-train .+)", output)
+    assert said is not None, output[-3000:]
+    (run,) = (path.parent for path in (tmp_path / "stopped").rglob("config.yml"))
+    assert find_run(run).step == int(said[1])
+    method, *flags = shlex.split(said[2].strip())[1:]
+    resumed = ns_train(method, *flags, "--max-num-iterations", int(said[1]) + 3)
+    assert find_run(resumed.get_base_dir()).step == int(said[1]) + 2
+
+
+def test_a_second_signal_stops_at_once(toy_splats, ns_train, monkeypatch, tmp_path):
+    from pds_nerfstudio.pipelines.trainer import EditTrainer
+
+    step_of = EditTrainer.train_iteration
+
+    def interrupting(self, step: int):
+        result = step_of(self, step)
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(EditTrainer, "train_iteration", interrupting)
+    with pytest.raises(SystemExit) as ended:
+        ns_train(
+            *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX),
+            *("--max-num-iterations", 20, "--steps-per-save", 5),
+        )
+    assert ended.value.code == 130
+    (run,) = (path.parent for path in (tmp_path / "outputs").rglob("config.yml"))
+    assert find_run(run).step == 5
