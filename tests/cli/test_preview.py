@@ -72,7 +72,7 @@ def test_settings_are_read_as_what_they_are(text, expected):
         ({"tgt_prompt": (PROMPTS["src_prompt"],)}, "give two"),
         ({"objective": ("ddpm",)}, "no objective 'ddpm'"),
         ({"steps": 0}, "--steps"),
-        ({"set": ("steps=3,0",)}, "--steps"),
+        ({"set": ("steps=3,0",)}, "--set steps is 0"),
         ({"set": ("strength=0.5",)}, "NAME can be"),
         ({"set": ("weighting=heavy",)}, "unit or psi_chi"),
         ({"set": ("stride=two",)}, "no number"),
