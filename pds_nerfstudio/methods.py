@@ -4,6 +4,7 @@ Every `ns-*` command imports this module, through the `nerfstudio.method_configs
 about. It therefore imports no diffusion library, and puts `compat` in place before anything is built.
 """
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -25,6 +26,7 @@ from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.vsd import VSD
 from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.command_line import refuse_load_config
 from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
 from pds_nerfstudio.pipelines.idu import IduConfig
 from pds_nerfstudio.pipelines.refine import RefineConfig
@@ -244,3 +246,5 @@ METHODS: dict[str, MethodSpecification] = {
     )
 }
 """Every method of this package by the name that users type."""
+
+refuse_load_config(sys.argv, METHODS.keys() - {"source-nerfacto", "source-splatfacto"})

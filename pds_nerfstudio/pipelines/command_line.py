@@ -5,11 +5,12 @@ how one gets back to it.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from pds_nerfstudio.errors import UserError, one_sentence
 from pds_nerfstudio.pipelines.settings import Group
 
 DATAPARSER = "pipeline.datamanager.dataparser"
@@ -53,6 +54,20 @@ def named(arguments: Sequence[str]) -> set[str]:
             names.add(DATAPARSER)
             prefix = f"{DATAPARSER}."
     return names
+
+
+def refuse_load_config(arguments: Sequence[str], edits: Container[str]) -> None:
+    """End `ns-train EDIT --load-config RUN/config.yml` in one sentence, before it is read.
+
+    nerfstudio replaces the whole command line by what that file says: it would train the base again, in its own folder.
+    """
+    asked = any(word.partition("=")[0].replace("_", "-") == "--load-config" for word in arguments)
+    if _is_ns_train(arguments) and asked and (method := arguments[1]) in edits:
+        with one_sentence():
+            raise UserError(
+                f"ns-train {method} --load-config would train the run that it names again, in its own folder: name the "
+                "run to edit with --load-dir."
+            )
 
 
 def merged(previous: Any, now: Any, given: Given, name: str) -> Any:

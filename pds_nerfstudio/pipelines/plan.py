@@ -118,6 +118,11 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
             f"{run.config_path.parent} already has {first_step} edit steps of {config.max_num_iterations}: give more "
             "with --max-num-iterations, or other prompts to edit its result."
         )
+    if config.get_base_dir().resolve() == run.config_path.parent.resolve():
+        raise UserError(
+            f"This edit would be written into {run.config_path.parent}, the run that it begins with, which is never "
+            "changed: give it another --timestamp or --experiment-name."
+        )
     remaining = config.max_num_iterations - first_step
     what = (
         f"Resuming the edit {run.config_path.parent} at step {first_step}"

@@ -100,7 +100,7 @@ class Session:
                 continue
             try:
                 self._make(step, name, value)
-            except (ValueError, UserError) as error:
+            except (ValueError, TypeError, OverflowError, UserError) as error:
                 refused, self.note = True, f"Refused: {error}"
                 refusal = f"Before step {step}, {name} {value!r} was refused: {error}"
                 CONSOLE.log(f"[yellow]{in_rich(refusal)}")

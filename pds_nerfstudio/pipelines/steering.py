@@ -56,7 +56,10 @@ class Change:
 
 def _write_prompts(config: EditConfig, value: Any) -> None:
     before = config.src_prompt, config.tgt_prompt
-    config.src_prompt, config.tgt_prompt = (str(prompt).strip() for prompt in value)
+    source, target = value
+    if not (isinstance(source, str) and isinstance(target, str)):
+        raise ValueError(f"{value!r} are no two prompts.")
+    config.src_prompt, config.tgt_prompt = source.strip(), target.strip()
     try:
         config.check_prompts()
     except UserError as error:
@@ -176,7 +179,7 @@ def change_setting(config: EditConfig, name: str, value: Any) -> None:
         raise ValueError(f"this edit has no {name}.")
     try:
         setting.write(config, value)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, OverflowError) as error:
         raise ValueError(f"{value!r} is no value for {name}.") from error
 
 
@@ -204,7 +207,7 @@ def adopt_settings(config: EditConfig, settings: dict[str, Any]) -> None:
         for setting in SETTINGS:
             if setting.name != "objective" and setting.applies(config) and setting.name in settings:
                 setting.write(config, settings[setting.name])
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise UserError(
             f"The session's first line does not fit this method ({error}): replay it with its own."
         ) from error
@@ -226,7 +229,11 @@ def read_session(path: Path) -> list[Change]:
     for number, line in enumerate(lines, 1):
         try:
             change = Change(**json.loads(line))
-            if not isinstance(change.step, int) or (change.change == BEGIN and not isinstance(change.value, dict)):
+            if (
+                type(change.step) is not int
+                or not isinstance(change.change, str)
+                or (change.change == BEGIN and not isinstance(change.value, dict))
+            ):
                 raise ValueError("a step is a whole number, and the first line's value an object")
         except (ValueError, TypeError) as error:
             raise UserError(f"Line {number} of {path} is no change of an edit ({error}): take it out.") from error

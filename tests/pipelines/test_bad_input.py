@@ -37,6 +37,26 @@ def test_without_a_run_to_edit(refused):
     assert "--load-dir" in refused("pds-edit-splat", *PROMPTS, *TOYBOX)
 
 
+def test_an_edit_into_its_own_sources_folder(refused, ns_train, toy_splats, tmp_path):
+    """`--load-dir` of an edit, and its own experiment and timestamp."""
+    first = ns_train(
+        *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--pipeline.resolution", 32),
+        *("--max-num-iterations", 1, "--experiment-name", "mine", "--timestamp", "now"),
+    )
+    before = fingerprint(first.get_base_dir())
+    place = ("--experiment-name", "mine", "--timestamp", "now", "--max-num-iterations", 3)
+    assert "never changed" in refused("pds-edit-splat", "--load-dir", first.get_base_dir(), *place)
+    assert fingerprint(first.get_base_dir()) == before
+
+
+def test_a_base_run_that_is_given_as_the_whole_configuration(run_command, toy_splats):
+    before = fingerprint(toy_splats.parent)
+    done = run_command("ns-train", "pds-edit-splat", "--load-config", toy_splats, fails=True)
+    assert "name the run to edit with --load-dir" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert fingerprint(toy_splats.parent) == before
+
+
 def test_a_run_that_is_not_there(refused, tmp_path):
     assert "does not exist" in refused("pds-edit-splat", "--load-dir", tmp_path / "nowhere", *PROMPTS, *TOYBOX)
 

@@ -1,11 +1,14 @@
 """Steering: changes take effect between steps, restore what they say, are kept with the run, and can be replayed."""
 
+import contextlib
 import copy
 import json
 
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.methods import METHODS
@@ -13,6 +16,7 @@ from pds_nerfstudio.objectives import DDS, PDS
 from pds_nerfstudio.pipelines.session import Session
 from pds_nerfstudio.pipelines.snapshot import Snapshot
 from pds_nerfstudio.pipelines.steering import (
+    NAMES,
     SESSION_FILE,
     adopt_settings,
     begin_of,
@@ -234,6 +238,33 @@ def test_settings_can_be_read_changed_and_adopted(method):
     fresh = pipeline_config(method)
     adopt_settings(fresh, before)
     assert begin_of(fresh) == before
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=7) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("method", ["pds-edit-splat", "piva-edit", "sdedit-refine-splat"])
+@given(name=st.sampled_from(NAMES), value=ANYTHING)
+@settings(max_examples=150, deadline=None)
+def test_whatever_a_setting_is_told_it_takes_or_refuses(method, name, value):
+    config = pipeline_config(method)
+    before = settings_of(config)
+    try:
+        change_setting(config, name, value)
+    except ValueError:
+        assert settings_of(config) == before
+
+
+@given(value=ANYTHING)
+@settings(max_examples=100, deadline=None)
+def test_whatever_a_session_begins_with_is_adopted_or_refused(value):
+    if isinstance(value, dict):
+        with contextlib.suppress(UserError):
+            adopt_settings(pipeline_config("pnr-edit-splat"), value)
 
 
 @pytest.mark.parametrize(
