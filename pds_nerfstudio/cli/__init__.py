@@ -1,4 +1,4 @@
-"""The `pds` command: demo, preview, dreambooth, edit, render, evaluate, import-ply, bench, pie-bench, calibrate-eta."""
+"""The `pds` command and its subcommands: one file each in this folder."""
 
 import os
 
@@ -21,12 +21,14 @@ def main() -> None:
     from pds_nerfstudio.cli.pie import PieBench
     from pds_nerfstudio.cli.preview import Preview
     from pds_nerfstudio.cli.render import Render
+    from pds_nerfstudio.cli.svg import Svg
 
     with one_sentence():
         command = tyro.extras.subcommand_cli_from_dict(
             {
                 "demo": Demo,
                 "preview": Preview,
+                "svg": Svg,
                 "dreambooth": Dreambooth,
                 "edit": Edit,
                 "render": Render,

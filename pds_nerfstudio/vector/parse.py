@@ -1,7 +1,7 @@
 """Reads an SVG file into a `Drawing`. Nothing that the file refers to is fetched, and nothing in it is run.
 
-Documents that declare entities are refused (defusedxml), whatever the entities hold. What is not supported is named, one
-sentence for each element, and stays in the file as it is: text, images, `use` and nested documents are not drawn;
+Documents that declare entities are refused (defusedxml), whatever the entities hold. What is not supported is named,
+one sentence for each element, and stays in the file as it is: text, images, `use` and nested documents are not drawn;
 elements under a filter, mask or clip path are drawn without it and not changed.
 """
 
@@ -18,6 +18,8 @@ from defusedxml.ElementTree import DefusedXMLParser
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.vector import attributes
+from pds_nerfstudio.vector.canvas import canvas_of
+from pds_nerfstudio.vector.cascade import INHERITED, Cascade
 from pds_nerfstudio.vector.drawing import (
     CANVAS,
     Drawing,
@@ -40,38 +42,7 @@ MOST_SEGMENTS = 100_000
 MOST_LEVELS = 100
 FARTHEST = 100_000
 """Pixels of the canvas from its corner to a control point."""
-LONGEST_SIDE = 8
-"""Of the canvas, in multiples of the shorter one."""
 
-INHERITED = {
-    "fill": "black",
-    "stroke": "none",
-    "fill-opacity": "1",
-    "stroke-opacity": "1",
-    "stroke-width": "1",
-    "fill-rule": "nonzero",
-    "stroke-linecap": "butt",
-    "stroke-linejoin": "miter",
-    "stroke-miterlimit": "4",
-    "stroke-dasharray": "none",
-    "color": "black",
-    "visibility": "visible",
-    "marker-start": "none",
-    "marker-mid": "none",
-    "marker-end": "none",
-}
-OWN = {
-    "opacity": "1",
-    "display": "inline",
-    "filter": "none",
-    "mask": "none",
-    "clip-path": "none",
-    "stop-color": "black",
-    "stop-opacity": "1",
-    "mix-blend-mode": "normal",
-    "transform": "none",
-    "paint-order": "normal",
-}
 EFFECTS = ("filter", "mask", "clip-path", "mix-blend-mode")
 """Under which a shape is drawn as if there were none, and left as it is."""
 SHAPES = ("path", "rect", "circle", "ellipse", "line", "polyline", "polygon")
@@ -141,11 +112,11 @@ class _Reader:
     counts: dict[str, int] = field(default_factory=dict)
 
     def drawing(self) -> Drawing:
-        self.rules, others = attributes.style_rules(self.root)
-        if others:
-            self.remarks.append(f"Style rules for {', '.join(dict.fromkeys(others))} are not applied here.")
+        self.cascade = Cascade(self.root)
+        if self.cascade.others:
+            self.remarks.append(f"Style rules for {', '.join(self.cascade.others)} are not applied here.")
         self.ids = {element.get("id"): element for element in self.root.iter() if element.get("id")}
-        self.width, self.height, matrix = self._canvas()
+        self.width, self.height, self.viewport, matrix = canvas_of(self.root, self.path)
         for element in self.root.iter():
             self._name_references(element)
         layer = Layer(1.0, tuple(self._children(self.root, _Inherited(dict(INHERITED), matrix))))
@@ -187,49 +158,6 @@ class _Reader:
             self.prefixes,
         )
 
-    def _canvas(self) -> tuple[float, float, np.ndarray]:
-        """Width and height of the canvas in its pixels, and the map from the root's user space."""
-        box = attributes.number_list(self.root.get("viewBox", ""))
-        size: list[float | None] = []
-        for name in ("width", "height"):
-            text = self.root.get(name, "100%")
-            try:
-                size.append(None if text.strip().endswith("%") or text == "auto" else attributes.length(text))
-            except ValueError:
-                raise UserError(f"{self.path} has a {name} of {text!r}: give it in pixels.") from None
-        if len(box) != 4:
-            if self.root.get("viewBox"):
-                raise UserError(f"{self.path} has a viewBox of {self.root.get('viewBox')!r}: give it four numbers.")
-            if None in size:
-                raise UserError(f"{self.path} has neither a viewBox nor a width and height: give it a viewBox.")
-            box = [0.0, 0.0, *(float(side or 0) for side in size)]
-        x, y, across, down = box
-        # `not >` rather than `<=`: a side of NaN is refused too.
-        if not across > 0 or not down > 0 or any(side is not None and not side > 0 for side in size):
-            raise UserError(
-                f"The canvas of {self.path} has no area: give it a viewBox with a positive width and height."
-            )
-        wide, high = size
-        if wide is None and high is None:
-            wide, high = across, down
-        wide = wide if wide is not None else float(high or 0) * across / down
-        high = high if high is not None else wide * down / across
-        if not max(wide / high, high / wide) <= LONGEST_SIDE:
-            raise UserError(
-                f"The canvas of {self.path} is {wide:g} by {high:g}: one side may be {LONGEST_SIDE} times the other at most."
-            )
-        self.viewport = (across, down)
-        unit = CANVAS / min(wide, high)
-        wide, high = wide * unit, high * unit
-        align, *how = self.root.get("preserveAspectRatio", "xMidYMid").split()
-        sx, sy = wide / across, high / down
-        if align != "none":
-            sx = sy = max(sx, sy) if how == ["slice"] else min(sx, sy)
-        share = {"Min": 0.0, "Mid": 0.5, "Max": 1.0}
-        left = share.get(align[1:4], 0.0) * (wide - sx * across)
-        top = share.get(align[5:8], 0.0) * (high - sy * down)
-        return wide, high, np.array([[sx, 0, left - sx * x], [0, sy, top - sy * y], [0, 0, 1.0]])
-
     def _children(self, parent: Element, inherited: _Inherited) -> list[Paint | Layer]:
         if inherited.level > MOST_LEVELS:
             raise UserError(f"{self.path} nests groups more than {MOST_LEVELS} deep: ungroup them.")
@@ -252,7 +180,7 @@ class _Reader:
         return drawn
 
     def _element(self, element: Element, tag: str, above: _Inherited) -> list[Paint | Layer]:
-        style = self._style(element, above.style)
+        style = self.cascade.style(element, above.style)
         if style["display"] == "none":
             return []
         name = self._name(element, tag)
@@ -315,7 +243,9 @@ class _Reader:
             paints.append(Paint(span, colour, to_canvas, opacity, rule, pen))
         if here.frozen:
             self.fixed["points"].update(span_of_points)
-            self.fixed["colours"].update(row for key, row in rows.items() if key != "width" and row is not None)
+            for paint in paints:
+                rows_of = paint.colour.rows if isinstance(paint.colour, Gradient) else (paint.colour,)
+                self.fixed["colours"].update(rows_of)
             self.fixed["widths"].update(row for key, row in rows.items() if key == "width")
         else:
             keys = ("fill", "stroke", "width")
@@ -332,8 +262,8 @@ class _Reader:
                 # A negated comparison, so that NaN is refused too.
                 if not max(abs(x), abs(y)) <= FARTHEST:
                     raise UserError(
-                        f"{self.path} has a control point at ({point.real:g}, {point.imag:g}), more than {FARTHEST} pixels "
-                        f"of a canvas of {CANVAS} away: remove or clip that shape."
+                        f"{self.path} has a control point at ({point.real:g}, {point.imag:g}), more than {FARTHEST} "
+                        f"pixels of a canvas of {CANVAS} away: remove or clip that shape."
                     )
                 self.points.append((x, y))
             self.segments += [tuple(base + i for i in segment) for segment in subpath.segments]
@@ -341,7 +271,8 @@ class _Reader:
             self.closed.append(subpath.closed)
         if len(self.origins) >= MOST_SHAPES or len(self.segments) > MOST_SEGMENTS:
             raise UserError(
-                f"{self.path} has more than {MOST_SHAPES} shapes or {MOST_SEGMENTS} segments: simplify the drawing first."
+                f"{self.path} has more than {MOST_SHAPES} shapes or {MOST_SEGMENTS} segments: simplify the drawing "
+                "first."
             )
         return range(first, len(self.closed)), range(first_point, len(self.points))
 
@@ -377,7 +308,7 @@ class _Reader:
         )
 
     def _gradient(self, name: str) -> Gradient | None:
-        """The gradient of that id, or None where there is none with stops. Raises ValueError for other paint servers."""
+        """The gradient of that id; None where there is none, or none with stops. Raises ValueError for a pattern."""
         if name in self.gradients:
             return self.gradients[name]
         chain: list[Element] = []
@@ -427,7 +358,7 @@ class _Reader:
         known = {id(element): row for element, row in self.stops}
         offsets, rows = [], []
         for element in self._stops_of(gradient):
-            style = self._style(element, dict(INHERITED))
+            style = self.cascade.style(element, dict(INHERITED))
             row = known.get(id(element))
             if row is None:
                 text = style["stop-color"]
@@ -439,16 +370,6 @@ class _Reader:
             offset = attributes.fraction(element.get("offset", "0"))
             offsets.append(max([offset, *offsets[-1:]]))
         return tuple(offsets), tuple(rows)
-
-    def _style(self, element: Element, inherited: dict[str, str]) -> dict[str, str]:
-        """Every property of an element: its attributes, over them the style sheets, over them its own style."""
-        style = inherited | OWN
-        given = [{key: value for key, value in element.attrib.items() if key in style and key != "transform"}]
-        given += [rule for _, selector, rule in self.rules if attributes.matches(selector, element)]
-        given.append(attributes.declarations(element.get("style", "")))
-        for declared in given:
-            style |= {key: value for key, value in declared.items() if key in style and value != "inherit"}
-        return style
 
     def _name(self, element: Element, tag: str) -> str:
         """How messages call an element."""

@@ -108,13 +108,14 @@ def _arc(subpath: Subpath, arc: Arc) -> None:
     if not arc.radius.real or not arc.radius.imag:
         subpath.to(arc.end)
         return
+    radius = arc.radius * arc.radius_scale  # grown to reach both ends where the file's does not
     count = max(1, math.ceil(abs(arc.delta) / 90 - 1e-9))
     step = math.radians(arc.delta) / count
     handle = 4 / 3 * math.tan(step / 4)
     turn = cmath.exp(1j * math.radians(arc.rotation))
 
     def placed(unit: complex) -> complex:
-        return arc.center + turn * complex(arc.radius.real * unit.real, arc.radius.imag * unit.imag)
+        return arc.center + turn * complex(radius.real * unit.real, radius.imag * unit.imag)
 
     for i in range(count):
         a, b = (cmath.exp(1j * (math.radians(arc.theta) + step * k)) for k in (i, i + 1))

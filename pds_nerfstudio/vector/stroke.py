@@ -129,7 +129,8 @@ def _joins(lines: _Lines, a: Int[Tensor, " joints"], following: Int[Tensor, " li
     inner = [lines.offset("start", b, n_b[:, None]), lines.offset("end", a, 0 * n_a[:, None])]
     inner.append(lines.offset("end", a, n_a[:, None]))
     parts.append((_turned(torch.cat(inner, dim=1), side), a))
-    rounded = (lines.join[a] == JOINS.index("round")) & lines.corner[a]
+    # A bend that is sharp within one Bézier segment is a smooth curve all the same, whose offset is an arc.
+    rounded = (lines.join[a] == JOINS.index("round")) | ~lines.corner[a]
     for chosen, is_round in ((~rounded, False), (rounded, True)):
         index = chosen.nonzero().squeeze(-1)
         if len(index) == 0:
@@ -141,8 +142,7 @@ def _joins(lines: _Lines, a: Int[Tensor, " joints"], following: Int[Tensor, " li
         else:
             # The tip of a miter lies (n_a + n_b) / (1 + n_a · n_b) away, √(2 / (1 + n_a · n_b)) half widths.
             spread = 1 + cosine[index]
-            pointed = lines.corner[a[index]] & (lines.join[a[index]] == JOINS.index("miter"))
-            pointed &= spread * lines.limit[a[index]] ** 2 >= 2
+            pointed = (lines.join[a[index]] == JOINS.index("miter")) & (spread * lines.limit[a[index]] ** 2 >= 2)
             reach = torch.where(pointed, 1 / spread.clamp(min=1e-6), 0.5)
             way = -((n_a[index] + n_b[index]) * reach[:, None])[:, None]
         outer = torch.cat([ends[0], lines.offset("end", a[index], way), ends[1]], dim=1)

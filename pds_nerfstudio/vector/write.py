@@ -1,8 +1,8 @@
 """Writes edited values into a copy of the file's own tree: ids, groups, order, transforms and whatever else stay.
 
-Only what changed is touched. A basic shape whose points moved becomes a path of the same id and attributes; segments keep
-their degree and become absolute. Colours go where they were found: into the attribute or the style of the element, or
-into its style where a group or a style sheet gave them.
+Only what changed is touched. A basic shape whose points moved becomes a path of the same id and attributes; segments
+keep their degree and become absolute. Colours go where they were found: into the attribute or the style of the element,
+or into its style where a group or a style sheet gave them.
 """
 
 import copy
