@@ -1,6 +1,6 @@
 """Edits of toybox drawings whose right answer is known, by PDS, DDS and SDS: the table and picture of docs/svg.md.
 
-    python benchmarks/drawings.py                                        # ten edits by three objectives, 300 steps each
+    python benchmarks/drawings.py                                        # ten edits by three objectives, 150 steps each
     python benchmarks/drawings.py --guidance-scale 15 --edits red-to-blue --out outputs/svg_15
 
 Source and target of every edit are drawn from the scenes themselves (`toybox/drawing.py`). Each edit is measured ten
@@ -51,7 +51,7 @@ class Args:
 
     edits: tuple[str, ...] = TEN
     objectives: tuple[str, ...] = tuple(OBJECTIVES)
-    steps: int = 300
+    steps: int = 150
     guidance_scale: float = 100.0
     """The paper's, for all objectives alike."""
     out: Path = Path("outputs/svg_suite")

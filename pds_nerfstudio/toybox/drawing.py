@@ -17,7 +17,7 @@ from pds_nerfstudio.toybox.render import orbit_cameras, palette, trace
 from pds_nerfstudio.toybox.spec import SceneSpec
 
 SIZE = 512
-BANDS = 20
+BANDS = 16
 """Levels of light of each material."""
 HIGHLIGHTS = (0.03, 0.08, 0.16)
 """Thresholds of the highlight that is added to every channel."""
@@ -68,7 +68,7 @@ def _outline(region: Bool[np.ndarray, "height width"]) -> str:
     """A region's contours as closed paths of cubics."""
     soft = gaussian(np.pad(region, 2).astype(float), sigma=1.5)
     contours = [contour[:, ::-1] - 1.5 for contour in find_contours(soft, 0.5)]
-    return " ".join(_smooth(approximate_polygon(c, 0.8)[:-1]) for c in contours if _area(c) >= SMALLEST)
+    return " ".join(_smooth(approximate_polygon(c, 1.6)[:-1]) for c in contours if _area(c) >= SMALLEST)
 
 
 def _area(polygon: Polygon) -> float:

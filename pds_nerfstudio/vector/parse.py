@@ -116,6 +116,9 @@ class _Reader:
         if self.cascade.others:
             self.remarks.append(f"Style rules for {', '.join(self.cascade.others)} are not applied here.")
         self.ids = {element.get("id"): element for element in self.root.iter() if element.get("id")}
+        shapes = sum(str(element.tag).rpartition("}")[2] in SHAPES for element in self.root.iter())
+        if shapes > MOST_SHAPES:
+            raise UserError(f"{self.path} has {shapes} shapes, more than {MOST_SHAPES}: simplify the drawing first.")
         self.width, self.height, self.viewport, matrix = canvas_of(self.root, self.path)
         for element in self.root.iter():
             self._name_references(element)
@@ -269,11 +272,8 @@ class _Reader:
             self.segments += [tuple(base + i for i in segment) for segment in subpath.segments]
             self.of_subpath += [len(self.closed)] * len(subpath.segments)
             self.closed.append(subpath.closed)
-        if len(self.origins) >= MOST_SHAPES or len(self.segments) > MOST_SEGMENTS:
-            raise UserError(
-                f"{self.path} has more than {MOST_SHAPES} shapes or {MOST_SEGMENTS} segments: simplify the drawing "
-                "first."
-            )
+        if len(self.segments) > MOST_SEGMENTS:
+            raise UserError(f"{self.path} has more than {MOST_SEGMENTS} segments: simplify the drawing first.")
         return range(first, len(self.closed)), range(first_point, len(self.points))
 
     def _paint(self, style: dict[str, str], kind: str) -> "Gradient | tuple[float, ...] | None":

@@ -3,6 +3,7 @@
 import cmath
 import itertools
 import math
+import re
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element
 
@@ -80,8 +81,15 @@ def subpaths_of(element: Element, tag: str, viewport: tuple[float, float]) -> li
 
 
 def _path(text: str) -> list[Subpath]:
+    # svg.path passes over characters that it does not know, and fails in many ways on what is cut short.
+    if not re.fullmatch(r"[MmZzLlHhVvCcSsQqTtAa\d.,eE+\-\s]*", text):
+        raise ValueError("its path data has characters that no path has")
+    try:
+        parts = list(parse_path(text.strip())) if text.strip() else []
+    except Exception:
+        raise ValueError("its path data cannot be read") from None
     subpaths: list[Subpath] = []
-    for part in parse_path(text.strip()):
+    for part in parts:
         if isinstance(part, Move):
             subpaths.append(Subpath([part.end]))
             continue

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pds_nerfstudio.files import written
 from pds_nerfstudio.vector.attributes import declarations
+from pds_nerfstudio.vector.cascade import INHERITED, Cascade
 from pds_nerfstudio.vector.drawing import Drawing, Origin, Values
 
 PRECISE = 1e-3
@@ -46,6 +47,7 @@ def write_drawing(drawing: Drawing, values: Values, path: Path) -> None:
 class _Writer:
     def __init__(self, drawing: Drawing, values: Values):
         self.drawing, self.values = drawing, values
+        self.cascade = Cascade(drawing.root)
         outlines = drawing.outlines
         self.segments = list(zip(outlines.points.tolist(), outlines.degree.tolist(), strict=True))
         order = torch.arange(len(outlines.closed) + 1)
@@ -60,10 +62,16 @@ class _Writer:
             for row in points[: degree + 1]
         ]
         if self._changed("points", rows, PRECISE):
+            style = self.cascade.style(element, INHERITED)
             for name in GEOMETRY:
                 element.attrib.pop(name, None)
             element.tag = "{http://www.w3.org/2000/svg}path"
             element.set("d", self._path(origin))
+            # A style sheet may have meant the shape by its tag, or may mean all paths.
+            now = self.cascade.style(element, INHERITED)
+            for name in style:
+                if style[name] != now[name]:
+                    _put(element, name, style[name])
         for kind, row in (("fill", origin.fill), ("stroke", origin.stroke)):
             if row is not None:
                 self.colour(element, row, kind, f"{kind}-opacity")

@@ -26,7 +26,8 @@ BODIES = {
     "evenodd": f"<path d='{STAR}' fill='crimson' fill-rule='evenodd'/>",
     "opposite rings": "<path d='M10 10H90V90H10Z M30 30V70H70V30Z' fill='indigo'/>",
     "quadratics": "<path d='M5 50 Q25 0 50 50 T95 50 V90 H5 Z' fill='seagreen'/>",
-    "relative": "<path d='m10 10 l30 5 c10 10 20 20 40 0 s10 40 -10 60 q-20 20 -40 -10 t-15 -20 z m70 70 h9v9h-9z' fill='#456'/>",
+    "relative": "<path d='m10 10 l30 5 c10 10 20 20 40 0 s10 40 -10 60 "
+    "q-20 20 -40 -10 t-15 -20 z m70 70 h9v9h-9z' fill='#456'/>",
     "arcs": "<path d='M20 50 A30 18 25 1 0 70 40 A10 10 0 0 1 90 60 L50 90 Z' fill='tomato'/>"
     f"<path d='M10 20 a 12 6 -30 0 1 30 10' {OPEN} stroke-width='2.2'/>",
     "miter": f"<path d='{ZIGZAG}' {OPEN} stroke-width='5'/>",
@@ -41,8 +42,8 @@ BODIES = {
     "<path transform='skewX(20) matrix(1 .2 0 1 3 4)' d='M0 0H20V20Z' fill='#a0a'/></g>",
     "mirrored": f"<g transform='translate(100 0) scale(-1 1)'><path d='{ZIGZAG}' {OPEN} stroke-width='6'/></g>",
     "linear": f"<linearGradient id='g'>{STOPS}</linearGradient><circle cx='50' cy='50' r='40' fill='url(#g)'/>",
-    "user space": f"<defs><linearGradient id='a'>{STOPS}</linearGradient><linearGradient id='g' href='#a' x1='20' y1='10' "
-    "x2='70' y2='60' gradientUnits='userSpaceOnUse' gradientTransform='rotate(15)'/></defs>"
+    "user space": f"<defs><linearGradient id='a'>{STOPS}</linearGradient>"
+    "<linearGradient id='g' href='#a' x1='20' y1='10' x2='70' y2='60' gradientUnits='userSpaceOnUse' gradientTransform='rotate(15)'/></defs>"
     "<rect x='10' y='10' width='80' height='80' fill='url(#g)' transform='rotate(10 50 50)'/>",
     "radial": f"<radialGradient id='g' cx='.4' cy='.3' r='.7'>{STOPS}</radialGradient>"
     "<ellipse cx='50' cy='50' rx='45' ry='30' fill='url(#g)'/>",
@@ -54,10 +55,13 @@ BODIES = {
     "fill and stroke": "<circle cx='50' cy='50' r='35' fill='gold' stroke='navy' stroke-width='12' opacity='.6'/>"
     "<rect x='3' y='3' width='30' height='30' fill='green' fill-opacity='.3' stroke='#000' stroke-opacity='.5'/>",
     "style sheet": "<style>.a, #b { fill: #f80 } rect { stroke: purple; stroke-width: 4px }</style>"
-    "<rect class='a' x='10' y='10' width='30' height='30'/><rect id='b' x='50' y='50' width='40' height='40' fill='red'/>",
+    "<rect class='a' x='10' y='10' width='30' height='30'/>"
+    "<rect id='b' x='50' y='50' width='40' height='40' fill='red'/>",
     "inherited": "<g fill='none' stroke='currentColor' color='maroon' style='stroke-width:5;stroke-linecap:round'>"
-    "<path d='M10 10L90 50'/><path d='M10 50L90 90' stroke='hsl(200,50%,50%)'/><path d='M10 90h30' style='stroke:rgba(0,128,0,.5)'/></g>",
-    "outside": "<rect x='-500' y='40' width='2000' height='31.3' fill='#9ad'/><circle cx='0' cy='100' r='60' fill='#d9a'/>"
+    "<path d='M10 10L90 50'/><path d='M10 50L90 90' stroke='hsl(200,50%,50%)'/>"
+    "<path d='M10 90h30' style='stroke:rgba(0,128,0,.5)'/></g>",
+    "outside": "<rect x='-500' y='40' width='2000' height='31.3' fill='#9ad'/>"
+    "<circle cx='0' cy='100' r='60' fill='#d9a'/>"
     "<path d='M-300 -300 L400 380' stroke='black' stroke-width='3'/><circle cx='900' cy='900' r='5'/>",
     "units": "<rect x='10%' y='2mm' width='50%' height='0.5in' fill='slateblue'/><circle cx='50%' cy='70%' r='10%'/>",
 }
