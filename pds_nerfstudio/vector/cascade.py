@@ -43,6 +43,10 @@ class Cascade:
         self.others = list(dict.fromkeys(others))
         """Selectors that are not applied."""
 
+    def rules_give(self, element: Element, name: str) -> bool:
+        """Whether a style sheet has something to say about a property of this element."""
+        return any(name in rule and matches(selector, element) for _, selector, rule in self.rules)
+
     def style(self, element: Element, inherited: dict[str, str]) -> dict[str, str]:
         """Every property of an element, by name; of a `transform`, only one that stands in a style."""
         style = inherited | OWN

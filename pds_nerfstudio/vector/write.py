@@ -71,20 +71,29 @@ class _Writer:
             now = self.cascade.style(element, INHERITED)
             for name in style:
                 if style[name] != now[name]:
-                    _put(element, name, style[name])
+                    self._put(element, name, style[name])
         for kind, row in (("fill", origin.fill), ("stroke", origin.stroke)):
             if row is not None:
                 self.colour(element, row, kind, f"{kind}-opacity")
         if origin.width is not None and self._changed("widths", [origin.width], PRECISE):
             width = float(self.values.widths[origin.width]) / _scale(origin.to_canvas)
-            _put(element, "stroke-width", f"{width:.6g}")
+            self._put(element, "stroke-width", f"{width:.6g}")
 
     def colour(self, element: Element, row: int, name: str, opacity_name: str) -> None:
         """Colour and opacity where they changed; the two together, since a colour may have held its opacity itself."""
         if self._changed("colours", [row], 1e-4) or self._changed("opacities", [row], 1e-4):
             channels = (self.values.colours[row].clamp(0, 1) * 255).round().int().tolist()
-            _put(element, name, "#{:02x}{:02x}{:02x}".format(*channels))
-            _put(element, opacity_name, f"{float(self.values.opacities[row]):.4g}")
+            self._put(element, name, "#{:02x}{:02x}{:02x}".format(*channels))
+            self._put(element, opacity_name, f"{float(self.values.opacities[row]):.4g}")
+
+    def _put(self, element: Element, name: str, value: str) -> None:
+        """Set a property in the attribute that holds it; in the style, which wins, where none does or a rule does."""
+        style = declarations(element.get("style", ""))
+        if name in element.attrib and name not in style and not self.cascade.rules_give(element, name):
+            element.set(name, value)
+            return
+        style[name] = value
+        element.set("style", ";".join(f"{key}:{text}" for key, text in style.items()))
 
     def _changed(self, name: str, rows: list[int], least: float) -> bool:
         before, after = (getattr(values, name)[rows] for values in (self.drawing.source, self.values))
@@ -118,13 +127,3 @@ def _number(value: float, digits: int) -> str:
     text = f"{value:.{digits}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text == "-0" else text
-
-
-def _put(element: Element, name: str, value: str) -> None:
-    """Set a property where the element has it; in its style, which wins over style sheets, where it has none."""
-    style = declarations(element.get("style", ""))
-    if name not in style and name in element.attrib and "class" not in element.attrib:
-        element.set(name, value)
-        return
-    style[name] = value
-    element.set("style", ";".join(f"{key}:{text}" for key, text in style.items()))

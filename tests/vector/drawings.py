@@ -43,7 +43,8 @@ BODIES = {
     "mirrored": f"<g transform='translate(100 0) scale(-1 1)'><path d='{ZIGZAG}' {OPEN} stroke-width='6'/></g>",
     "linear": f"<linearGradient id='g'>{STOPS}</linearGradient><circle cx='50' cy='50' r='40' fill='url(#g)'/>",
     "user space": f"<defs><linearGradient id='a'>{STOPS}</linearGradient>"
-    "<linearGradient id='g' href='#a' x1='20' y1='10' x2='70' y2='60' gradientUnits='userSpaceOnUse' gradientTransform='rotate(15)'/></defs>"
+    "<linearGradient id='g' href='#a' x1='20' y1='10' x2='70' y2='60' "
+    "gradientUnits='userSpaceOnUse' gradientTransform='rotate(15)'/></defs>"
     "<rect x='10' y='10' width='80' height='80' fill='url(#g)' transform='rotate(10 50 50)'/>",
     "radial": f"<radialGradient id='g' cx='.4' cy='.3' r='.7'>{STOPS}</radialGradient>"
     "<ellipse cx='50' cy='50' rx='45' ry='30' fill='url(#g)'/>",
