@@ -111,13 +111,9 @@ class Svg:
                 raise UserError(f"--set {text!r} has several values, and one drawing is edited at a time: give one.")
             chosen[name] = values[0]
         try:
-            objective, settings = (
-                of(**{key: chosen[key] for key in {field.name for field in dataclasses.fields(of)} & chosen.keys()})
-                for of in (kind, SvgSettings)
-            )
+            return kind(**_those_of(kind, chosen)), SvgSettings(**_those_of(SvgSettings, chosen))
         except ValueError as error:
             raise UserError(str(error)) from error
-        return objective, settings
 
     def _edit(self, drawing: "Drawing", objective: "ScoreDistillation", settings: "SvgSettings") -> "SvgProgress":
         import torch
@@ -183,3 +179,8 @@ class Svg:
             "remarks": list(drawing.remarks),
         }
         write_whole(self.out / "svg.json", json.dumps(record, indent=2) + "\n")
+
+
+def _those_of(kind: type, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a dataclass has."""
+    return {field.name: chosen[field.name] for field in dataclasses.fields(kind) if field.name in chosen}

@@ -8,7 +8,7 @@ is the default (1000 steps, points 0.8 pixels of a 512 canvas, colours 0.01). Th
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def _save(
     key: str,
     progress: SvgProgress,
     prior: StableDiffusionPrior,
-    optimizers: list[torch.optim.Optimizer],
+    optimizers: Sequence[torch.optim.Optimizer],
     generator: torch.Generator,
 ) -> None:
     content: dict[str, Any] = {
@@ -174,7 +174,7 @@ def _resume(
     key: str,
     values: Values,
     prior: StableDiffusionPrior,
-    optimizers: list[torch.optim.Optimizer],
+    optimizers: Sequence[torch.optim.Optimizer],
     generator: torch.Generator,
 ) -> SvgProgress:
     """Bring everything to where a state left it."""

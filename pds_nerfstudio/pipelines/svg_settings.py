@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+HIGHEST_RATE = 100.0
+
 
 @dataclass(frozen=True)
 class SvgSettings:
@@ -24,5 +26,5 @@ class SvgSettings:
         if self.steps < 1:
             raise ValueError("An edit of no steps changes nothing: give at least 1 step.")
         for name in ("points_rate", "colours_rate", "widths_rate"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}: give a learning rate of 0 or more.")
+            if not 0 <= getattr(self, name) <= HIGHEST_RATE:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a learning rate of 0 to {HIGHEST_RATE}.")

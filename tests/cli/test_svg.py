@@ -59,6 +59,7 @@ def test_toybox_is_spared_the_suffix_that_it_does_not_know(command):
         ({"objective": "sdedit"}, "makes pixels"),
         ({"steps": 0}, "at least 1"),
         ({"set": ("points-rate=-1",)}, "points_rate"),
+        ({"set": ("points-rate=1e38",)}, "points_rate"),
         ({"set": ("points-rate=fast",)}, "no number"),
         ({"set": ("seed=1,2",)}, "give one"),
         ({"set": ("learning-rate=1",)}, "NAME can be"),

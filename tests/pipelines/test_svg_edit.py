@@ -108,6 +108,7 @@ def test_a_state_of_another_edit_or_of_nothing_is_one_sentence(prior, drawing, t
         edit_drawing(prior, PDS(), drawing, *PROMPTS, SvgSettings(steps=1), state=state)
 
 
-def test_a_rate_that_diverges_is_one_sentence(prior, drawing):
+def test_an_edit_that_diverges_is_one_sentence(prior, drawing, monkeypatch):
+    monkeypatch.setattr(DDS, "gradient", lambda self, prior, edit: torch.full_like(edit.x0_tgt, torch.inf))
     with pytest.raises(UserError, match="lower learning rate"):
-        edit_drawing(prior, PDS(), drawing, *PROMPTS, SvgSettings(steps=2, points_rate=1e38))
+        edit_drawing(prior, DDS(), drawing, *PROMPTS, SvgSettings(steps=2))
