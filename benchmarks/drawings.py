@@ -19,6 +19,7 @@ from statistics import fmean
 import torch
 import tyro
 from rich.console import Console
+from torch import Tensor
 
 from pds_nerfstudio.evaluation.metrics import ClipScorer, psnr
 from pds_nerfstudio.files import fill_in, write_whole
@@ -66,9 +67,8 @@ class Judge:
     def __init__(self, prior: StableDiffusionPrior):
         self.prior, self.clip = prior, ClipScorer.load()
 
-    def numbers(self, drawing: Drawing, values: Values, target: torch.Tensor, edit: ToyEdit) -> dict[str, float]:
+    def numbers(self, now: Tensor, source: Tensor, target: Tensor, edit: ToyEdit) -> dict[str, float]:
         with torch.no_grad():
-            now, source = (render(drawing, of, SIZE, SIZE) for of in (values, drawing.source))
             prompts = [spec.prompt(floor=False) for spec in edit.alternatives()]
             wanted = prompts.index(edit.target_prompt)
             return {
@@ -78,6 +78,12 @@ class Judge:
                 "clip": float(self.clip.similarity(now, [edit.target_prompt])),
                 "probability": float(self.clip.probabilities(now, prompts)[0, wanted]),
             }
+
+
+def picture_of(drawing: Drawing, values: Values | None = None) -> Tensor:
+    """As the judge sees it, [1 3 SIZE SIZE]; the drawing's own values where none are given."""
+    with torch.no_grad():
+        return render(drawing, values or drawing.source, SIZE, SIZE)
 
 
 def drawings(edit: ToyEdit, folder: Path) -> tuple[Drawing, Drawing]:
@@ -92,8 +98,7 @@ def drawings(edit: ToyEdit, folder: Path) -> tuple[Drawing, Drawing]:
 def run(edit: ToyEdit, objective: str, args: Args, judge: Judge) -> dict:
     """One edit: its numbers along the way, the source's first."""
     source, target = drawings(edit, args.out)
-    with torch.no_grad():
-        wanted = render(target, target.source, SIZE, SIZE)
+    before, wanted = picture_of(source), picture_of(target)
     start = time.perf_counter()
     chosen = OBJECTIVES[objective](guidance_scale=args.guidance_scale, min_step_percent=0.1)
     prompts = edit.source_prompt, edit.target_prompt
@@ -101,7 +106,7 @@ def run(edit: ToyEdit, objective: str, args: Args, judge: Judge) -> dict:
     seconds = time.perf_counter() - start
     write_drawing(source, progress.values, args.out / f"{edit.name}.{objective}.svg")
     every = (len(progress.snapshots) - 1) // POINTS
-    way = [judge.numbers(source, values, wanted, edit) for values in progress.snapshots[::every]]
+    way = [judge.numbers(picture_of(source, values), before, wanted, edit) for values in progress.snapshots[::every]]
     return {
         "edit": edit.name,
         "kind": edit.kind,
@@ -111,7 +116,7 @@ def run(edit: ToyEdit, objective: str, args: Args, judge: Judge) -> dict:
         "paths": len(source.paints()),
         "seconds": round(seconds, 1),
         "way": way,
-        "target": judge.numbers(target, target.source, wanted, edit),
+        "target": judge.numbers(wanted, before, wanted, edit),
     }
 
 
@@ -196,8 +201,8 @@ def main(args: Args) -> None:
     console.print(text, markup=False)
     sheet(args, args.out / "sheet.png")
     if args.install:
-        fill_in(DOCS / "svg.md", "suite", text)
-        sheet(args, DOCS / "figures" / "svg_suite.png")
+        fill_in(DOCS / "svg.md", f"suite {args.guidance_scale:g}", text)
+        sheet(args, DOCS / "figures" / f"svg_suite_{args.guidance_scale:g}.png")
 
 
 if __name__ == "__main__":
