@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import tyro
 
 from pds_nerfstudio.cli.svg import SUFFIX, Svg
 from pds_nerfstudio.errors import UserError
@@ -27,6 +28,13 @@ def command(tmp_path):
         return Svg(**({"input": path, "prior": "toybox", "out": tmp_path / "out"} | PROMPTS | changes))
 
     return make
+
+
+def test_a_command_line_is_read(tmp_path):
+    line = f"{tmp_path}/a.svg --src-prompt one --tgt-prompt two --objective dds --set seed=1 stride=1 --steps 5"
+    read = tyro.cli(Svg, args=line.split())
+    assert (read.input, read.src_prompt, read.tgt_prompt) == (tmp_path / "a.svg", "one", "two")
+    assert (read.objective, read.set, read.steps) == ("dds", ("seed=1", "stride=1"), 5)
 
 
 def test_the_recipe_is_the_papers(command):
