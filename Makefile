@@ -13,7 +13,7 @@ demo: $(READY)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
-		--jaxtyping-packages=pds_nerfstudio.objectives,pds_nerfstudio.priors,pds_nerfstudio.scenes,pds_nerfstudio.images,pds_nerfstudio.toybox.geometry,pds_nerfstudio.toybox.render,beartype.beartype \
+		--jaxtyping-packages=pds_nerfstudio.objectives,pds_nerfstudio.priors,pds_nerfstudio.scenes,pds_nerfstudio.vector,pds_nerfstudio.images,pds_nerfstudio.toybox.geometry,pds_nerfstudio.toybox.render,beartype.beartype \
 		$(ARGS)
 
 lint: $(READY)

@@ -22,10 +22,12 @@ def commands() -> dict[str, type]:
     from pds_nerfstudio.cli.pie import PieBench
     from pds_nerfstudio.cli.preview import Preview
     from pds_nerfstudio.cli.render import Render
+    from pds_nerfstudio.cli.svg import Svg
 
     return {
         "demo": Demo,
         "preview": Preview,
+        "svg": Svg,
         "dreambooth": Dreambooth,
         "edit": Edit,
         "render": Render,

@@ -247,20 +247,20 @@ def known_editors() -> dict[str, type]:
     return {**BY_NAME, SDEDIT: SDEdit}
 
 
-def parsed_setting(text: str, kinds: Sequence[type]) -> tuple[str, tuple[Any, ...]]:
-    """NAME=VALUE,VALUE of --set, for editors of these kinds.
+def parsed_setting(text: str, kinds: Sequence[type], own: Mapping[str, type] = OWN) -> tuple[str, tuple[Any, ...]]:
+    """NAME=VALUE,VALUE of --set, for editors of these kinds or of a command's own settings.
 
     Raises:
         UserError: none of them has that setting, or it cannot have that value.
     """
     name, given, values = text.partition("=")
     name = name.strip().replace("-", "_")
-    known = dict(OWN)
+    known = dict(own)
     for kind in kinds:
         known |= {field.name: get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
     if not given or name not in known:
         raise UserError(
-            f"--set {text!r} is no NAME=VALUE of this preview: NAME can be "
+            f"--set {text!r} is no NAME=VALUE of this command: NAME can be "
             f"{', '.join(sorted(known)).replace('_', '-')}."
         )
     hint = known[name]

@@ -1,0 +1,186 @@
+"""`pds svg`: edit a vector drawing from text, and get a vector drawing back."""
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+
+import tyro
+
+from pds_nerfstudio.cli.preview import SDEDIT, known_editors, parsed_setting
+from pds_nerfstudio.errors import UserError
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.objectives import ScoreDistillation
+    from pds_nerfstudio.pipelines.svg_edit import SvgProgress
+    from pds_nerfstudio.pipelines.svg_settings import SvgSettings
+    from pds_nerfstudio.vector import Drawing
+
+SUFFIX = ", minimal flat 2d vector image"
+"""After both prompts, in the manner of Koo et al. 2024 (section 6.2)."""
+MIN_STEP_PERCENT = 0.1
+"""The paper's timesteps of drawings are t in [0.1, 0.98]."""
+PICTURE = 384
+"""Shorter side of the pictures that are written, in pixels."""
+
+
+@dataclass
+class Svg:
+    """Edit an SVG drawing from text: its control points, colours, opacities and stroke widths.
+
+    Leaves the edited file with the same elements, ids, groups and order; a picture before and after; a film of the way
+    there. The same command again goes on with an edit that was interrupted.
+    """
+
+    input: tyro.conf.Positional[Path]
+    """The SVG file."""
+    src_prompt: str = ""
+    """What the drawing shows. SDS does not ask for it."""
+    tgt_prompt: str = ""
+    """What it should show."""
+    objective: str = "pds"
+    """sds, dds, pds, vsd or piva."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance; by default the objective's own, 100 for PDS."""
+    set: tuple[str, ...] = ()
+    """Other settings as NAME=VALUE: of the objective (max-step-percent, weighting, regularisation …), or points-rate,
+    colours-rate, widths-rate, seed, adapter-rank."""
+    suffix: str | None = None
+    """Added to both prompts; by default ", minimal flat 2d vector image", and nothing for toybox."""
+    prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """A hub id, a local diffusers folder, or "toybox"."""
+    resolution: int | None = None
+    """Shorter side in pixels of what the prior sees; by default the size it was trained at."""
+    steps: int = 1000
+    """Steps of Adam."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute: auto takes CUDA if there is any."""
+    out: Path = Path("outputs/svg")
+    """Folder for the edited file, before_after.png, film.mp4, svg.json and the state of an unfinished edit."""
+
+    def run(self) -> None:
+        """Read, edit, write."""
+        from pds_nerfstudio.priors.check import check_prior
+
+        objective, settings = self._settings()
+        from pds_nerfstudio.vector import read_drawing
+
+        drawing = read_drawing(self.input)
+        if self.input.resolve() == (self.out / self.input.name).resolve():
+            raise UserError(f"--out {self.out} holds {self.input.name} itself, which is not written to: give another.")
+        check_prior(self.prior)
+        from rich.console import Console
+
+        console = Console(soft_wrap=True, highlight=False)
+        for remark in drawing.remarks:
+            console.print(f"[yellow]{self.input.name}:[/] ", end="")
+            console.print(remark, markup=False)
+        start = time.perf_counter()
+        progress = self._edit(drawing, objective, settings)
+        self._write(drawing, progress, objective, settings, time.perf_counter() - start)
+        console.print(f"{self.out / self.input.name}, before_after.png and film.mp4 beside it", markup=False)
+
+    def _settings(self) -> "tuple[ScoreDistillation, SvgSettings]":
+        """The objective and the edit's settings.
+
+        Raises:
+            UserError: a prompt is missing, or a setting or value is unknown.
+        """
+        from pds_nerfstudio.pipelines.svg_settings import SvgSettings
+
+        kinds = {name: kind for name, kind in known_editors().items() if name != SDEDIT}
+        kind = kinds.get(self.objective)
+        if kind is None:
+            what = "SDEdit makes pixels and no drawing" if self.objective == SDEDIT else "There is no such objective"
+            raise UserError(f"{what}: --objective {self.objective!r} can be one of {', '.join(kinds)}.")
+        if not self.tgt_prompt.strip():
+            raise UserError('The target prompt is empty: say what you want with --tgt-prompt "a drawing of …".')
+        if self.objective != "sds" and not self.src_prompt.strip():
+            raise UserError('The source prompt is empty: say what is there, --src-prompt "a drawing of …".')
+        if self.src_prompt.strip() == self.tgt_prompt.strip():
+            raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
+        own = {name: hint for name, hint in get_type_hints(SvgSettings).items() if name != "steps"}
+        chosen: dict[str, Any] = {"steps": self.steps, "min_step_percent": MIN_STEP_PERCENT}
+        if self.guidance_scale is not None:
+            chosen["guidance_scale"] = self.guidance_scale
+        for text in self.set:
+            name, values = parsed_setting(text, [kind], own)
+            if len(values) != 1:
+                raise UserError(f"--set {text!r} has several values, and one drawing is edited at a time: give one.")
+            chosen[name] = values[0]
+        try:
+            return kind(**_those_of(kind, chosen)), SvgSettings(**_those_of(SvgSettings, chosen))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def _edit(self, drawing: "Drawing", objective: "ScoreDistillation", settings: "SvgSettings") -> "SvgProgress":
+        import torch
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from pds_nerfstudio.pipelines.svg_edit import edit_drawing
+        from pds_nerfstudio.priors.stable_diffusion import load_prior
+
+        cuda = torch.cuda.is_available()
+        if self.device == "cuda" and not cuda:
+            raise UserError("--device cuda is not available on this machine: leave --device out.")
+        console = Console()
+        console.print(f"[cyan]Loading the prior {self.prior}")
+        prior = load_prior(self.prior, "cuda" if cuda and self.device == "auto" else self.device.replace("auto", "cpu"))
+        columns = (TextColumn("editing"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("editing", total=settings.steps)
+            return edit_drawing(
+                prior,
+                objective,
+                drawing,
+                *self._prompts(),
+                settings,
+                self.resolution,
+                self.out / "state.pt",
+                lambda step: bar.update(task, completed=step),
+            )
+
+    def _prompts(self) -> tuple[str, str]:
+        suffix = self.suffix if self.suffix is not None else "" if self.prior == "toybox" else SUFFIX
+        return self.src_prompt + suffix, self.tgt_prompt + suffix
+
+    def _write(
+        self,
+        drawing: "Drawing",
+        progress: "SvgProgress",
+        objective: "ScoreDistillation",
+        settings: "SvgSettings",
+        seconds: float,
+    ) -> None:
+        from pds_nerfstudio.files import write_whole
+        from pds_nerfstudio.pictures import save_image, side_by_side, video
+        from pds_nerfstudio.pipelines.svg_edit import picture
+        from pds_nerfstudio.vector import write_drawing
+
+        write_drawing(drawing, progress.values, self.out / self.input.name)
+        frames = [picture(drawing, snapshot, PICTURE) for snapshot in progress.snapshots]
+        before, after = self._prompts()
+        save_image(side_by_side(frames[0], frames[-1], (before, after)), self.out / "before_after.png")
+        with video(self.out / "film.mp4") as write:
+            for frame in [*frames, *[frames[-1]] * 20]:
+                write(frame)
+        record = {
+            "input": str(self.input),
+            "src_prompt": before,
+            "tgt_prompt": after,
+            "prior": self.prior,
+            "objective": self.objective,
+            "objective_settings": dataclasses.asdict(objective),
+            "settings": dataclasses.asdict(settings),
+            "seconds": round(seconds, 1),
+            "remarks": list(drawing.remarks),
+        }
+        write_whole(self.out / "svg.json", json.dumps(record, indent=2) + "\n")
+
+
+def _those_of(kind: type, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a dataclass has."""
+    return {field.name: chosen[field.name] for field in dataclasses.fields(kind) if field.name in chosen}
