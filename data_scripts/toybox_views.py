@@ -16,7 +16,7 @@ import tyro
 from torch import Tensor, nn
 from train_toybox_prior import IMAGE_SIZE, SUPERSAMPLE, save_atomically
 
-from pds_nerfstudio.cameras import camera_matrices
+from pds_nerfstudio.objectives.cameras import camera_matrices
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
 from pds_nerfstudio.toybox.geometry import Material
 from pds_nerfstudio.toybox.render import (

@@ -4,11 +4,12 @@
     python data_scripts/train_toybox_views.py --folder outputs/toybox_views                    # stop at any time
     python data_scripts/train_toybox_views.py --folder outputs/toybox_views --finish 1500      # then: rate to zero
 
-It begins as the packaged U-Net: the last layer of the camera's embedding starts at zero. Text encoder and VAE stay as
-they are. A batch is a quarter single views without camera, a quarter single views with one, and half groups of four
-(joint training of MVDream, Shi et al. 2023, section 3.2). The learning rate is constant after a warm-up and what is
-written out is an average of the weights, so a run that is stopped anywhere is a run that has ended there; `--finish`
-continues a copy of it with a rate that falls to zero. A checkpoint every few minutes; the same command resumes.
+It begins as the packaged U-Net: the last layer of the camera's embedding starts at zero. Its biases stay there, so that
+sixteen zeros, "no camera", add nothing. Text encoder and VAE stay as they are. A batch is a quarter single views
+without a camera, a quarter single views with one, and half groups of four (joint training of MVDream, Shi et al. 2023,
+section 3.2). The learning rate is constant after a warm-up, and what is written out is an average of the weights, so
+the training can be stopped anywhere; `--finish` continues a copy of it with a rate that falls to zero. A checkpoint
+every few minutes; the same command resumes.
 
 Every `valid_every` steps a line of `curve.csv`: loss on scenes of their own, of the averaged weights.
 """
@@ -29,7 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from toybox_views import VIEWS, ViewData
 from train_toybox_prior import save_atomically
 
-from pds_nerfstudio.cameras import CAMERA_NUMBERS
+from pds_nerfstudio.objectives.cameras import CAMERA_NUMBERS
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
 from pds_nerfstudio.priors.view_attention import Groups, ViewAttention
 from pds_nerfstudio.toybox.spec import SceneSpec, all_specs
@@ -100,11 +101,14 @@ def make_unet(prior: StableDiffusionPrior) -> UNet2DConditionModel:
     missing, unexpected = unet.load_state_dict(prior.unet.state_dict(), strict=False)
     assert not unexpected
     assert all(name.startswith("class_embedding.") for name in missing)
+    first, last = unet.class_embedding.linear_1, unet.class_embedding.linear_2
     with torch.no_grad():
         # u, v and s are a tenth of the other numbers; they matter as much.
-        unet.class_embedding.linear_1.weight[:, 12:15] *= 10
-        for parameter in unet.class_embedding.linear_2.parameters():
-            parameter.zero_()
+        first.weight[:, 12:15] *= 10
+        last.weight.zero_()
+        # Without biases, no camera (zeros) adds nothing at all; every camera has a 1 that serves as one.
+        for layer in (first, last):
+            layer.bias.zero_().requires_grad_(False)
     unet.set_attn_processor(ViewAttention())
     return unet.to(prior.device).train()
 
@@ -176,7 +180,7 @@ class Training:
         # SNR weights capped at 5 (Hang et al. 2023), as in the first edition.
         self.weights = (5 * (1 - self.alphas) / self.alphas).clamp_max(1)
         self.unet = make_unet(self.prior)
-        self.parameters = list(self.unet.parameters())
+        self.parameters = [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, settings.learning_rate, weight_decay=1e-2, betas=(0.9, 0.99)
         )

@@ -10,6 +10,8 @@ so: u and v are what the aim misses, s is the distance.
 The trap: sixteen zeros stand for "no camera". No camera has that vector, because its last number is 1.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +20,29 @@ CAMERA_NUMBERS = 16
 
 CameraMatrices = Float[Tensor, "views 4 4"]
 """M of every view."""
+
+
+@dataclass(frozen=True, eq=False)
+class Viewpoints:
+    """Where the samples of a batch are seen from.
+
+    Raises ValueError for matrices of another shape, and for views that do not divide into groups.
+    """
+
+    matrices: CameraMatrices
+    """M of every sample, in the batch's order."""
+    together: int = 1
+    """Consecutive samples that are views of one scene, to be predicted jointly; 1 for each view by itself."""
+
+    def __post_init__(self) -> None:
+        shape = list(self.matrices.shape)
+        if len(shape) != 3 or shape[1:] != [4, 4]:
+            raise ValueError(f"The cameras have shape {shape}: give one 4x4 matrix per sample.")
+        if self.together < 1 or shape[0] % self.together:
+            raise ValueError(f"{shape[0]} views do not make groups of {self.together}: give a multiple of it.")
+
+    def __len__(self) -> int:
+        return len(self.matrices)
 
 
 def camera_matrices(
