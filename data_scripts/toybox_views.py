@@ -16,17 +16,16 @@ import tyro
 from torch import Tensor, nn
 from train_toybox_prior import IMAGE_SIZE, SUPERSAMPLE, save_atomically
 
-from pds_nerfstudio.objectives.cameras import camera_matrices
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
 from pds_nerfstudio.toybox.geometry import Material
 from pds_nerfstudio.toybox.render import (
-    FIELD_OF_VIEW,
     LOOK_AT,
     ORBIT_RADIUS,
     TracedViews,
     orbit_cameras,
     palette,
     shade,
+    toybox_matrices,
     trace,
 )
 from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec, all_specs, is_held_out
@@ -35,14 +34,6 @@ VIEWS = 4
 QUADRUPLES = {False: 12, True: 8}
 """Traced groups of every shape in a shard, without and with a hat."""
 COLOURINGS = 3
-TAN_HALF = math.tan(FIELD_OF_VIEW / 2)
-EXTENT = ORBIT_RADIUS * TAN_HALF
-"""Half of what a picture shows at the distance of a toybox capture, in metres."""
-
-
-def toybox_matrices(cameras: Tensor) -> Tensor:
-    """What the prior is told of toybox cameras [views 3 4]: around the point that captures look at."""
-    return camera_matrices(cameras, torch.tensor(LOOK_AT), EXTENT, TAN_HALF)
 
 
 def quadruples(count: int, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@
 It begins as the packaged U-Net: the last layer of the camera's embedding starts at zero. Its biases stay there, so that
 sixteen zeros, "no camera", add nothing. Text encoder and VAE stay as they are. A batch is a quarter single views
 without a camera, a quarter single views with one, and half groups of four (joint training of MVDream, Shi et al. 2023,
-section 3.2). The learning rate is constant after a warm-up, and what is written out is an average of the weights, so
+section 3.1). The learning rate is constant after a warm-up, and what is written out is an average of the weights, so
 the training can be stopped anywhere; `--finish` continues a copy of it with a rate that falls to zero. A checkpoint
 every few minutes; the same command resumes.
 
@@ -15,8 +15,10 @@ Every `valid_every` steps a line of `curve.csv`: loss on scenes of their own, of
 """
 
 import csv
+import json
 import math
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +27,14 @@ import torch
 import tyro
 from diffusers import UNet2DConditionModel
 from diffusers.training_utils import EMAModel
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from toybox_views import VIEWS, ViewData
 from train_toybox_prior import save_atomically
 
 from pds_nerfstudio.objectives.cameras import CAMERA_NUMBERS
+from pds_nerfstudio.priors.check import CAMERA_SETTINGS, TOYBOX
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
 from pds_nerfstudio.priors.view_attention import Groups, ViewAttention
 from pds_nerfstudio.toybox.spec import SceneSpec, all_specs
@@ -170,6 +174,25 @@ def validate(unet: UNet2DConditionModel, sampler: Sampler, alphas: Tensor, seed:
     return results
 
 
+def write_prior(unet: UNet2DConditionModel, folder: Path) -> None:
+    """The toybox prior with this U-Net, in half precision: a stock U-Net, and the camera's embedding beside it.
+
+    An ordinary pipeline that diffusers loads, which without cameras predicts what the U-Net does at sixteen zeros.
+    """
+    shutil.copytree(TOYBOX, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("unet"))
+    weights = {name: value.detach().cpu().half().contiguous() for name, value in unet.state_dict().items()}
+    prefix = "class_embedding."
+    embedding = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    stock = {name: value for name, value in weights.items() if not name.startswith(prefix)}
+    config = {"in_channels": CAMERA_NUMBERS, "camera_embed_dim": unet.time_embedding.linear_2.out_features}
+    for part, tensors in (("unet", stock), ("camera_proj", embedding)):
+        (folder / part).mkdir(exist_ok=True)
+        save_file(tensors, folder / part / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    shutil.copy(TOYBOX / "unet" / "config.json", folder / "unet")
+    (folder / "camera_proj" / "config.json").write_text(json.dumps(config) + "\n")
+    (folder / CAMERA_SETTINGS).write_text('{"framing": true}\n')
+
+
 class Training:
     """U-Net, optimiser and average of the weights, with their checkpoint."""
 
@@ -205,7 +228,7 @@ class Training:
             self.finish_from = self.step
 
     def save(self) -> None:
-        """The checkpoint, and the averaged U-Net as a diffusers folder beside it."""
+        """Write the checkpoint."""
         state = {
             "unet": self.unet.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -275,7 +298,7 @@ class Training:
             for kind, errors in validate(self.unet.eval(), valid, self.alphas).items():
                 numbers = [f"{error:.5f}" for error in errors]
                 writer.writerow([self.step, f"{self.minutes:.1f}", f"{seconds:.2f}", shards, kind, *numbers])
-        self.unet.save_pretrained(self.settings.folder / ("unet_finished" if self.settings.finish else "unet"))
+        write_prior(self.unet, self.settings.folder / ("finished" if self.settings.finish else "prior"))
         self.ema.restore(self.parameters)
         self.unet.train()
 

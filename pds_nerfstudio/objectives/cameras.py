@@ -1,4 +1,4 @@
-"""Cameras as a diffusion prior is told them: sixteen numbers a view (MVDream, Shi et al. 2023, section 3).
+"""Cameras as a diffusion prior is told them: sixteen numbers a view (MVDream, Shi et al. 2023, section 3.1).
 
     M = [ R  t/|t| ]        R, t: camera to world, OpenGL axes, z up, the subject's centre at the origin
         [ u  v  s  1 ]      u, v: where the picture shows that centre; s: how large it shows it

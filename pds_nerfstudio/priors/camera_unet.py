@@ -4,7 +4,7 @@
     unet/ and camera_proj/                       MVDream in diffusers' names: the embedding is a part of its own
     unet/ with input_blocks.*, camera_embed.*    MVDream in its original names, with a class that diffusers has not
 
-All become diffusers' `UNet2DConditionModel` whose class embedding is the camera's (Shi et al. 2023, section 3.2).
+All become diffusers' `UNet2DConditionModel` whose class embedding is the camera's (Shi et al. 2023, section 3.1).
 """
 
 import re
@@ -44,7 +44,7 @@ _ENDS = {
 }
 
 
-def load_unet(folder: Path, dtype: torch.dtype) -> UNet2DConditionModel:
+def load_unet(folder: Path, dtype: torch.dtype) -> Any:
     """The U-Net of a folder whose layout `check.camera_layout` knows.
 
     Raises:

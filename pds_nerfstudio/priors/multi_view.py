@@ -2,9 +2,9 @@
 
     ε̂(x_t^{1..F}, t, y, M^{1..F})       one t and one prompt for the F views of a group (MVDream, Shi et al. 2023)
 
-Stable Diffusion's U-Net with two additions: the camera's sixteen numbers (see `pds_nerfstudio.objectives.cameras`) become an
-embedding that is added to that of the timestep, and self-attention runs over all views of a group
-(`priors.view_attention`). Both halves of guidance see the cameras. Why it works: views that attend to each other agree
+Stable Diffusion's U-Net with two additions: the camera's sixteen numbers (see `objectives.cameras`) become an embedding
+that is added to that of the timestep, and self-attention runs over all views of a group (`priors.view_attention`). Both
+halves of guidance see the cameras. Why it works: views that attend to each other agree
 on one object, and an embedding of the azimuth tells front from back, so that an object gets one face.
 
 The trap: the U-Net needs a camera for every row. Rows without one are given sixteen zeros.
