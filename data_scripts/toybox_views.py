@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 import tyro
 from torch import Tensor, nn
-from train_toybox_prior import IMAGE_SIZE, SUPERSAMPLE, save_atomically
+from toybox_data import IMAGE_SIZE, SUPERSAMPLE
+from training_loop import save_atomically
 
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
 from pds_nerfstudio.toybox.geometry import Material

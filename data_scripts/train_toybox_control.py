@@ -18,7 +18,9 @@ from diffusers import ControlNetModel
 from rich.progress import track
 from torch import Tensor
 from torchvision.utils import save_image
-from train_toybox_prior import IMAGE_SIZE, WEIGHTS, Settings, halve, random_cameras, save_atomically, train
+from toybox_data import IMAGE_SIZE, random_cameras
+from toybox_networks import halve
+from training_loop import WEIGHTS, Run, save_atomically, train
 
 from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.objectives import Query
@@ -28,7 +30,7 @@ from pds_nerfstudio.toybox.spec import SceneSpec, all_specs, is_held_out
 
 
 @dataclass
-class ControlSettings(Settings):
+class ControlSettings(Run):
     """Everything the training depends on."""
 
     out: Path = Path("outputs/toybox_control")

@@ -22,7 +22,8 @@ from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.utils import save_image
-from train_toybox_prior import IMAGE_SIZE, SUPERSAMPLE, WEIGHTS, Settings, random_cameras, save_atomically, train
+from toybox_data import IMAGE_SIZE, SUPERSAMPLE, random_cameras
+from training_loop import WEIGHTS, Run, save_atomically, train
 
 from pds_nerfstudio.evaluation.metrics import ClipScorer, psnr, target_probability
 from pds_nerfstudio.objectives.sdedit import SDEdit
@@ -33,7 +34,7 @@ from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec,
 
 
 @dataclass
-class InstructSettings(Settings):
+class InstructSettings(Run):
     """Everything the training depends on."""
 
     out: Path = Path("outputs/toybox_instruct")

@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from toybox_views import VIEWS, ViewData
-from train_toybox_prior import save_atomically
+from training_loop import save_atomically
 
 from pds_nerfstudio.objectives.cameras import CAMERA_NUMBERS
 from pds_nerfstudio.priors.check import CAMERA_SETTINGS, TOYBOX
