@@ -85,7 +85,9 @@ def make_controlnet(prior: StableDiffusionPrior) -> ControlNetModel:
     """Shrinks its picture as often as the VAE does; adds nothing before it has learned."""
     widths = (16, 32, 64)
     assert 2 ** (len(widths) - 1) == prior.latent_stride
-    network = ControlNetModel.from_unet(prior.unet, conditioning_embedding_out_channels=widths)
+    # It is not told the cameras: depth says where it looks.
+    stock = load_prior("toybox", prior.device, edits_pictures=True).unet
+    network = ControlNetModel.from_unet(stock, conditioning_embedding_out_channels=widths)
     return network.float().to(prior.device).requires_grad_(True).train()
 
 
@@ -106,7 +108,12 @@ def train_control(settings: ControlSettings, prior: StableDiffusionPrior, data: 
         texts = torch.stack([prior.embed(prompt) for prompt in prompts])
         inputs = prior.schedule.add_noise(x0, t, noise), t, texts
         down, mid = control(*inputs, controlnet_cond=pictures, return_dict=False)
-        output = prior.unet(*inputs, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
+        output = prior.unet(
+            *inputs,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+            **prior.without_cameras(len(x0)),
+        ).sample
         return (weights[t] * (output - noise).square().mean((1, 2, 3))).mean()
 
     train("control", settings, control, loss, settings.steps, 1e-3)

@@ -160,7 +160,7 @@ def report(settings: InstructSettings, prior: InstructPrior, pairs: Pairs) -> No
 
 def main(settings: InstructSettings) -> None:
     torch.manual_seed(settings.seed)
-    prior = widened(load_prior("toybox", settings.device, torch.float32))
+    prior = widened(load_prior("toybox", settings.device, torch.float32, edits_pictures=True))
     train_instruct(settings, prior, Pairs(settings, prior, "views", settings.cameras, settings.seed))
     state, names = prior.unet.state_dict(), trained_names(prior.unet)
     own = {name: state[name].half().contiguous().cpu() for name in names}

@@ -37,6 +37,10 @@ class MultiViewPrior(StableDiffusionPrior):
         super().__post_init__()
         self.unet.set_attn_processor(ViewAttention())
 
+    def without_cameras(self, rows: int) -> dict[str, Any]:
+        """Sixteen zeros for each row."""
+        return {"class_labels": torch.zeros(rows, CAMERA_NUMBERS, device=self.device, dtype=self.unet.dtype)}
+
     def _placed(self, queries: Sequence[Query]) -> dict[str, Any]:
         """The cameras of all rows, zeros where there is none, and which rows belong together.
 

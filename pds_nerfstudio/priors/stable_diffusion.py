@@ -87,7 +87,7 @@ def load_prior(
     folder, lora = prior_folder(name, edits_pictures), lora_folder(name)
     exact = dtype if lora is None else torch.float32
     kind: Any = StableDiffusionPrior
-    if camera_layout(folder) is None:
+    if edits_pictures or camera_layout(folder) is None:
         unet = _load_part(UNet2DConditionModel, folder, "unet", torch_dtype=exact)
     else:
         from pds_nerfstudio.priors.multi_view import MultiViewPrior  # it builds upon this module
@@ -386,6 +386,10 @@ class StableDiffusionPrior:
             next(rows) if query.guidance_scale == 1 else guided(next(rows), next(rows), query.guidance_scale)
             for query in queries
         ]
+
+    def without_cameras(self, rows: int) -> dict[str, Any]:
+        """What the U-Net has to be given besides for a batch of so many rows that are seen from anywhere."""
+        return {}
 
     def _placed(self, queries: Sequence[Query]) -> dict[str, Any]:
         """What tells the U-Net where its rows are seen from: nothing, for a prior that takes no cameras."""

@@ -311,5 +311,15 @@ def test_adapters_learn_under_cameras(views):
     close(answer.detach(), views.predict_noise([replace(asked, adapter=None)])[0])
 
 
+def test_a_row_seen_from_anywhere_is_a_row_without_a_camera(views, prior):
+    """What trainings that call the U-Net themselves, such as DreamBooth's, are given."""
+    asked = replace(query(2, 1, 1.0), cameras=None)
+    texts = views.embed(asked.prompt).expand(2, -1, -1)
+    with torch.no_grad():
+        output = views.unet(asked.noisy_latents, asked.t, texts, **views.without_cameras(2)).sample
+    assert torch.equal(output, views.predict_noise([asked])[0])
+    assert prior.without_cameras(2) == {}
+
+
 def test_it_is_a_stable_diffusion_prior(views):
     assert isinstance(views, StableDiffusionPrior)
