@@ -90,6 +90,16 @@ def looked_at(cameras: CamerasToWorld) -> Float[Tensor, "3"]:
     return (torch.linalg.pinv(across.sum(0)) @ wanted)[:, 0].to(cameras)
 
 
+def framed_by(cameras: CamerasToWorld, tan_half: float) -> Subject:
+    """What a capture itself frames: the point that its cameras look at, out to the border of a picture from its middle.
+
+    The subject to tell a prior of a capture's own views (`objectives.cameras`): it does not depend on the scene's unit,
+    and an edit that changes the subject's size leaves it where it is.
+    """
+    centre = looked_at(cameras)
+    return Subject(centre, float((cameras[:, :, 3] - centre).norm(dim=-1).median()) * tan_half)
+
+
 def find_subject(
     points: Float[Tensor, "points 3"], opacity: Float[Tensor, " points"], start: Float[Tensor, "3"], reach: float
 ) -> Subject:

@@ -13,13 +13,14 @@ from pds_nerfstudio.scenes.orbit import (
     check_orbit,
     covered_degrees,
     find_subject,
+    framed_by,
     looked_at,
     orbit_cameras,
     sees,
     subject_in_box,
 )
 from pds_nerfstudio.toybox.dataset import capture_cameras
-from pds_nerfstudio.toybox.render import FIELD_OF_VIEW, LOOK_AT
+from pds_nerfstudio.toybox.render import FIELD_OF_VIEW, LOOK_AT, ORBIT_RADIUS, toybox_matrices
 
 CENTRE = torch.tensor([1.0, -2.0, 0.5])
 TAN_HALF = math.tan(FIELD_OF_VIEW / 2)
@@ -84,6 +85,19 @@ def test_the_last_row_says_where_the_picture_shows_the_subject_and_how_large():
 
 def test_the_point_looked_at_is_that_of_a_capture():
     torch.testing.assert_close(looked_at(capture_cameras(40, 0)), torch.tensor(LOOK_AT), rtol=1e-3, atol=1e-3)
+
+
+def test_a_capture_frames_the_same_in_any_unit():
+    cameras = capture_cameras(40, 0)
+    larger = torch.cat([cameras[:, :, :3], 7 * cameras[:, :, 3:] + 1], dim=-1)
+    frames = [framed_by(some, TAN_HALF) for some in (cameras, larger)]
+    assert frames[0].radius == pytest.approx(ORBIT_RADIUS * TAN_HALF, rel=1e-3)
+    own, scaled = (
+        camera_matrices(some, frame.centre, frame.radius, TAN_HALF)
+        for some, frame in zip((cameras, larger), frames, strict=True)
+    )
+    torch.testing.assert_close(scaled, own, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(own, toybox_matrices(cameras), rtol=1e-3, atol=1e-3)
 
 
 def test_a_subject_is_found_from_a_point_on_its_surface_beside_a_lighter_floor():
