@@ -34,6 +34,7 @@ SUITE = Path(__file__).parent.parent / "suites" / "dev.yaml"
 SIZE = 64
 GROUP = 4
 STEPS = 20
+MOST_COLUMNS = 6
 
 
 @dataclass
@@ -108,12 +109,16 @@ def main(
                     x0 = sdedit.edit(model, case.x0, edit.target_prompt, eps, cameras)
                     decibels = psnr(model.decode(x0), case.target, case.mask).nanmean()
                     results.setdefault((way, scale, strength), {})[edit.name] = float(decibels)
-    names = [edit.name for edit in chosen]
+    # A column for each edit, or for each kind where there are many.
+    few = len(chosen) <= MOST_COLUMNS
+    columns = {edit.name: [edit.name] for edit in chosen} if few else {edit.kind: [] for edit in chosen}
+    for edit in [] if few else chosen:
+        columns[edit.kind].append(edit.name)
+    columns["mean"] = [edit.name for edit in chosen]
     print(f"{prior}, {views} views, seed {seed}: PSNR in the change mask, dB\n")
-    print(f"| asked | guidance | strength | {' | '.join(names)} | mean |\n|{'---|' * (len(names) + 4)}")
+    print(f"| asked | guidance | strength | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 3)}")
     for (way, scale, strength), by_edit in results.items():
-        numbers = [by_edit[name] for name in names]
-        cells = [f"{number:.1f}" for number in (*numbers, sum(numbers) / len(numbers))]
+        cells = [f"{sum(map(by_edit.__getitem__, names)) / len(names):.1f}" for names in columns.values()]
         print(f"| {way} | {scale:g} | {strength:g} | {' | '.join(cells)} |")
     if csv_path is not None:
         with csv_path.open("a", newline="") as file:
