@@ -31,7 +31,6 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.priors.adapters import Adapters
-from pds_nerfstudio.priors.camera_unet import load_unet
 from pds_nerfstudio.priors.check import camera_layout, lora_folder, prior_folder, reads_framing
 from pds_nerfstudio.priors.lora import fuse_lora
 from pds_nerfstudio.priors.tiny import load_tiny
@@ -90,7 +89,9 @@ def load_prior(
     if edits_pictures or camera_layout(folder) is None:
         unet = _load_part(UNet2DConditionModel, folder, "unet", torch_dtype=exact)
     else:
-        from pds_nerfstudio.priors.multi_view import MultiViewPrior  # it builds upon this module
+        # After the check of diffusers above; the second builds upon this module.
+        from pds_nerfstudio.priors.camera_unet import load_unet
+        from pds_nerfstudio.priors.multi_view import MultiViewPrior
 
         kind, unet = partial(MultiViewPrior, framing=reads_framing(folder)), load_unet(folder, exact)
     prior = kind(
