@@ -18,7 +18,8 @@ import torch
 import tyro
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
-from train_toybox_prior import Bank, World, save_atomically, trace_random_views, train
+from toybox_data import Bank, World, trace_random_views
+from training_loop import save_atomically, train
 
 from pds_nerfstudio.priors.stable_diffusion import load_prior
 from pds_nerfstudio.priors.tiny import TOYBOX_ENCODER

@@ -18,7 +18,9 @@ from diffusers import ControlNetModel
 from rich.progress import track
 from torch import Tensor
 from torchvision.utils import save_image
-from train_toybox_prior import IMAGE_SIZE, WEIGHTS, Settings, halve, random_cameras, save_atomically, train
+from toybox_data import IMAGE_SIZE, random_cameras
+from toybox_networks import halve
+from training_loop import WEIGHTS, Run, save_atomically, train
 
 from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.objectives import Query
@@ -28,7 +30,7 @@ from pds_nerfstudio.toybox.spec import SceneSpec, all_specs, is_held_out
 
 
 @dataclass
-class ControlSettings(Settings):
+class ControlSettings(Run):
     """Everything the training depends on."""
 
     out: Path = Path("outputs/toybox_control")
@@ -83,7 +85,9 @@ def make_controlnet(prior: StableDiffusionPrior) -> ControlNetModel:
     """Shrinks its picture as often as the VAE does; adds nothing before it has learned."""
     widths = (16, 32, 64)
     assert 2 ** (len(widths) - 1) == prior.latent_stride
-    network = ControlNetModel.from_unet(prior.unet, conditioning_embedding_out_channels=widths)
+    # It is not told the cameras: depth says where it looks.
+    stock = load_prior("toybox", prior.device, edits_pictures=True).unet
+    network = ControlNetModel.from_unet(stock, conditioning_embedding_out_channels=widths)
     return network.float().to(prior.device).requires_grad_(True).train()
 
 
@@ -104,7 +108,12 @@ def train_control(settings: ControlSettings, prior: StableDiffusionPrior, data: 
         texts = torch.stack([prior.embed(prompt) for prompt in prompts])
         inputs = prior.schedule.add_noise(x0, t, noise), t, texts
         down, mid = control(*inputs, controlnet_cond=pictures, return_dict=False)
-        output = prior.unet(*inputs, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
+        output = prior.unet(
+            *inputs,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+            **prior.without_cameras(len(x0)),
+        ).sample
         return (weights[t] * (output - noise).square().mean((1, 2, 3))).mean()
 
     train("control", settings, control, loss, settings.steps, 1e-3)

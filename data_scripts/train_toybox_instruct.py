@@ -22,7 +22,8 @@ from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.utils import save_image
-from train_toybox_prior import IMAGE_SIZE, SUPERSAMPLE, WEIGHTS, Settings, random_cameras, save_atomically, train
+from toybox_data import IMAGE_SIZE, SUPERSAMPLE, random_cameras
+from training_loop import WEIGHTS, Run, save_atomically, train
 
 from pds_nerfstudio.evaluation.metrics import ClipScorer, psnr, target_probability
 from pds_nerfstudio.objectives.sdedit import SDEdit
@@ -33,7 +34,7 @@ from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec,
 
 
 @dataclass
-class InstructSettings(Settings):
+class InstructSettings(Run):
     """Everything the training depends on."""
 
     out: Path = Path("outputs/toybox_instruct")
@@ -159,7 +160,7 @@ def report(settings: InstructSettings, prior: InstructPrior, pairs: Pairs) -> No
 
 def main(settings: InstructSettings) -> None:
     torch.manual_seed(settings.seed)
-    prior = widened(load_prior("toybox", settings.device, torch.float32))
+    prior = widened(load_prior("toybox", settings.device, torch.float32, edits_pictures=True))
     train_instruct(settings, prior, Pairs(settings, prior, "views", settings.cameras, settings.seed))
     state, names = prior.unet.state_dict(), trained_names(prior.unet)
     own = {name: state[name].half().contiguous().cpu() for name in names}

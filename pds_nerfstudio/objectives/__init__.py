@@ -45,6 +45,7 @@ from pds_nerfstudio.objectives.base import (
     guided,
     surrogate_loss,
 )
+from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.dds import DDS
 from pds_nerfstudio.objectives.pds import PDS, pds_coefficients, stochastic_latent
 from pds_nerfstudio.objectives.piva import Piva
@@ -84,6 +85,7 @@ __all__ = [
     "Query",
     "ScoreDistillation",
     "Timesteps",
+    "Viewpoints",
     "guided",
     "name_of",
     "pds_coefficients",

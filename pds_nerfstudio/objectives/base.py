@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule, PerSample, Timesteps
 from pds_nerfstudio.ranges import Guidance, Share, check_ranges
 
@@ -38,6 +39,8 @@ class Query:
     """Name of the adapter (LoRA) that predicts; None is the frozen prior itself."""
     control: ControlPicture | None = None
     """What a ControlNet is shown beside x_t, one picture per sample; None asks without a ControlNet."""
+    cameras: Viewpoints | None = None
+    """Where the samples are seen from, for priors that take cameras; None asks for pictures seen from anywhere."""
 
 
 @runtime_checkable
@@ -82,6 +85,8 @@ class Edit:
     """The rendering's depth, as a ControlNet is shown it; None where there is no ControlNet."""
     control_src: ControlPicture | None = None
     """The source's depth of the same view, likewise."""
+    cameras: Viewpoints | None = None
+    """Where the samples are seen from; None where the prior takes no cameras."""
 
     def __post_init__(self) -> None:
         shape = list(self.x0_tgt.shape)
@@ -103,6 +108,19 @@ class Edit:
                 f"s is {self.s.tolist()} with t {self.t.tolist()}: every pair needs 0 ≤ s < t, "
                 "as objective.sample_timesteps draws them."
             )
+        if self.cameras is not None and len(self.cameras) != shape[0]:
+            raise ValueError(f"There are {len(self.cameras)} cameras for {shape[0]} samples: give one each.")
+
+    def query(
+        self,
+        noisy_latents: Latents,
+        prompt: str,
+        guidance_scale: float = 1.0,
+        adapter: str | None = None,
+        control: ControlPicture | None = None,
+    ) -> Query:
+        """What a prior is asked about noisy latents of this edit's views, at its t."""
+        return Query(noisy_latents, self.t, prompt, guidance_scale, adapter, control, self.cameras)
 
 
 @runtime_checkable
@@ -200,8 +218,8 @@ def predict_pair(prior: Prior, edit: Edit, guidance_scale: float) -> tuple[Laten
     x_t_src = prior.schedule.add_noise(edit.x0_src, edit.t, edit.eps)
     target, source = prior.predict_noise(
         [
-            Query(x_t_tgt, edit.t, edit.tgt_prompt, guidance_scale),
-            Query(x_t_src, edit.t, edit.src_prompt, guidance_scale),
+            edit.query(x_t_tgt, edit.tgt_prompt, guidance_scale),
+            edit.query(x_t_src, edit.src_prompt, guidance_scale),
         ]
     )
     return target, source

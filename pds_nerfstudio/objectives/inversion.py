@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pds_nerfstudio.objectives.base import Prior, Query
+from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.schedule import Latents, broadcast
 from pds_nerfstudio.objectives.sdedit import CLEAN, check_denoising, ddim_steps
 from pds_nerfstudio.ranges import Guidance, Share, Steps, check_ranges
@@ -49,11 +50,13 @@ class DDPMInversion:
         src_prompt: str,
         tgt_prompt: str,
         eps: Float[Tensor, "steps batch channels height width"],
+        cameras: Viewpoints | None = None,
     ) -> Latents:
         """The latent of `x0` inverted under one prompt and made again under the other.
 
         Args:
             eps: independent noise for each step that is run (see `steps_run`); more is ignored.
+            cameras: where the samples are seen from, for priors that take cameras.
         """
         schedule = prior.schedule
         steps = ddim_steps(schedule, self.strength, self.steps_run)
@@ -65,8 +68,8 @@ class DDPMInversion:
             t_batch = t.expand(len(x0))
             source, target = prior.predict_noise(
                 [
-                    Query(noisy[i], t_batch.to(x0.device), src_prompt, self.src_guidance_scale),
-                    Query(latents, t_batch.to(x0.device), tgt_prompt, self.guidance_scale),
+                    Query(noisy[i], t_batch.to(x0.device), src_prompt, self.src_guidance_scale, cameras=cameras),
+                    Query(latents, t_batch.to(x0.device), tgt_prompt, self.guidance_scale, cameras=cameras),
                 ]
             )
             mean_src, mean_tgt = (self._mean(prior, x, t, s, e) for x, e in ((noisy[i], source), (latents, target)))

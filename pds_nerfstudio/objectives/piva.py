@@ -22,7 +22,6 @@ from pds_nerfstudio.objectives.base import (
     SOURCE,
     Edit,
     Prior,
-    Query,
     ScoreDistillation,
     Weighting,
     score_weight,
@@ -64,11 +63,11 @@ class Piva(ScoreDistillation):
         else:
             x_t_source = prior.schedule.add_noise(edit.x0_src, edit.t, edit.eps)
             asked, factor = self.guidance_scale, 1.0
-        queries = [Query(x_t, edit.t, edit.tgt_prompt, asked), Query(x_t_source, edit.t, edit.src_prompt, asked)]
+        queries = [edit.query(x_t, edit.tgt_prompt, asked), edit.query(x_t_source, edit.src_prompt, asked)]
         if self.regularisation:
             queries += [
-                Query(x_t, edit.t, edit.src_prompt, adapter=SOURCE, control=edit.control_src),
-                Query(x_t, edit.t, edit.tgt_prompt, adapter=EDITED, control=edit.control_tgt),
+                edit.query(x_t, edit.src_prompt, adapter=SOURCE, control=edit.control_src),
+                edit.query(x_t, edit.tgt_prompt, adapter=EDITED, control=edit.control_tgt),
             ]
         eps_tgt, eps_src, *learned = prior.predict_noise(queries)
         difference = factor * (eps_tgt - eps_src)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pds_nerfstudio.objectives.base import Prior, Query
+from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.schedule import Latents, Timesteps
 
 MIDDLE = (0.4, 0.6)
@@ -21,11 +22,18 @@ RELEVANT = 2.0
 
 @torch.no_grad()
 def prediction_difference(
-    prior: Prior, x0: Latents, src_prompt: str, tgt_prompt: str, t: Timesteps, eps: Latents
+    prior: Prior,
+    x0: Latents,
+    src_prompt: str,
+    tgt_prompt: str,
+    t: Timesteps,
+    eps: Latents,
+    cameras: Viewpoints | None = None,
 ) -> Float[Tensor, "batch height width"]:
     """|ε̂_tgt − ε̂_src| of every sample at its own t and ε, without guidance, as a mean over channels."""
     x_t = prior.schedule.add_noise(x0, t, eps)
-    target, source = prior.predict_noise([Query(x_t, t, tgt_prompt), Query(x_t, t, src_prompt)])
+    queries = [Query(x_t, t, prompt, cameras=cameras) for prompt in (tgt_prompt, src_prompt)]
+    target, source = prior.predict_noise(queries)
     return (target - source).abs().mean(1)
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from pds_nerfstudio.objectives.base import Prior, Query
+from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule
 from pds_nerfstudio.ranges import Guidance, Share, Steps, check_ranges
 
@@ -40,10 +41,10 @@ class SDEdit:
         check_denoising(self.strength, self.num_steps)
 
     @torch.no_grad()
-    def edit(self, prior: Prior, x0: Latents, prompt: str, eps: Latents) -> Latents:
-        """The latent of `x0` noised by `eps` and denoised under `prompt`."""
+    def edit(self, prior: Prior, x0: Latents, prompt: str, eps: Latents, cameras: Viewpoints | None = None) -> Latents:
+        """The latent of `x0` noised by `eps` and denoised under `prompt`, seen from `cameras`."""
         steps = ddim_steps(prior.schedule, self.strength, max(round(self.strength * self.num_steps), 1))
-        return noise_and_denoise(prior, x0, eps, steps, prompt, self.guidance_scale)
+        return noise_and_denoise(prior, x0, eps, steps, prompt, self.guidance_scale, cameras)
 
 
 def check_denoising(strength: float, num_steps: int) -> None:
@@ -64,24 +65,36 @@ def ddim_steps(schedule: NoiseSchedule, strength: float, count: int) -> Int64[Te
 
 @torch.no_grad()
 def noise_and_denoise(
-    prior: Prior, x0: Latents, eps: Latents, steps: Int64[Tensor, " steps"], prompt: str, guidance_scale: Guidance
+    prior: Prior,
+    x0: Latents,
+    eps: Latents,
+    steps: Int64[Tensor, " steps"],
+    prompt: str,
+    guidance_scale: Guidance,
+    cameras: Viewpoints | None = None,
 ) -> Latents:
     """`x0` taken to the first of `steps` by `eps`, and from there to the last by `denoise`; itself where it is one."""
     if len(steps) == 1:
         return x0
     noisy = prior.schedule.add_noise(x0, steps[:1].expand(len(x0)), eps)
-    return denoise(prior, noisy, steps, prompt, guidance_scale)
+    return denoise(prior, noisy, steps, prompt, guidance_scale, cameras)
 
 
 @torch.no_grad()
 def denoise(
-    prior: Prior, latents: Latents, steps: Int64[Tensor, " steps"], prompt: str, guidance_scale: Guidance
+    prior: Prior,
+    latents: Latents,
+    steps: Int64[Tensor, " steps"],
+    prompt: str,
+    guidance_scale: Guidance,
+    cameras: Viewpoints | None = None,
 ) -> Latents:
     """DDIM without noise of its own: `latents` at the first of `steps` to what they become at the last."""
     schedule = prior.schedule
     for t, s in itertools.pairwise(steps):
         t_batch, s_batch = t.expand(len(latents)), s.expand(len(latents))
-        (eps_hat,) = prior.predict_noise([Query(latents, t_batch.to(latents.device), prompt, guidance_scale)])
+        query = Query(latents, t_batch.to(latents.device), prompt, guidance_scale, cameras=cameras)
+        (eps_hat,) = prior.predict_noise([query])
         clean = schedule.predict_x0(latents, t_batch, eps_hat)
         latents = clean if s == CLEAN else schedule.add_noise(clean, s_batch, eps_hat)
     return latents

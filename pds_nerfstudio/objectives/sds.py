@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pds_nerfstudio.objectives.base import Edit, Prior, Query, ScoreDistillation, Weighting, score_weight
+from pds_nerfstudio.objectives.base import Edit, Prior, ScoreDistillation, Weighting, score_weight
 from pds_nerfstudio.objectives.schedule import Latents, broadcast
 
 
@@ -25,6 +25,6 @@ class SDS(ScoreDistillation):
     def gradient(self, prior: Prior, edit: Edit) -> Latents:
         """w(t) (ε̂_tgt − ε)."""
         x_t = prior.schedule.add_noise(edit.x0_tgt, edit.t, edit.eps)
-        (eps_hat,) = prior.predict_noise([Query(x_t, edit.t, edit.tgt_prompt, self.guidance_scale)])
+        (eps_hat,) = prior.predict_noise([edit.query(x_t, edit.tgt_prompt, self.guidance_scale)])
         weight = score_weight(prior.schedule, edit.t, self.weighting)
         return broadcast(weight, eps_hat) * (eps_hat - edit.eps)

@@ -15,7 +15,6 @@ from pds_nerfstudio.objectives.base import (
     EDITED,
     Edit,
     Prior,
-    Query,
     ScoreDistillation,
     Weighting,
     score_weight,
@@ -44,8 +43,8 @@ class VSD(ScoreDistillation):
         x_t = prior.schedule.add_noise(edit.x0_tgt, edit.t, edit.eps)
         eps_tgt, eps_phi = prior.predict_noise(
             [
-                Query(x_t, edit.t, edit.tgt_prompt, self.guidance_scale),
-                Query(x_t, edit.t, edit.tgt_prompt, adapter=EDITED, control=edit.control_tgt),
+                edit.query(x_t, edit.tgt_prompt, self.guidance_scale),
+                edit.query(x_t, edit.tgt_prompt, adapter=EDITED, control=edit.control_tgt),
             ]
         )
         return broadcast(score_weight(prior.schedule, edit.t, self.weighting), eps_tgt) * (eps_tgt - eps_phi)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from pds_nerfstudio.errors import UserError, first_line
 
@@ -29,6 +30,13 @@ LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 LORA_BASE = "lora.json"
 """Beside them, which prior they change: {"base": a prior's name}."""
 
+CAMERA_SETTINGS = "camera.json"
+"""Beside the parts of a prior that takes cameras: {"framing": true} where it was trained with aim and distance."""
+CameraLayout = Literal["projection", "camera_proj", "original"]
+"""How a folder keeps a U-Net that takes cameras; see `camera_unet`."""
+
+CAMERA_NUMBERS = 16
+"""As `pds_nerfstudio.objectives.cameras` has it, whose import would cost that of torch."""
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 LARGEST_SAMPLE, MOST_BLOCKS = 512, 8
@@ -146,6 +154,8 @@ def check_folder(folder: Path, edits_pictures: bool = False) -> None:
     for file in files:
         if file.endswith(".safetensors"):
             check_safetensors(folder / file)
+    if camera_layout(folder) == "camera_proj":
+        check_safetensors(weights_of(folder, "camera_proj"))
     _check_parts_fit(configs, folder, edits_pictures)
 
 
@@ -166,6 +176,36 @@ def needed_files(has: Callable[[str], bool], where: str) -> list[str]:
             raise UserError(_missing(alternatives[0], has, where))
         files.extend(found)
     return files
+
+
+def camera_layout(folder: Path) -> CameraLayout | None:
+    """How the folder's U-Net takes cameras; None where it takes none."""
+    unet = read_json(folder / "unet" / "config.json")
+    if unet.get("camera_dim") == CAMERA_NUMBERS:
+        return "original"
+    if unet.get("class_embed_type") == "projection":
+        return "projection" if unet.get("projection_class_embeddings_input_dim") == CAMERA_NUMBERS else None
+    return "camera_proj" if (folder / "camera_proj" / "config.json").is_file() else None
+
+
+def reads_framing(folder: Path) -> bool:
+    """Whether the folder's U-Net was trained with aim and distance in its cameras."""
+    settings = folder / CAMERA_SETTINGS
+    return settings.is_file() and bool(read_json(settings).get("framing"))
+
+
+def weights_of(folder: Path, part: str) -> Path:
+    """The safetensors file of a part of a diffusers folder; of the U-Net's kind, whole or in half precision.
+
+    Raises:
+        UserError: there is none.
+    """
+    name = "diffusion_pytorch_model"
+    paths = [folder / part / f"{name}{variant}.safetensors" for variant in ("", ".fp16")]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        raise UserError(_missing([f"{part}/{name}.safetensors"], lambda file: (folder / file).is_file(), str(folder)))
+    return found
 
 
 def check_safetensors(path: Path) -> None:
@@ -193,7 +233,10 @@ def _check_parts_fit(configs: dict[str, dict], folder: Path, edits_pictures: boo
             f"The prior {folder} predicts {prediction_type!r}: use a Stable Diffusion 1.x or 2.x folder, "
             f"whose prediction_type is one of {', '.join(PREDICTION_TYPES)}."
         )
-    if unet.get("addition_embed_type") or unet.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
+    layout = camera_layout(folder)
+    known = layout == "original" or unet.get("_class_name", "UNet2DConditionModel") == "UNet2DConditionModel"
+    labelled = unet.get("class_embed_type") or unet.get("num_class_embeds")
+    if unet.get("addition_embed_type") or not known or (labelled and layout is None):
         raise UserError(f"The prior {folder} is not of the Stable Diffusion 1.x/2.x type: use {_KNOWN}.")
     if edits_pictures and unet.get("in_channels", 4) != 2 * vae.get("latent_channels", 4):
         raise UserError(
@@ -214,7 +257,10 @@ def _check_parts_fit(configs: dict[str, dict], folder: Path, edits_pictures: boo
             f"The U-Net of {folder} says that its latents are {str(size)[:40]} wide: its config.json is damaged, write "
             f"sample_size as it was trained (64 for Stable Diffusion 1.x, at most {LARGEST_SAMPLE})."
         )
-    asked, given = unet.get("cross_attention_dim"), configs["text_encoder/config.json"].get("hidden_size")
+    if unet.get("ip_dim"):
+        raise UserError(f"The prior {folder} is an ImageDream, which draws from a picture: use MVDream's weights.")
+    asked = unet.get("context_dim" if layout == "original" else "cross_attention_dim")
+    given = configs["text_encoder/config.json"].get("hidden_size")
     if isinstance(asked, int) and isinstance(given, int) and asked != given:
         raise UserError(
             f"The U-Net of {folder} asks for text features of {asked} numbers and its text encoder gives {given}: "
@@ -283,11 +329,17 @@ def _download(name: str) -> Path:
         files = needed_files(set(listing).__contains__, name)
         # Older tokenizers keep their special tokens in small files of their own.
         files += [file for file in listing if file.startswith("tokenizer/")]
+        files += [file for file in listing if _is_of_camera(file)]
         return Path(snapshot_download(name, allow_patterns=files))
     except UserError:
         raise
     except Exception as error:  # the hub client's errors and those of its HTTP library share no base class
         raise UserError(f"Downloading the prior {name} failed: {first_line(error)}. Run the command again.") from error
+
+
+def _is_of_camera(file: str) -> bool:
+    """Whether a file of a hub listing says how the prior takes cameras."""
+    return file == CAMERA_SETTINGS or (file.startswith("camera_proj/") and file.endswith((".json", ".safetensors")))
 
 
 def latent_shape(folder: Path) -> tuple[int, int]:

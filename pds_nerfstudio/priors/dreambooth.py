@@ -150,7 +150,9 @@ def denoising_error(
         texts = networks["text_encoder"](ids).last_hidden_state
     else:
         texts = torch.stack([prior.embed(prompt) for prompt in prompts])
-    predicted = networks["unet"](noisy.to(unet.dtype), t, texts.to(unet.dtype)).sample
+    predicted = networks["unet"](
+        noisy.to(unet.dtype), t, texts.to(unet.dtype), **prior.without_cameras(len(noisy))
+    ).sample
     return (predicted.float() - target.float()).square().mean((1, 2, 3))
 
 

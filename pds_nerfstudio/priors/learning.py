@@ -43,6 +43,7 @@ class Lesson:
         return (
             (query.adapter, query.prompt, query.guidance_scale) == (own.adapter, own.prompt, own.guidance_scale)
             and query.control is own.control
+            and query.cameras is own.cameras
             and torch.equal(query.t, own.t)
             and torch.equal(query.noisy_latents, own.noisy_latents)
         )
@@ -67,7 +68,7 @@ class LearningPrior:
                 else (edit.x0_tgt, edit.tgt_prompt, edit.control_tgt)
             )
             x_t = prior.schedule.add_noise(x0, edit.t, edit.eps)
-            lessons.append(Lesson(Query(x_t, edit.t, prompt, adapter=name, control=control), edit.eps))
+            lessons.append(Lesson(edit.query(x_t, prompt, adapter=name, control=control), edit.eps))
         return cls(prior, lessons)
 
     @property

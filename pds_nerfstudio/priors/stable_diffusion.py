@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
+from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.priors.adapters import Adapters
-from pds_nerfstudio.priors.check import lora_folder, prior_folder
+from pds_nerfstudio.priors.check import camera_layout, lora_folder, prior_folder, reads_framing
 from pds_nerfstudio.priors.lora import fuse_lora
 from pds_nerfstudio.priors.tiny import load_tiny
 
@@ -59,6 +61,8 @@ def load_prior(
 ) -> "StableDiffusionPrior":
     """Load the prior `name`: `toybox`, a local diffusers folder, a hub id (downloaded once), or a LoRA's folder.
 
+    A folder whose U-Net takes cameras gives a `MultiViewPrior`.
+
     Only safetensors are read, no code of the folder is run, and no safety checker is loaded. A LoRA
     is added to its prior's weights in float32.
 
@@ -81,9 +85,18 @@ def load_prior(
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     folder, lora = prior_folder(name, edits_pictures), lora_folder(name)
     exact = dtype if lora is None else torch.float32
-    prior = StableDiffusionPrior(
+    kind: Any = StableDiffusionPrior
+    if edits_pictures or camera_layout(folder) is None:
+        unet = _load_part(UNet2DConditionModel, folder, "unet", torch_dtype=exact)
+    else:
+        # After the check of diffusers above; the second builds upon this module.
+        from pds_nerfstudio.priors.camera_unet import load_unet
+        from pds_nerfstudio.priors.multi_view import MultiViewPrior
+
+        kind, unet = partial(MultiViewPrior, framing=reads_framing(folder)), load_unet(folder, exact)
+    prior = kind(
         vae=_load_part(AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(device),
-        unet=_load_part(UNet2DConditionModel, folder, "unet", torch_dtype=exact).to(device),
+        unet=unet.to(device),
         text_encoder=_load_part(CLIPTextModel, folder, "text_encoder").to(device=device, dtype=exact),
         tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
         scheduler=load_scheduler(folder),
@@ -237,23 +250,36 @@ class StableDiffusionPrior:
         num_steps: int = 50,
         guidance_scale: float = 7.5,
         generator: torch.Generator | None = None,
+        cameras: Viewpoints | None = None,
     ) -> Images:
         """One picture per prompt by diffusers' DDIM (Song et al. 2021, η = 0), RGB in [0, 1].
 
         The starting noise is drawn on the generator's device, hence the same on every machine for a CPU generator.
 
+        Args:
+            cameras: where the pictures are seen from, for a prior that takes cameras. Views that belong together are
+                drawn together, under the first prompt of their group.
+
         Raises:
             ValueError: height or width is not a multiple of the latent stride.
         """
         self._check_size(height, width)
+        together = 1 if cameras is None else cameras.together
+        groups = [slice(i, i + together) for i in range(0, len(prompts), together)]
         shape = (len(prompts), self.latent_channels, height // self.latent_stride, width // self.latent_stride)
         source = generator.device if generator is not None else self.device
         latents = torch.randn(shape, generator=generator, device=source).to(self.device)
         self.scheduler.set_timesteps(num_steps, device=self.device)
         for t in self.scheduler.timesteps:
             queries = [
-                Query(latent[None], t[None], prompt, guidance_scale)
-                for latent, prompt in zip(latents, prompts, strict=True)
+                Query(
+                    latents[rows],
+                    t.expand(together),
+                    prompts[rows.start],
+                    guidance_scale,
+                    cameras=None if cameras is None else Viewpoints(cameras.matrices[rows], together),
+                )
+                for rows in groups
             ]
             latents = self.scheduler.step(torch.cat(self._predict(queries)), t, latents).prev_sample
         return self.decode(latents)
@@ -350,21 +376,31 @@ class StableDiffusionPrior:
         if adapter is not None and self.adapters is None:
             raise ValueError(f"A query names the adapter {adapter!r}: this prior has none, leave adapter at None.")
         latents, times, texts = [], [], []
-        pictures = [query.control for query in queries for _ in range(1 if query.guidance_scale == 1 else 2)]
+        pictures = [query.control for query in queries for _ in _halves(query)]
         for query in queries:
-            for prompt in (query.prompt,) if query.guidance_scale == 1 else ("", query.prompt):
+            for prompt in _halves(query):
                 latents.append(query.noisy_latents.to(self.device, self.unet.dtype))
                 times.append(query.t.to(self.device))
                 texts.append(self.embed(prompt).expand(len(query.noisy_latents), -1, -1))
         switched = nullcontext() if self.adapters is None else self.adapters.using(adapter)
         with self._own_precision(), switched:
             inputs = torch.cat(latents), torch.cat(times), torch.cat(texts).to(self.unet.dtype)
-            output = self.unet(*inputs, **self._controlled(inputs, pictures)).sample
+            output = self.unet(*inputs, **self._controlled(inputs, pictures), **self._placed(queries)).sample
         rows = iter(output.float().split([len(part) for part in latents]))
         return [
             next(rows) if query.guidance_scale == 1 else guided(next(rows), next(rows), query.guidance_scale)
             for query in queries
         ]
+
+    def without_cameras(self, rows: int) -> dict[str, Any]:
+        """What the U-Net has to be given besides for a batch of so many rows that are seen from anywhere."""
+        return {}
+
+    def _placed(self, queries: Sequence[Query]) -> dict[str, Any]:
+        """What tells the U-Net where its rows are seen from: nothing, for a prior that takes no cameras."""
+        if any(query.cameras is not None for query in queries):
+            raise ValueError("A query has cameras and this prior takes none: leave cameras at None.")
+        return {}
 
     def _controlled(self, inputs: tuple[Tensor, ...], pictures: Sequence[Tensor | None]) -> dict[str, Any]:
         """What the ControlNet adds to the U-Net's features, as the U-Net takes it; nothing without pictures."""
@@ -410,6 +446,11 @@ class StableDiffusionPrior:
                 f"The picture is {height}x{width} pixels: height and width must be multiples of the latent stride "
                 f"{self.latent_stride}, as images.working_size gives them."
             )
+
+
+def _halves(query: Query) -> tuple[str, ...]:
+    """The prompts that a query is asked under, one for each of its parts of the U-Net's batch."""
+    return (query.prompt,) if query.guidance_scale == 1 else ("", query.prompt)
 
 
 def _load_part(kind: Any, folder: Path, part: str, **settings: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from pds_nerfstudio.objectives.cameras import CameraMatrices, camera_matrices
 from pds_nerfstudio.toybox.geometry import (
     BOUND_CENTRE,
     BOUND_RADIUS,
@@ -100,6 +101,12 @@ def orbit_cameras(
 def focal_length(width: int) -> float:
     """Focal length in pixels of an image of that width."""
     return width / (2 * math.tan(FIELD_OF_VIEW / 2))
+
+
+def toybox_matrices(camera_to_world: Float[Tensor, "views 3 4"]) -> CameraMatrices:
+    """What the toybox prior is told of cameras: around the point that captures look at, from a capture's distance."""
+    extent = ORBIT_RADIUS * math.tan(FIELD_OF_VIEW / 2)
+    return camera_matrices(camera_to_world, torch.tensor(LOOK_AT), extent, math.tan(FIELD_OF_VIEW / 2))
 
 
 def camera_rays(

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from pds_nerfstudio.toybox.dataset import capture_cameras
 from pds_nerfstudio.toybox.geometry import BOUND_CENTRE, BOUND_RADIUS, Material, signed_distance, solid
-from pds_nerfstudio.toybox.render import camera_rays, orbit_cameras, palette, render, shade, trace
+from pds_nerfstudio.toybox.render import camera_rays, orbit_cameras, palette, render, shade, toybox_matrices, trace
 from pds_nerfstudio.toybox.spec import SHAPES, SceneSpec
 
 CAMERAS = orbit_cameras(torch.tensor([0.4, 2.5]), torch.tensor([0.35, 0.7]))
@@ -93,3 +94,10 @@ def test_images_are_in_range_and_equal_specs_give_equal_images():
     assert first.image.max() <= 1
     assert torch.equal(first.image, second.image)
     assert torch.equal(shade(trace(spec, CAMERAS, 32, 32), palette(spec))[first.depth == 0].unique(), torch.ones(1))
+
+
+def test_a_capture_looks_straight_at_its_subject_from_where_the_prior_was_told():
+    """The last row of a camera's matrix is what a camera's aim and distance differ by: nothing, in a capture."""
+    matrices = toybox_matrices(capture_cameras(12, seed=3))
+    torch.testing.assert_close(matrices[:, 3], torch.tensor([0.0, 0, 0, 1]).expand(12, -1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(matrices[:, :3, 3], matrices[:, :3, 2], rtol=0, atol=1e-5)
