@@ -17,6 +17,7 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import file_name, require_writable
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.command_line import DATAPARSER, Given, merged
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
@@ -107,7 +108,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     pipeline.model = merged(of_run, pipeline.model, given, "pipeline.model")
     pipeline.datamanager = _datamanager(config, run, given)
     if config.experiment_name is None:
-        config.experiment_name = previous.experiment_name
+        config.experiment_name = _experiment_of(run)
 
     _share_between_stages(config, given)
     _decay_over_the_edit(config, default, previous if resumes else None, given)
@@ -123,6 +124,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
             f"This edit would be written into {run.config_path.parent}, the run that it begins with, which is never "
             "changed: give it another --timestamp or --experiment-name."
         )
+    require_writable(config.get_base_dir(), "--output-dir")
     remaining = config.max_num_iterations - first_step
     what = (
         f"Resuming the edit {run.config_path.parent} at step {first_step}"
@@ -138,6 +140,17 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         done,
         due,
     )
+
+
+def _experiment_of(run: SourceRun) -> str | None:
+    """The run's own name for its experiment, which becomes a folder's. Raises UserError where it must not."""
+    name = run.config.experiment_name
+    try:
+        return None if name is None else file_name(name)
+    except ValueError as error:
+        raise UserError(
+            f"{run.config_path} cannot be edited under its own name ({error}): give one with --experiment-name."
+        ) from error
 
 
 def _adopt_prompt_flag(config: TrainerConfig) -> None:
