@@ -11,6 +11,7 @@ import tyro
 
 from pds_nerfstudio.cli.preview import SDEDIT, known_editors, parsed_setting
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.text import in_rich, visible
 
 if TYPE_CHECKING:
     from pds_nerfstudio.objectives import ScoreDistillation
@@ -75,8 +76,8 @@ class Svg:
 
         console = Console(soft_wrap=True, highlight=False)
         for remark in drawing.remarks:
-            console.print(f"[yellow]{self.input.name}:[/] ", end="")
-            console.print(remark, markup=False)
+            console.print(f"[yellow]{in_rich(self.input.name)}:[/] ", end="")
+            console.print(visible(remark), markup=False)
         start = time.perf_counter()
         progress = self._edit(drawing, objective, settings)
         self._write(drawing, progress, objective, settings, time.perf_counter() - start)
@@ -127,7 +128,7 @@ class Svg:
         if self.device == "cuda" and not cuda:
             raise UserError("--device cuda is not available on this machine: leave --device out.")
         console = Console()
-        console.print(f"[cyan]Loading the prior {self.prior}")
+        console.print(f"[cyan]Loading the prior {in_rich(self.prior)}")
         prior = load_prior(self.prior, "cuda" if cuda and self.device == "auto" else self.device.replace("auto", "cpu"))
         columns = (TextColumn("editing"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
