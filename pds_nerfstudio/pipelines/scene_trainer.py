@@ -112,7 +112,7 @@ class SceneTrainer(Trainer):
             return
         if self._last_step is not None:
             self.save_checkpoint(self._last_step)
-            CONSOLE.print(f"Stopped after step {self._last_step}. To go on:")
+            CONSOLE.print(f"Stopped after step {self._last_step:d}. To go on:")
             CONSOLE.print(f"  {self._resuming_line()}", soft_wrap=True, highlight=False, markup=False)
         raise SystemExit(FAILED + self._signal)
 
