@@ -11,6 +11,7 @@ import tyro
 
 from pds_nerfstudio.cli.preview import SDEDIT, known_editors, parsed_setting
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.ranges import Guidance, Pixels, Steps, check_ranges
 from pds_nerfstudio.text import in_rich, visible
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Svg:
     """What it should show."""
     objective: str = "pds"
     """sds, dds, pds, vsd or piva."""
-    guidance_scale: float | None = None
+    guidance_scale: Guidance | None = None
     """Classifier-free guidance; by default the objective's own, 100 for PDS."""
     set: tuple[str, ...] = ()
     """Other settings as NAME=VALUE: of the objective (max-step-percent, weighting, regularisation …), or points-rate,
@@ -52,14 +53,17 @@ class Svg:
     """Added to both prompts; by default ", minimal flat 2d vector image", and nothing for toybox."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
-    resolution: int | None = None
+    resolution: Pixels | None = None
     """Shorter side in pixels of what the prior sees; by default the size it was trained at."""
-    steps: int = 1000
+    steps: Steps = 1000
     """Steps of Adam."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute: auto takes CUDA if there is any."""
     out: Path = Path("outputs/svg")
     """Folder for the edited file, before_after.png, film.mp4, svg.json and the state of an unfinished edit."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def run(self) -> None:
         """Read, edit, write."""

@@ -89,7 +89,7 @@ def files_of_at_most(size: int):
         ({"class_prompt": INSTANCE}, "class prompt is the instance prompt"),
         ({"steps": 0}, "--steps is 0"),
         ({"rank": 0}, "--rank is 0"),
-        ({"class_images": -1}, "--class-images and --empty-images"),
+        ({"class_images": -1}, "--class-images is -1"),
         ({"prior": "nowhere"}, "nowhere"),
         ({"data": None}, "--load-config"),
         ({"data": Path("gone")}, "gone does not exist"),
@@ -127,7 +127,7 @@ def test_refusals_load_no_diffusion_library(refused_lightly):
 
 def test_an_instance_prompt_without_the_rare_word_is_warned_of(photographs, tmp_path, capsys):
     train(photographs, tmp_path / "out", steps=1, class_images=0, instance_prompt="a photo of a red can")
-    assert "'sks' is not in the instance prompt" in capsys.readouterr().out.replace("\n", " ")
+    assert "“sks” is not in the instance prompt" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_photographs_of_another_shape_are_cropped_to_the_centre_of_the_commonest(tmp_path):
