@@ -21,7 +21,7 @@ from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.perturb import Eta, perturb_splats
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering, as_image, evaluating, require_one
 from pds_nerfstudio.scenes.scene import Densify, Scene
-from pds_nerfstudio.scenes.splatfacto import FROZEN
+from pds_nerfstudio.scenes.splatfacto import FROZEN, SplatfactoScene
 from pds_nerfstudio.scenes.views import Views
 
 
@@ -60,9 +60,8 @@ class SplatScene(Scene):
                 outputs = model.get_outputs(camera)
             finally:
                 model.crop_box = crop_box
-        means2d = model.info["means2d"]
-        if means2d.requires_grad:
-            means2d.retain_grad()  # densification reads it after backward
+        if isinstance(model, SplatfactoScene):
+            model.remember_rendering()
         rgb, depth, accumulation = (torch.as_tensor(outputs[name]) for name in ("rgb", "depth", "accumulation"))
         return Rendering(as_image(rgb), as_image(depth), as_image(accumulation))
 
