@@ -23,7 +23,9 @@ from rich.progress import (
 )
 
 from pds_nerfstudio.errors import UserError, first_line, one_sentence
+from pds_nerfstudio.machine import require_splats
 from pds_nerfstudio.pipelines import distributed
+from pds_nerfstudio.scenes.families import family_of
 
 progress_console: Console = CONSOLE
 """Where progress bars are drawn; `pds demo` keeps nerfstudio's own output in a log file and draws elsewhere."""
@@ -45,6 +47,8 @@ class SceneTrainer(Trainer):
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; a dataset that cannot be read ends in one sentence."""
         with one_sentence():
+            if family_of(self.config) == "splatfacto":
+                require_splats(str(self.device))
             try:
                 super().setup(test_mode)
             except OSError as error:
