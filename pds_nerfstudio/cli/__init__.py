@@ -15,6 +15,7 @@ def commands() -> dict[str, type]:
     from pds_nerfstudio.cli.calibrate import CalibrateEta
     from pds_nerfstudio.cli.check import Check
     from pds_nerfstudio.cli.demo import Demo
+    from pds_nerfstudio.cli.doctor import Doctor
     from pds_nerfstudio.cli.dreambooth import Dreambooth
     from pds_nerfstudio.cli.edit import Edit
     from pds_nerfstudio.cli.evaluate import Evaluate
@@ -34,6 +35,7 @@ def commands() -> dict[str, type]:
         "evaluate": Evaluate,
         "import-ply": ImportPly,
         "check": Check,
+        "doctor": Doctor,
         "bench": Bench,
         "pie-bench": PieBench,
         "calibrate-eta": CalibrateEta,

@@ -147,7 +147,7 @@ class EditPipeline(VanillaPipeline):
         # As if alone: gradients are averaged by `distributed`, not by DistributedDataParallel.
         super().__init__(config, device, test_mode, 1, local_rank, grad_scaler)
         self.world_size = world_size
-        self.sources = SourceViews(self.build_source, config.view.source_images == "photograph")
+        self.sources = SourceViews(self.build_source, config.view.source_images == "photograph", self.device)
         self.decisions: dict[str, str] = {}
         """What this run has decided for itself, in words."""
         self.last_view: tuple[Tensor, Tensor] | None = None

@@ -176,7 +176,7 @@ class DistillationPipeline(EditPipeline):
             **_mean_of([self.further_losses(step, *pair) for pair in zip(renderings, sources, strict=True)]),
         }
         metrics = {"gradient_norm": gradient.norm(), "timestep": t.float().mean()}
-        return {}, {name: loss.to(self.device) for name, loss in losses.items()}, metrics
+        return {}, losses, metrics
 
     def objective_at(self, step: int) -> ScoreDistillation:
         """The objective of edit step `step`."""

@@ -180,7 +180,7 @@ class RevisePipeline(DistillationPipeline):
             eps = torch.randn(RELEVANCE_DRAWS, *source.latent.shape[1:], generator=generator).to(source.latent)
             x0 = source.latent.expand(RELEVANCE_DRAWS, -1, -1, -1)
             difference = prediction_difference(self.prior, x0, *prompts, t, eps).mean(0)
-            self._maps[key] = relevance(difference).to(self.device)
+            self._maps[key] = relevance(difference)
         return self._maps[key]
 
     def stage_at(self, step: int) -> str:

@@ -26,6 +26,7 @@ from rich.progress import (
 from pds_nerfstudio.errors import UserError, first_line, one_sentence
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.interruption import FAILED, interruptions
+from pds_nerfstudio.scenes.families import family_of, scene_type
 
 progress_console: Console = CONSOLE
 """Where progress bars are drawn; `pds demo` keeps nerfstudio's own output in a log file and draws elsewhere."""
@@ -53,6 +54,8 @@ class SceneTrainer(Trainer):
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; a dataset that cannot be read ends in one sentence."""
         with one_sentence():
+            if (family := family_of(self.config)) is not None:
+                scene_type(family).require(str(self.device))
             try:
                 super().setup(test_mode)
             except OSError as error:

@@ -35,8 +35,12 @@ class SourceView:
 class SourceViews:
     """The source's views, made on first use. No part of the pipeline's state: a checkpoint holds none of it."""
 
-    def __init__(self, load_scene: Callable[[], Model], photographs: bool):
-        """`load_scene` loads the scene before the edit; `photographs` stand in for its renderings."""
+    def __init__(self, load_scene: Callable[[], Model], photographs: bool, device: torch.device | str):
+        """`load_scene` loads the scene before the edit; `photographs` stand in for its renderings.
+
+        Latents are kept on `device`, the scene's, wherever the prior is.
+        """
+        self._device = device
         self._load_scene = load_scene
         self._photographs = photographs
         self._scene: Model | None = None
@@ -68,7 +72,7 @@ class SourceViews:
                 control = depth_of(rendering).half().cpu()
             if not self._photographs:
                 image = rendering.image
-        latent = prior.encode(image.to(prior.device))
+        latent = prior.encode(image.to(self._device))
         return SourceView(index, image.half().cpu(), latent, control)
 
 

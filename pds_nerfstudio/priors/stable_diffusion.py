@@ -11,6 +11,9 @@ differences that distillation feeds on are far smaller than the predictions. The
 is: Stable Diffusion's overflows in float16. bfloat16 halves its memory, keeps two to three decimal digits and is a
 choice of its own. Autocast is switched off inside, because nerfstudio's trainer runs its step under float16 autocast.
 
+Devices. Whoever asks may be on another device than the networks: whatever is returned lies where the images, latents or
+queries came from.
+
 The trap: a prior here is a plain object. As an nn.Module attribute of a pipeline it would end up in every checkpoint.
 """
 
@@ -200,11 +203,12 @@ class StableDiffusionPrior:
         self._check_size(*images.shape[-2:])
         if self.tiny is not None and generator is None:
             with self._own_precision():
-                return self.tiny.encode((2 * images - 1).to(self.tiny.device, self.tiny.dtype)).latents.float()
+                latents = self.tiny.encode((2 * images - 1).to(self.tiny.device, self.tiny.dtype)).latents
+            return latents.float().to(images.device)
         with self._own_precision():
             posterior = self.vae.encode((2 * images - 1).to(self.vae.device, self.vae.dtype)).latent_dist
             latents = posterior.mean if generator is None else posterior.sample(generator)
-        return (latents.float() - self._shift) * self.vae.config.scaling_factor
+        return ((latents.float() - self._shift) * self.vae.config.scaling_factor).to(images.device)
 
     def features(self, images: Images) -> list[Float[Tensor, "batch width feature_height feature_width"]]:
         """What the VAE's encoder makes of images, RGB in [0, 1], at each resolution; with the graph back to them."""
@@ -213,16 +217,16 @@ class StableDiffusionPrior:
             features = []
             for block in self.vae.encoder.down_blocks:
                 hidden = block(hidden)
-                features.append(hidden)
+                features.append(hidden.to(images.device))
         return features
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Images:
         """Latents to RGB, clipped to [0, 1], float32, without a graph."""
-        latents = latents / self.vae.config.scaling_factor + self._shift
+        scaled = latents / self.vae.config.scaling_factor + self._shift
         with self._own_precision():
-            images = self.vae.decode(latents.to(self.vae.device, self.vae.dtype)).sample
-        return (images.float() / 2 + 0.5).clamp(0, 1)
+            images = self.vae.decode(scaled.to(self.vae.device, self.vae.dtype)).sample
+        return (images.float() / 2 + 0.5).clamp(0, 1).to(latents.device)
 
     def predict_noise(self, queries: Sequence[Query]) -> list[Latents]:
         """ε̂ of every query under its own guidance, all in one U-Net batch, without a graph.

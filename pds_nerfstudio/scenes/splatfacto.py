@@ -11,7 +11,7 @@ Four differences from `SplatfactoModel`, each by `super()`:
 import copy
 import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ SATURATED = 1e-3
 """How near to 0 and 1 a seed colour may be where colours are stored as logits: a logit of 1 would be infinite."""
 FROZEN = "frozen"
 """The key of a strategy's state under which `SplatfactoScene.freeze` keeps its Gaussians."""
+VIEWS = "views"
+"""The key of gsplat's record of a rendering under which a strategy finds those of all views of the step."""
 NEVER = 2**62
 """A step that no run reaches."""
 
@@ -51,6 +53,8 @@ class SplatfactoScene(SplatfactoModel):
     config: SplatfactoSceneConfig
     grow_share: float | None = None
     """See `begin_edit`."""
+    rendered: list[dict[str, Any]]
+    """gsplat's record of each rendering of this edit step that gradients may reach, for densification."""
     first_edit_step: int | None = None
     """The trainer's step at which the edit began; None while the scene is being reconstructed."""
 
@@ -71,6 +75,7 @@ class SplatfactoScene(SplatfactoModel):
 
     def populate_modules(self):
         """Build the scene. Seed colours are set here: upstream's branch for them allocates on CUDA."""
+        self.rendered = []
         points = self.seed_points
         if points is not None:
             self.seed_points = (points[0], points[1][:0])
@@ -99,6 +104,7 @@ class SplatfactoScene(SplatfactoModel):
                 parameter.grad = None
                 self.gauss_params[name] = parameter
             self.info = {}  # it holds the last rendering's graph, which remembers the old size of the parameters
+            self.rendered = []
             self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
 
     def begin_edit(
@@ -137,17 +143,39 @@ class SplatfactoScene(SplatfactoModel):
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
         self.freeze(frozen)
 
+    def remember_rendering(self) -> None:
+        """Let densification hear of the last rendering, once a gradient has reached it."""
+        means2d = self.info["means2d"]
+        if not means2d.requires_grad:
+            return
+        means2d.retain_grad()
+        if any(screen_gradient(info) is not None for info in self.rendered):
+            self.rendered = []  # of an earlier step: a probe's, of which nothing is densified
+        if self.first_edit_step is not None and self.strategy.refine_stop_iter > 0:
+            self.rendered.append(self.info)
+
     def step_cb(self, optimizers, step):
         """Take over the trainer's step. In an edit, SH bands and resolution stay those of a finished scene."""
         super().step_cb(optimizers, step)
+        self.rendered = []
         if self.first_edit_step is not None:
             self.step = RECONSTRUCTED + step - self.first_edit_step
 
     def step_post_backward(self, step):
-        """Densify. In an edit the strategy counts from 1: at its step 0 it would reset every opacity."""
+        """Densify. In an edit the strategy counts from 1: at its step 0 it would reset every opacity.
+
+        It hears every rendering of the step. A step that was skipped for want of a finite gradient does not count.
+        """
         if self.first_edit_step is None:
             super().step_post_backward(step)
             return
+        heard, self.rendered = self.rendered, []
+        if step - self.first_edit_step + 1 >= self.strategy.refine_stop_iter:
+            return
+        gradients = [screen_gradient(info) for info in heard]
+        if not heard or any(gradient is None or not bool(gradient.isfinite().all()) for gradient in gradients):
+            return
+        self.info = {**heard[-1], VIEWS: heard}
         shown_at, self.step = self.step, step - self.first_edit_step + 1
         if self.grow_share is not None and self.step % self.strategy.refine_every == 0:
             self.strategy.grow_grad2d = self._gradient_of_share(self.grow_share)
@@ -155,6 +183,7 @@ class SplatfactoScene(SplatfactoModel):
             super().step_post_backward(self.step)
         finally:
             self.step = shown_at
+            self.info.pop(VIEWS, None)
 
     def _gradient_of_share(self, share: float) -> float:
         """The screen gradient that this share of the Gaussians exceeds, over the steps since the last refinement."""
@@ -177,6 +206,13 @@ class SplatfactoScene(SplatfactoModel):
         return {name: value for name, value in metrics.items() if value == value}, images
 
 
+def screen_gradient(info: Mapping[str, Any]) -> Tensor | None:
+    """The loss's gradient on the Gaussians' places in a rendering, None where backward has not come there."""
+    means2d = info["means2d"]
+    absolute = getattr(means2d, "absgrad", None)
+    return means2d.grad if absolute is None else absolute
+
+
 def _reading(function: Callable, **names) -> Callable:
     """`function`, reading these values for the global names; the module that it comes from stays as it is."""
     plain = getattr(function, "__wrapped__", function)
@@ -193,7 +229,11 @@ _outputs = _reading(
 
 
 class EditStrategy(DefaultStrategy):
-    """gsplat's densification, of the Gaussians that are not frozen."""
+    """gsplat's densification, of the Gaussians that are not frozen, by all views of a step."""
+
+    def _update_state(self, params, state, info, packed=False):
+        for view in info.get(VIEWS, [info]):
+            super()._update_state(params, state, view, packed)
 
     def _grow_gs(self, params, optimizers, state, step):
         if state.get(FROZEN) is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import to_channels_last
+from pds_nerfstudio.machine import require_splats
 from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.perturb import Eta, perturb_splats
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering, as_image, evaluating, require_one
@@ -32,6 +33,11 @@ class SplatScene(Scene):
     model_type = SplatfactoModel
     config_type = SplatfactoModelConfig
     film = (60, 128)
+
+    @staticmethod
+    def require(device: str) -> None:
+        """On a GPU, gsplat's kernels."""
+        require_splats(device)
 
     def begin_edit(self, densify: Densify | None = None) -> None:
         """See `SplatfactoScene.begin_edit`."""
@@ -60,9 +66,8 @@ class SplatScene(Scene):
                 outputs = model.get_outputs(camera)
             finally:
                 model.crop_box = crop_box
-        means2d = model.info["means2d"]
-        if means2d.requires_grad:
-            means2d.retain_grad()  # densification reads it after backward
+        if (remember := getattr(model, "remember_rendering", None)) is not None:  # nerfstudio's own has none
+            remember()
         rgb, depth, accumulation = (torch.as_tensor(outputs[name]) for name in ("rgb", "depth", "accumulation"))
         return Rendering(as_image(rgb), as_image(depth), as_image(accumulation))
 

@@ -16,6 +16,7 @@ from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.evaluation.trial import render_eval_views
 from pds_nerfstudio.images import details
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.objectives import PDS
 from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.plan import _decay_over_the_edit
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
@@ -226,3 +227,20 @@ def test_learning_rates_decay_over_the_edit_whatever_they_end_at():
     _decay_over_the_edit(config, default, None, Given.of(config, default))
     ends = {name: group["scheduler"] and group["scheduler"].max_steps for name, group in config.optimizers.items()}
     assert (ends["means"], ends["opacities"], ends["quats"], ends["scales"]) == (7, 7, 50, None)
+
+
+def test_one_step_of_nan_while_densification_runs_is_skipped_like_any_other(ns_train, toy_splats, monkeypatch, capfd):
+    gradient, calls = PDS.gradient, []
+
+    def broken_once(self, prior, edit):
+        calls.append(edit)
+        return gradient(self, prior, edit) * (float("nan") if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(PDS, "gradient", broken_once)
+    config = ns_train(
+        *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 4),
+        *("--pipeline.densify-from", 1, "--pipeline.densify-until", 50, "--pipeline.views-per-step", 2),
+    )
+    assert len(calls) == 4
+    assert "Step 1 skipped (1 so far)" in capfd.readouterr().out
+    assert scene_of(config)["_model.gauss_params.means"].isfinite().all()

@@ -166,3 +166,69 @@ def test_a_share_of_the_gaussians_grows_whatever_the_scale_of_the_loss(splats):
         gradient = model._gradient_of_share(0.25)
         counts.append(int((model.strategy_state["grad2d"] > gradient).sum()))
     assert counts == [50, 50]
+
+
+def densifying(splats):
+    """A model and its optimisers as densification begins, its gradients not yet heard of."""
+    model = splats(60).train()
+    built = optimizers(model)
+    model.begin_edit(refine_start=50, refine_stop=100, refine_every=10)
+    model.step_cb(built, 0)
+    return model, built
+
+
+@pytest.mark.parametrize("reached", [False, True])
+def test_a_step_without_a_finite_gradient_is_none_to_densification(splats, camera, reached):
+    model, built = densifying(splats)
+    train_step(model, built, camera(0), 0)
+    before = {name: model.strategy_state[name].clone() for name in ("grad2d", "count")}
+    model.step_cb(built, 1)
+    loss = render(model, camera(0)).image.sum() * float("nan")
+    if reached:
+        loss.backward()
+    model.step_post_backward(1)
+    assert all(torch.equal(model.strategy_state[name], value) for name, value in before.items())
+    built.zero_grad_all()
+    train_step(model, built, camera(0), 2)
+    assert model.strategy_state["count"].sum() > before["count"].sum()
+    assert model.strategy_state["grad2d"].isfinite().all()
+
+
+def test_a_skipped_step_neither_clones_nor_prunes_where_a_refinement_is_due(splats, camera):
+    model = splats(60).train()
+    model.gauss_params["opacities"].data[::5] = -8.0  # to be pruned
+    built = optimizers(model)
+    model.begin_edit(refine_start=1, refine_stop=100, refine_every=3, grow_share=0.2)
+    for step in range(2):
+        train_step(model, built, camera(0), step)
+    model.step_cb(built, 2)
+    render(model, camera(0))
+    model.step_post_backward(2)
+    assert model.num_points == 60
+    for step in range(3, 6):
+        train_step(model, built, camera(0), step)
+    assert model.num_points != 60
+
+
+def test_densification_hears_every_view_of_a_step(splats, camera):
+    views = [camera(0), camera(1, 14, 9), camera(2)]
+    sums = {"grad2d": 0.0, "count": 0.0}
+    for view in views:
+        model, _ = densifying(splats)
+        render(model, view).image.square().sum().backward()
+        model.step_post_backward(0)
+        sums = {name: total + model.strategy_state[name] for name, total in sums.items()}
+    model, _ = densifying(splats)
+    sum(render(model, view).image.square().sum() for view in views).backward()
+    model.step_post_backward(0)
+    for name, total in sums.items():
+        torch.testing.assert_close(model.strategy_state[name], total)
+
+
+def test_what_a_probe_renders_is_neither_kept_nor_heard(splats, camera):
+    model, built = densifying(splats)
+    for _ in range(3):  # steps without the trainer's callbacks
+        render(model, camera(0)).image.sum().backward()
+        assert len(model.rendered) == 1
+    train_step(model, built, camera(0), 0)
+    assert model.strategy_state["count"].max() == 1

@@ -1,0 +1,42 @@
+"""`pds doctor`: what this machine has, in one page, and what keeps an edit from running."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from pds_nerfstudio.machine import examine
+
+PRIOR = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+"""What edits take by default."""
+
+
+@dataclass
+class Doctor:
+    """Look at this machine before a bug report or a long run: versions, GPU, compiled kernels, models, disk.
+
+    Nothing is downloaded and no model is loaded. Exit code 1, with what to do, where an edit with default settings
+    cannot run.
+    """
+
+    json: bool = False
+    """Print JSON instead of a page."""
+
+    def run(self) -> None:
+        """Look, print, and exit with 1 where something has to be mended."""
+        found = examine(Path.cwd(), PRIOR)
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        if self.json:
+            print(json.dumps({"can_run": found.can_run, "mends": found.mends, **found.sections}, indent=2))
+        else:
+            for section, lines in found.sections.items():
+                console.print(section)
+                width = max(map(len, lines), default=0)
+                for name, value in lines.items():
+                    console.print(f"  {name:{width}}  {value}")
+            console.print("An edit can run." if found.can_run else "To be mended before an edit can run:")
+            for mend in found.mends:
+                console.print(f"  {mend}")
+        if not found.can_run:
+            raise SystemExit(1)

