@@ -119,7 +119,7 @@ def _tables_in(module: torch.nn.Module, field: torch.nn.Module) -> Iterator[Hash
             yield _native_table(module, module.tcnn_encoding, field)
         else:
             size = module.hash_table_size
-            levels = [Level(scale, 0.0, size * i, size) for i, scale in enumerate(module.scalings.tolist())]
+            levels = [Level(float(scale), 0.0, size * i, size) for i, scale in enumerate(module.scalings.tolist())]
             yield HashTable(module.hash_table, 0, module.features_per_level, tuple(levels), field)
     elif isinstance(module, MLPWithHashEncoding) and hasattr(module.model, "native_tcnn_module"):
         yield _native_table(module, module.model, field)
@@ -132,7 +132,7 @@ def _native_table(settings: HashEncoding | MLPWithHashEncoding, native: torch.nn
         scale = float(np.exp2(np.float32(i) * growth) * np.float32(settings.min_res) - np.float32(1))
         side = math.ceil(scale) + 1
         size = min(8 * math.ceil(side**3 / 8), settings.hash_table_size)
-        levels.append(Level(scale, 0.5, first, size, None if size < side**3 else side))
+        levels.append(Level(float(scale), 0.5, first, size, None if size < side**3 else side))
         first += size
     parameter = native.params
     assert isinstance(parameter, Tensor)

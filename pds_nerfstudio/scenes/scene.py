@@ -70,6 +70,7 @@ class Scene(ABC):
     @staticmethod
     def require(device: str) -> None:
         """Raise UserError where this family cannot be rendered on a device; asked before anything is loaded."""
+        return
 
     def begin_edit(self, densify: Densify | None = None) -> None:  # noqa: B027 - a NeRF has nothing to prepare
         """Show the scene as a finished one and count its edit from step 0; without `densify` its size stays."""

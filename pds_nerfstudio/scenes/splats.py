@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import to_channels_last
-from pds_nerfstudio.machine import require_splats
 from pds_nerfstudio.scenes.hull import Region
+from pds_nerfstudio.scenes.kernels import require_splats
 from pds_nerfstudio.scenes.perturb import Eta, perturb_splats
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering, as_image, evaluating, require_one
 from pds_nerfstudio.scenes.scene import Densify, Scene

@@ -10,6 +10,7 @@ import pytest
 from pds_nerfstudio import machine
 from pds_nerfstudio.cli.doctor import PRIOR, Doctor
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes import kernels
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_full_disk_and_a_card_that_torch_does_not_see_are_mends(able, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("device", "kernels", "nvcc", "works"),
+    ("device", "compiled", "nvcc", "works"),
     [
         ("cuda", None, None, False),
         ("cuda:1", None, None, False),
@@ -64,14 +65,14 @@ def test_a_full_disk_and_a_card_that_torch_does_not_see_are_mends(able, monkeypa
         ("cpu", None, None, True),
     ],
 )
-def test_splats_on_a_gpu_need_kernels_or_a_compiler(monkeypatch, device, kernels, nvcc, works):
-    monkeypatch.setattr(machine, "gsplat_kernels", lambda: kernels)
+def test_splats_on_a_gpu_need_kernels_or_a_compiler(monkeypatch, device, compiled, nvcc, works):
+    monkeypatch.setattr(kernels, "gsplat_kernels", lambda: compiled)
     monkeypatch.setattr("shutil.which", lambda name: nvcc)
     if works:
-        machine.require_splats(device)
+        kernels.require_splats(device)
     else:
         with pytest.raises(UserError, match="install the CUDA toolkit or a prebuilt gsplat wheel"):
-            machine.require_splats(device)
+            kernels.require_splats(device)
 
 
 def test_a_hub_that_never_answers_costs_two_seconds(monkeypatch):
@@ -100,7 +101,7 @@ def test_a_splat_run_on_a_gpu_without_kernels_ends_before_anything_is_loaded(mon
     from pds_nerfstudio.methods import METHODS
     from pds_nerfstudio.pipelines import scene_trainer
 
-    monkeypatch.setattr(machine, "gsplat_kernels", lambda: None)
+    monkeypatch.setattr(kernels, "gsplat_kernels", lambda: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     trainer = object.__new__(scene_trainer.SceneTrainer)
     trainer.config, trainer.device = METHODS["source-splatfacto"].config, "cuda:0"
