@@ -97,7 +97,7 @@ def test_what_the_doctor_repeats_is_what_the_package_uses():
 
 
 @pytest.mark.slow
-def test_a_splat_run_on_a_gpu_without_kernels_ends_before_anything_is_loaded(monkeypatch, tmp_path, capsys):
+def test_a_splat_run_on_a_gpu_without_kernels_ends_before_anything_is_loaded(monkeypatch, capfd):
     from pds_nerfstudio.methods import METHODS
     from pds_nerfstudio.pipelines import scene_trainer
 
@@ -107,4 +107,4 @@ def test_a_splat_run_on_a_gpu_without_kernels_ends_before_anything_is_loaded(mon
     trainer.config, trainer.device = METHODS["source-splatfacto"].config, "cuda:0"
     with pytest.raises(SystemExit):
         trainer.setup()
-    assert "no nvcc on the path" in capsys.readouterr().err
+    assert "no nvcc on the path" in capfd.readouterr().err
