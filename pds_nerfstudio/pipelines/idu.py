@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from pds_nerfstudio.objectives.inversion import DDPMInversion
-from pds_nerfstudio.objectives.sdedit import ddim_steps, noise_and_denoise
-from pds_nerfstudio.pipelines.base import noise_like
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Picture
+from pds_nerfstudio.pipelines.editors import EDITORS
 from pds_nerfstudio.pipelines.settings import Flat, ViewSettings, listed_in_order
 from pds_nerfstudio.ranges import Guidance, Weight
 
@@ -46,16 +45,11 @@ class IduConfig(DatasetUpdateConfig):
 
     @property
     def reads_source_prompt(self) -> bool:
-        """InstructPix2Pix does not: it is shown the original."""
-        return self.editor == "inversion"
+        """Whether the editor does."""
+        return EDITORS[self.editor].reads_source_prompt
 
     def _check_model(self) -> None:
-        if self.editor == "inversion":
-            super()._check_model()
-            return
-        from pds_nerfstudio.priors.instruct import check_instruct
-
-        check_instruct(self.prior)
+        EDITORS[self.editor].check(self.prior)
 
 
 class IduPipeline(DatasetUpdatePipeline):
@@ -65,26 +59,12 @@ class IduPipeline(DatasetUpdatePipeline):
 
     def load(self, *args: Any, **settings: Any) -> Any:
         """The editor's model."""
-        if self.config.editor == "inversion":
-            return super().load(*args, **settings)
-        from pds_nerfstudio.priors.instruct import load_instruct
-
-        return load_instruct(*args, **settings)
+        return EDITORS[self.config.editor].load(*args, **settings)
 
     def edited(self, index: int, image: Picture, generator: torch.Generator) -> Picture:
         """The view as the editor would have it."""
-        prior, config = self.prior, self.config
-        original = self.source_view(index)
-        if config.editor == "inversion":
-            eps = torch.stack([noise_like(original.latent, [generator]) for _ in range(config.inversion.steps_run)])
-            latents = config.inversion.edit(prior, original.latent, config.src_prompt, config.tgt_prompt, eps)
-            return prior.decode(latents)
-        x0 = prior.encode(image)
-        steps = ddim_steps(prior.schedule, config.draw_strength(generator), config.num_steps)
-        eps = noise_like(x0, [generator])
-        shown: Any = prior
-        shown = shown.shown(original.latent, config.image_guidance)
-        return prior.decode(noise_and_denoise(shown, x0, eps, steps, config.tgt_prompt, config.guidance_scale))
+        editor = EDITORS[self.config.editor].of(self.config)
+        return editor.edit(self.prior, self.source_view(index).latent, image, generator)
 
     def losses_on(self, generator: torch.Generator) -> dict[str, Tensor]:
         """L1 and a perceptual distance between one of all views and its image, or its original before it has one."""
