@@ -36,10 +36,11 @@ from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.priors.adapters import Adapters
 from pds_nerfstudio.priors.check import camera_layout, lora_folder, prior_folder, reads_framing
 from pds_nerfstudio.priors.lora import fuse_lora
+from pds_nerfstudio.priors.parts import load_part, load_scheduler
 from pds_nerfstudio.priors.tiny import load_tiny
 
 try:
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
+    from diffusers import AutoencoderKL, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
     from transformers import CLIPTextModel, CLIPTokenizer
 except (ImportError, RuntimeError) as error:  # RuntimeError: their lazy imports wrap whatever went wrong inside
     raise UserError(
@@ -90,7 +91,7 @@ def load_prior(
     exact = dtype if lora is None else torch.float32
     kind: Any = StableDiffusionPrior
     if edits_pictures or camera_layout(folder) is None:
-        unet = _load_part(UNet2DConditionModel, folder, "unet", torch_dtype=exact)
+        unet = load_part(UNet2DConditionModel, folder, "unet", torch_dtype=exact)
     else:
         # After the check of diffusers above; the second builds upon this module.
         from pds_nerfstudio.priors.camera_unet import load_unet
@@ -98,9 +99,9 @@ def load_prior(
 
         kind, unet = partial(MultiViewPrior, framing=reads_framing(folder)), load_unet(folder, exact)
     prior = kind(
-        vae=_load_part(AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(device),
+        vae=load_part(AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(device),
         unet=unet.to(device),
-        text_encoder=_load_part(CLIPTextModel, folder, "text_encoder").to(device=device, dtype=exact),
+        text_encoder=load_part(CLIPTextModel, folder, "text_encoder").to(device=device, dtype=exact),
         tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
         scheduler=load_scheduler(folder),
         recompute_encoder=recompute_encoder,
@@ -118,15 +119,6 @@ def load_prior(
         if compiled:
             network.compile()
     return prior
-
-
-def load_scheduler(folder: Path) -> Any:
-    """The folder's noise schedule as DDIM, whichever scheduler it names.
-
-    Without clipping: latents are not confined to [-1, 1], and DDIM's default would clip where a folder's own scheduler
-    has no such setting.
-    """
-    return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True, clip_sample=False)
 
 
 @dataclass(eq=False)
@@ -455,31 +447,3 @@ class StableDiffusionPrior:
 def _halves(query: Query) -> tuple[str, ...]:
     """The prompts that a query is asked under, one for each of its parts of the U-Net's batch."""
     return (query.prompt,) if query.guidance_scale == 1 else ("", query.prompt)
-
-
-def _load_part(kind: Any, folder: Path, part: str, **settings: Any) -> Any:
-    """One network of the folder. Weights that its file lacks are an error, not the random numbers they would become."""
-    weights = "model" if part == "text_encoder" else "diffusion_pytorch_model"
-    variant = None if (folder / part / f"{weights}.safetensors").is_file() else "fp16"
-    try:
-        network, info = kind.from_pretrained(
-            folder,
-            subfolder=part,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **settings,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(_not_loaded(folder, part, first_line(error).split(". ")[0])) from error
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(_not_loaded(folder, part, f"{len(missing)} weights are missing, the first is {missing[0]}"))
-    return network
-
-
-def _not_loaded(folder: Path, part: str, reason: str) -> str:
-    return (
-        f"The {part} of the prior {folder} cannot be loaded ({reason}): "
-        "its config.json and its weights must come from the same model."
-    )

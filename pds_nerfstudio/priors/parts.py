@@ -1,0 +1,45 @@
+"""The parts of a diffusers folder, read from this machine and complete."""
+
+from pathlib import Path
+from typing import Any
+
+from pds_nerfstudio.errors import UserError, first_line
+
+
+def load_scheduler(folder: Path) -> Any:
+    """The folder's noise schedule as DDIM, whichever scheduler it names.
+
+    Without clipping: latents are not confined to [-1, 1], and DDIM's default would clip where a folder's own scheduler
+    has no such setting.
+    """
+    from diffusers import DDIMScheduler  # pyright: ignore[reportPrivateImportUsage]
+
+    return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True, clip_sample=False)
+
+
+def load_part(kind: Any, folder: Path, part: str, **settings: Any) -> Any:
+    """One network of the folder. Weights that its file lacks are an error, not the random numbers they would become."""
+    weights = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    variant = None if (folder / part / f"{weights}.safetensors").is_file() else "fp16"
+    try:
+        network, info = kind.from_pretrained(
+            folder,
+            subfolder=part,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **settings,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(_not_loaded(folder, part, first_line(error).split(". ")[0])) from error
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(_not_loaded(folder, part, f"{len(missing)} weights are missing, the first is {missing[0]}"))
+    return network
+
+
+def _not_loaded(folder: Path, part: str, reason: str) -> str:
+    return (
+        f"The {part} of the prior {folder} cannot be loaded ({reason}): "
+        "its config.json and its weights must come from the same model."
+    )
