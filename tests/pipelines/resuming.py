@@ -1,4 +1,4 @@
-"""A resumed edit is the same edit: `ns-train METHOD --load-dir EDIT` and nothing else, whatever had been set."""
+"""Edits with every setting off its default, killed and resumed: what `test_resume_*.py` checks method by method."""
 
 import functools
 import multiprocessing
@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.base import EditConfig
-from pds_nerfstudio.pipelines.command_line import named
 from pds_nerfstudio.pipelines.settings import Compute, settings
 from pds_nerfstudio.scenes.source import find_run
 
@@ -174,31 +172,25 @@ def all_white(folder: Path, scene: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def clear_nerf(toy_scene) -> Path:
-    """`config.yml` of a NeRF that has found its surfaces: a relevant part lies on them."""
-    from pds_nerfstudio.evaluation.trial import reconstruct
+def check_resuming(method: str, base: Path, scene: Path, folder: Path) -> None:
+    """Kill an edit in the middle, resume it by its folder alone, and compare with one that never stopped.
 
-    return reconstruct("nerfacto", toy_scene / "source", toy_scene.parent / "clear-nerf", steps=60, seed=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", EDITS)
-def test_an_edit_killed_in_the_middle_and_resumed_by_its_folder_alone_ends_as_the_straight_one_to_the_bit(
-    method, toy_splats, clear_nerf, toy_scene, tmp_path
-):
-    base = toy_splats if method.endswith("-splat") else clear_nerf
-    flags = flags_off_default(method, all_white(tmp_path / "masks", toy_scene))
+    Args:
+        base: `config.yml` of the run to edit.
+        scene: the toybox scene that it shows.
+        folder: where everything is written.
+    """
+    flags = flags_off_default(method, all_white(folder / "masks", scene))
     edit = [method, *HEADLESS, "--load-dir", str(base.parent), *PROMPTS, *flags]
-    assert in_a_process_of_its_own([*edit, "--output-dir", str(tmp_path / "straight")]) == 0
-    killed = in_a_process_of_its_own([*edit, "--output-dir", str(tmp_path / "killed")], KILLED_AT)
+    assert in_a_process_of_its_own([*edit, "--output-dir", str(folder / "straight")]) == 0
+    killed = in_a_process_of_its_own([*edit, "--output-dir", str(folder / "killed")], KILLED_AT)
     assert killed == -signal.SIGKILL
-    interrupted = find_run(the_run(tmp_path / "killed"))
+    interrupted = find_run(the_run(folder / "killed"))
     assert interrupted.step == SAVED_EVERY
     resume = [method, *HEADLESS, "--load-dir", str(interrupted.config_path.parent)]
-    assert in_a_process_of_its_own([*resume, "--output-dir", str(tmp_path / "resumed")]) == 0
+    assert in_a_process_of_its_own([*resume, "--output-dir", str(folder / "resumed")]) == 0
 
-    straight, resumed = (find_run(the_run(tmp_path / name)) for name in ("straight", "resumed"))
+    straight, resumed = (find_run(the_run(folder / name)) for name in ("straight", "resumed"))
     assert straight.step == resumed.step == STEPS - 1
     then, now = (dict(settings(run.config.pipeline)) for run in (straight, resumed))
     for name, holder in then.items():
@@ -206,13 +198,3 @@ def test_an_edit_killed_in_the_middle_and_resumed_by_its_folder_alone_ends_as_th
             assert getattr(now[name], name) == getattr(holder, name), name
     assert resumed.config.optimizers == straight.config.optimizers
     assert_same(straight.checkpoint, resumed.checkpoint)
-
-
-@pytest.mark.parametrize("method", EDITS)
-def test_every_setting_of_a_method_has_a_flag_that_is_off_its_default_here(method, tmp_path):
-    """So that the test above forgets none."""
-    pipeline = METHODS[method].config.pipeline
-    flags = named(flags_off_default(method, tmp_path))
-    for name, holder in settings(pipeline):
-        if name not in NOT_SET and not isinstance(holder, Compute):
-            assert any(flag.split(".")[1] == name for flag in flags if flag.startswith("pipeline.")), name
