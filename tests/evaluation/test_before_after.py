@@ -54,12 +54,12 @@ def test_a_sheet_that_fails_costs_no_edit_and_is_not_silent(toy_splats, monkeypa
     from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
     from nerfstudio.scripts import train
 
-    from pds_nerfstudio.pipelines import outcome
+    from pds_nerfstudio.pipelines import conclusion
 
     def fail(*_):
         raise RuntimeError("out of memory, perhaps")
 
-    monkeypatch.setattr(outcome, "before_after_sheet", fail)
+    monkeypatch.setattr(conclusion, "before_after_sheet", fail)
     arguments = ("pds-edit-splat", "--load-dir", toy_splats.parent, "--output-dir", tmp_path, *EDIT)
     config = tyro.cli(AnnotatedBaseConfigUnion, args=[str(a) for a in arguments])
     train.main(config)
@@ -181,8 +181,7 @@ def test_mistakes_end_in_one_sentence(run_command, arguments, sentence):
 
 def test_a_copied_run_is_itself(edits, toy_splats, tmp_path):
     """nerfstudio looks for checkpoints at the place in config.yml, which is the original's."""
-    from pds_nerfstudio.evaluation.pairs import load_run, set_up
-
+    from pds_nerfstudio.evaluation.before_after import load_run, set_up
     from pds_nerfstudio.evaluation.renders import export
     from pds_nerfstudio.scenes.run_config import load_config, usable_config
 
@@ -200,5 +199,5 @@ def test_a_copied_run_is_itself(edits, toy_splats, tmp_path):
     config = usable_config(copied / "config.yml", load_config(copied / "config.yml"), tmp_path)
     assert load_config(config).get_checkpoint_dir() == copied / "nerfstudio_models"
     checkpoint.write_bytes(b"no checkpoint")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is damaged"):
         set_up(copied / "config.yml")
