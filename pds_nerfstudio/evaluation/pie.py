@@ -22,7 +22,7 @@ from torch import Tensor
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.measure import Judges
 from pds_nerfstudio.evaluation.metrics import psnr, ssim
-from pds_nerfstudio.files import file_name, read_json, write_whole
+from pds_nerfstudio.files import file_name, read_json
 from pds_nerfstudio.pictures import Images
 
 MAPPING, PICTURES = "mapping_file.json", "annotation_images"
@@ -115,26 +115,6 @@ def read_record(path: Path) -> dict[str, float]:
     if not all(name in METRICS and isinstance(value, int | float) for name, value in values.items()):
         raise UserError(f"The record {path} is damaged (it holds other than numbers of known names): {remedy}.")
     return values
-
-
-def write_pie(folder: Path, edits: Sequence[tuple[str, str, str, str, Images, Bool[Tensor, "height width"]]]) -> None:
-    """Write edits in the same layout: name, kind, source and target prompt, the photograph [1 3 H W], the mask."""
-    from pds_nerfstudio.pictures import save_image
-
-    entries = {}
-    for name, kind, source, target, image, mask in edits:
-        edges = torch.diff(mask.flatten().int(), prepend=torch.zeros(1), append=torch.zeros(1))
-        first, end = (torch.nonzero(edges == sign).flatten() for sign in (1, -1))
-        runs = torch.stack([first, end - first], dim=1).flatten().tolist()
-        save_image(image[0], folder / PICTURES / kind / f"{name}.png")
-        entries[name] = {
-            "image_path": f"{kind}/{name}.png",
-            "original_prompt": source,
-            "editing_prompt": target,
-            "editing_type_id": kind,
-            "mask": runs,
-        }
-    write_whole(folder / MAPPING, json.dumps(entries, indent=1) + "\n")
 
 
 def numbers(
