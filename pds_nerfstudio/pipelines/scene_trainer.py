@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,15 @@ class SceneTrainerConfig(TrainerConfig):
     """nerfstudio's trainer settings, for a `SceneTrainer`."""
 
     _target: type = field(default_factory=lambda: SceneTrainer)
+
+    def set_timestamp(self) -> None:
+        """By the clock unless one was given; a run that began in the same second keeps its folder to itself."""
+        given = self.timestamp
+        super().set_timestamp()
+        while self.timestamp != given and self.get_base_dir().exists():
+            time.sleep(0.1)
+            self.timestamp = given
+            super().set_timestamp()
 
 
 class SceneTrainer(Trainer):

@@ -59,11 +59,12 @@ class EditTrainerConfig(SceneTrainerConfig):
     def set_timestamp(self) -> None:
         """The first thing nerfstudio calls once it has read the command line: complete the configuration here, so
         that what is printed and saved is what will run."""
-        super().set_timestamp()
         with one_sentence():
-            CONSOLE.log(in_rich(self.plan.summary))
-            if self.plan.restored:
-                CONSOLE.log(in_rich(self.plan.restored))
+            plan = self.plan  # names the experiment, and so the folder
+        super().set_timestamp()
+        CONSOLE.log(in_rich(plan.summary))
+        if plan.restored:
+            CONSOLE.log(in_rich(plan.restored))
 
     @functools.cached_property
     def plan(self) -> Plan:

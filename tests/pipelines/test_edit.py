@@ -1,6 +1,7 @@
 """Edits through `ns-train`: they move the scene, resume, chain, and never touch their source."""
 
 import copy
+import datetime
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from nerfstudio.configs import experiment_config
+from nerfstudio.configs.method_configs import all_methods
 
 from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.evaluation.trial import render_eval_views
@@ -105,6 +108,27 @@ def test_the_same_prompts_resume_and_others_begin_a_new_edit_of_the_result(ns_tr
     assert "New edit" in capsys.readouterr().out
     assert Path(chained.pipeline.run.base) == (resumed.get_base_dir() / "config.yml").resolve()
     assert find_run(chained.get_base_dir()).step == 1
+
+
+def test_a_run_never_takes_the_folder_of_one_that_began_in_the_same_second(monkeypatch, tmp_path):
+    class Clock:
+        times = iter([1, 1, 1, 2])
+
+        @classmethod
+        def now(cls):
+            return datetime.datetime(2030, 1, 1, second=next(cls.times))
+
+    monkeypatch.setattr(experiment_config, "datetime", Clock)
+    folders = []
+    for _ in range(2):
+        config = copy.deepcopy(all_methods["source-splatfacto"])
+        config.output_dir, config.experiment_name = tmp_path, "scene"
+        config.set_timestamp()
+        config.get_base_dir().mkdir(parents=True)
+        folders.append(config.timestamp)
+    assert folders == ["2030-01-01_000001", "2030-01-01_000002"]
+    config.set_timestamp()
+    assert config.timestamp == folders[1], "one that was given stays"
 
 
 def test_a_killed_edit_continues_from_its_last_checkpoint_and_ends_where_the_straight_one_does(
