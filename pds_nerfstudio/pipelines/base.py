@@ -43,6 +43,7 @@ from pds_nerfstudio.pipelines.source_views import SourceView, SourceViews
 from pds_nerfstudio.prompts import check_prompts
 from pds_nerfstudio.scenes.families import family_of_model, scene_of
 from pds_nerfstudio.scenes.hull import Region
+from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
@@ -58,6 +59,10 @@ OF_THE_PHOTOGRAPHS = ("camera_optimizer", "embedding_appearance", "bil_grids")
 GROUPS_OF_THE_PHOTOGRAPHS = ("camera_opt", "bilateral_grid")
 SCENE = "_scene."
 """Prefix, in a checkpoint, of the scene's extra state."""
+GLANCES, GLANCE = 8, 64
+"""How many views are looked at before an edit, and at which shorter side in pixels."""
+FAINT = 0.01
+"""Opacity below which there is nothing to see."""
 FROZEN_BEFORE = "held"
 """What runs of 0.1.0 call the frozen Gaussians in their checkpoints."""
 
@@ -231,6 +236,19 @@ class EditPipeline(VanillaPipeline):
         kept = any(name.startswith(SCENE) for name in state) or FROZEN_BEFORE in state
         if not resumes or refreeze or not kept:
             self.freeze()
+
+    @torch.no_grad()
+    def require_visible(self) -> None:
+        """Raise UserError where training views, evenly chosen and small, show nothing of the scene."""
+        chosen = evenly(len(self.views), GLANCES)
+        for index in chosen:
+            size = working_size(*self.views.size(index), GLANCE, 1)
+            if bool((self.scene.render(self.views.camera(index, *size)).accumulation > FAINT).any()):
+                return
+        raise UserError(
+            f"{len(chosen)} training views show nothing of the scene, so no edit can reach it: look at the run with "
+            "ns-viewer; its cameras look elsewhere, or all of it is transparent."
+        )
 
     def get_param_groups(self):
         """The scene's parameter groups, without camera poses and per-image colour corrections."""

@@ -29,6 +29,16 @@ class MovementCheck:
         if done == MOVED_AFTER:
             self._require_movement()
 
+    def require_finite(self) -> None:
+        """Raise UserError where the scene holds values that are not finite and that were, or had no like, before."""
+        now, before = self._checksums(), self._before
+        broken = [name for name, value in now.items() if value[2] > (before[name][2] if name in before else 0)]
+        if broken:
+            raise UserError(
+                f"The scene is no longer finite ({', '.join(broken)}): lower the learning rate of these groups "
+                "(--optimizers…), and resume from the last checkpoint, which is whole."
+            )
+
     def _checksums(self) -> dict[str, Tensor]:
         """Of every parameter: sum, sum of squares, and how many entries are not finite."""
         sums = {}
@@ -43,15 +53,13 @@ class MovementCheck:
         gradients = [parameter.grad for parameters in self._parameters.values() for parameter in parameters]
         if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
             raise UserError(
-                "No gradient reached the scene in the first step, so this edit would do nothing: check that the "
-                "prompts differ and that --pipeline.loss-weight is not 0."
+                "No gradient reached the scene in the first step, so this edit would do nothing: give prompts that "
+                "mean different things to this prior, or another prior."
             )
 
     def _require_movement(self) -> None:
+        self.require_finite()
         now, before = self._checksums(), self._before
-        broken = [name for name, value in now.items() if name in before and value[2] > before[name][2]]
-        if broken:
-            raise UserError(f"The scene is no longer finite ({', '.join(broken)}): lower the learning rate.")
         if all(name in before and torch.equal(value, before[name]) for name, value in now.items()):
             raise UserError(
                 f"The scene has not moved in {MOVED_AFTER} steps: raise the learning rates (--optimizers…) or "

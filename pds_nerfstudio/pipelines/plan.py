@@ -79,6 +79,11 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     pipeline = config.pipeline
     assert isinstance(pipeline, EditConfig)
     given = Given.of(config, default)
+    if config.machine.seed != default.machine.seed:
+        raise UserError(
+            f"--machine.seed {config.machine.seed} means nothing to an edit, which draws from a generator of its own: "
+            f"give --pipeline.seed {config.machine.seed}."
+        )
     _adopt_prompt_flag(config)
     replayed = _adopt_replay(config)
     run = _named_run(config)
@@ -105,6 +110,11 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         config.optimizers[ADAPTERS] = {"optimizer": AdamOptimizerConfig(lr=ADAPTER_RATE), "scheduler": None}
 
     of_run = scene_config(run, load_source_state(run))
+    if resumes and (broken := run.scene[1]):
+        raise UserError(
+            f"{broken} Gaussians in {run.checkpoint_path} are not finite, so this edit cannot go on from there: choose "
+            "an earlier checkpoint with --load-step."
+        )
     pipeline.model = merged(of_run, pipeline.model, given, "pipeline.model")
     pipeline.datamanager = _datamanager(config, run, given)
     if config.experiment_name is None:
@@ -131,6 +141,8 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         if resumes
         else f"New edit of {run.config_path.parent} ({run.method_name}, step {run.step})"
     )
+    if left_out := run.scene[1]:
+        what += f", without {left_out} Gaussians that are not finite"
     return Plan(
         run,
         first_step,

@@ -19,6 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import BY_NAME, ObjectiveName
 from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.objectives.perturb import (
@@ -180,6 +181,11 @@ class RevisePipeline(DistillationPipeline):
             eps = torch.randn(RELEVANCE_DRAWS, *source.latent.shape[1:], generator=generator).to(source.latent)
             x0 = source.latent.expand(RELEVANCE_DRAWS, -1, -1, -1)
             difference = prediction_difference(self.prior, x0, *prompts, t, eps).mean(0)
+            if not bool(difference.isfinite().all()):
+                raise UserError(
+                    f"What the prior predicts of view {self.views.names[source.index]} is not finite: use "
+                    "--pipeline.precision fp32, or another prior."
+                )
             self._maps[key] = relevance(difference)
         return self._maps[key]
 

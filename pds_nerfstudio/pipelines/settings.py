@@ -203,7 +203,7 @@ class DistilledViews(ViewSettings):
 class LossSettings(Group):
     """What the scene descends."""
 
-    loss_weight: Weight = 1.0
+    loss_weight: Annotated[float, Gt(0), Le(1e6)] = 1.0
     """Factor on the objective's gradient. Adam divides it out again, except against nerfacto's own losses."""
     hold_details: Weight = 0.0
     """Weight of a loss that keeps fine detail near the source: what averaging over the latent stride removes. The

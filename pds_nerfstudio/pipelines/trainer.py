@@ -198,6 +198,7 @@ class EditTrainer(SceneTrainer):
         plan = self.plan
         with self.train_lock:
             if not plan.resumes:
+                self.pipeline.require_visible()
                 self.pipeline.begin(self.probe)
                 distributed.share(itertools.chain(*self.optimizers.parameters.values()))
             self.session.begin(self._start_step, plan.done, plan.run.config_path.parent if plan.resumes else None)
@@ -205,8 +206,14 @@ class EditTrainer(SceneTrainer):
         self._show(now=True)
 
     def save_checkpoint(self, step: int) -> None:
-        """As ever, while nobody changes the scene; a log of pictures gets some of it."""
+        """As ever, while nobody changes the scene; a log of pictures gets some of it.
+
+        Raises:
+            UserError: the scene is no longer finite; the checkpoint before stays.
+        """
         with self.train_lock:
+            if self._check is not None:
+                self._check.require_finite()
             super().save_checkpoint(step)
             self._log_images(step)
 

@@ -30,6 +30,7 @@ from pds_nerfstudio.scenes.nerfacto import (
 )
 from pds_nerfstudio.scenes.run_config import load_config
 from pds_nerfstudio.scenes.scene import Family
+from pds_nerfstudio.scenes.soundness import sound
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
 CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
@@ -63,6 +64,12 @@ class SourceRun:
         if not isinstance(loaded.get("pipeline"), dict):
             raise UserError(f"{self.checkpoint_path} is no checkpoint of a nerfstudio run: {remedy}.")
         return loaded
+
+    @functools.cached_property
+    def scene(self) -> tuple[dict[str, Tensor], int]:
+        """The state dict of its pipeline, on the CPU, and how many Gaussians are left out of it; see `sound`."""
+        state = {name.removeprefix("module."): value for name, value in self.checkpoint["pipeline"].items()}
+        return sound(state, self.checkpoint_path)
 
     @property
     def method_name(self) -> str:
@@ -129,12 +136,13 @@ def find_run(load_dir: Path, load_step: int | None = None, called: str = "--load
 
 
 def load_source_state(run: SourceRun) -> dict[str, Tensor]:
-    """The state dict of the run's pipeline, on the CPU; see `SourceRun.checkpoint`.
+    """The state dict of the run's pipeline, on the CPU, without Gaussians that are not finite.
 
     Raises:
-        UserError: for a checkpoint that cannot be read, or that needs a tiny-cuda-nn that is missing.
+        UserError: for a checkpoint that cannot be read, or that needs a tiny-cuda-nn that is missing, or a scene that
+            is empty or not finite.
     """
-    state = {name.removeprefix("module."): value for name, value in run.checkpoint["pipeline"].items()}
+    state = dict(run.scene[0])
     if run.family == "nerfacto":
         require_implementation(state)
     return state

@@ -3,6 +3,7 @@
 import copy
 import datetime
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,13 @@ import yaml
 from nerfstudio.configs import experiment_config
 from nerfstudio.configs.method_configs import all_methods
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.evaluation.trial import render_eval_views
 from pds_nerfstudio.images import details
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import PDS
+from pds_nerfstudio.pipelines.checks import MovementCheck
 from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.plan import _decay_over_the_edit
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
@@ -170,13 +173,59 @@ def test_a_killed_edit_continues_from_its_last_checkpoint_and_ends_where_the_str
     assert fingerprint(toy_splats.parent) == before
 
 
-def test_an_edit_that_would_do_nothing_is_an_error(ns_train, toy_splats, capfd):
+def test_an_edit_that_would_do_nothing_is_an_error(ns_train, toy_splats, monkeypatch, capfd):
+    monkeypatch.setattr(PDS, "gradient", lambda self, prior, edit: torch.zeros_like(edit.x0_tgt))
     with pytest.raises(SystemExit):
-        ns_train(
-            *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX),
-            *("--max-num-iterations", 30, "--pipeline.loss-weight", 0.0),
-        )
+        ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 30)
     assert "No gradient reached the scene" in capfd.readouterr().err
+
+
+@pytest.fixture
+def damaged(toy_splats, tmp_path):
+    """`damaged(harm)`: a copy of the splats' run whose means `harm` has changed in place."""
+
+    def copied(harm) -> Path:
+        run = shutil.copytree(toy_splats.parent, tmp_path / "damaged")
+        checkpoint = find_run(run).checkpoint_path
+        held = torch.load(checkpoint, weights_only=True)
+        harm(held["pipeline"]["_model.gauss_params.means"])
+        torch.save(held, checkpoint)
+        return run
+
+    return copied
+
+
+def test_cameras_that_see_nothing_of_the_scene_are_what_is_named(ns_train, damaged, capfd):
+    run = damaged(lambda means: means.add_(1e4))
+    with pytest.raises(SystemExit):
+        ns_train("pds-edit-splat", "--load-dir", run, *PROMPTS, *TOYBOX, "--max-num-iterations", 3)
+    assert "show nothing of the scene" in capfd.readouterr().err
+
+
+def test_gaussians_that_are_not_finite_are_left_out_and_counted(ns_train, toy_splats, damaged, capfd):
+    run = damaged(lambda means: means[3:9:5].fill_(float("nan")))
+    config = ns_train("pds-edit-splat", "--load-dir", run, *PROMPTS, *TOYBOX, "--max-num-iterations", 1)
+    assert "without 2 Gaussians that are not finite" in " ".join(capfd.readouterr().out.split())
+    name = "_model.gauss_params.means"
+    before = load_source_state(find_run(toy_splats.parent))[name]
+    after = scene_of(config)[name]
+    assert len(after) == len(before) - 2
+    assert bool(after.isfinite().all())
+
+
+def test_a_scene_that_is_no_longer_finite_is_not_saved():
+    scene = {"means": [torch.rand(4, 3)], "opacities": [torch.rand(4, 1)]}
+    check = MovementCheck(scene)
+    check.require_finite()
+    scene["means"][0][2, 1] = float("nan")
+    with pytest.raises(UserError, match=r"no longer finite \(means\.0\)"):
+        check.require_finite()
+
+
+def test_nerfstudios_seed_is_refused_with_the_one_that_counts(ns_train, toy_splats, capfd):
+    with pytest.raises(SystemExit):
+        ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--machine.seed", 7)
+    assert "give --pipeline.seed 7" in capfd.readouterr().err
 
 
 def test_learning_rates_too_small_to_move_anything_are_noticed_after_twenty_steps(ns_train, toy_splats, capfd):
