@@ -25,6 +25,10 @@ OF_THE_DISK = {
 }
 """What the system says about files and folders, in words that tell what to do."""
 
+OF_MEMORY = ("CUDA out of memory", "can't allocate memory")
+"""How torch says that memory has run out, on a GPU and elsewhere."""
+OUT_OF_MEMORY = "Memory has run out: close what else uses it, or ask for smaller pictures, or fewer at once"
+
 
 class UserError(Exception):
     """A mistake in the input: shown as one sentence, without a traceback."""
@@ -37,7 +41,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Within this block a `UserError`, or a file that cannot be read or written, ends the program.
+    """Within this block a `UserError`, a file that cannot be read or written, or a lack of memory ends the program.
 
     One sentence on standard error, exit code 1, no traceback.
     """
@@ -51,6 +55,10 @@ def one_sentence() -> Iterator[None]:
         place = error.filename2 or error.filename
         place = place.decode(errors="replace") if isinstance(place, bytes) else place
         _end(f"{place or 'A file'}: {OF_THE_DISK[error.errno]}.", error)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OF_MEMORY):
+            raise
+        _end(f"{OUT_OF_MEMORY} ({first_line(error)}).", error)
 
 
 def _end(sentence: str, error: BaseException) -> None:

@@ -28,9 +28,11 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import to_channels_last, working_size
 from pds_nerfstudio.perceptual import Perceptual
 from pds_nerfstudio.pipelines import distributed
+from pds_nerfstudio.pipelines.memory_plan import Demand, available_memory, plan_memory
 from pds_nerfstudio.pipelines.settings import (
     Compute,
     Flat,
+    NerfCompute,
     NetworkSettings,
     RegionSettings,
     RunSettings,
@@ -40,6 +42,7 @@ from pds_nerfstudio.pipelines.settings import (
     listed_in_order,
 )
 from pds_nerfstudio.pipelines.source_views import SourceView, SourceViews
+from pds_nerfstudio.priors.check import latent_shape, prior_folder, read_json
 from pds_nerfstudio.prompts import check_prompts
 from pds_nerfstudio.scenes.families import family_of_model, scene_of
 from pds_nerfstudio.scenes.hull import Region
@@ -59,6 +62,7 @@ OF_THE_PHOTOGRAPHS = ("camera_optimizer", "embedding_appearance", "bil_grids")
 GROUPS_OF_THE_PHOTOGRAPHS = ("camera_opt", "bilateral_grid")
 SCENE = "_scene."
 """Prefix, in a checkpoint, of the scene's extra state."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GLANCES, GLANCE = 8, 64
 """How many views are looked at before an edit, and at which shorter side in pixels."""
 FAINT = 0.01
@@ -101,6 +105,11 @@ class EditConfig(VanillaPipelineConfig):
     def adapters(self) -> tuple[str, ...]:
         """Which adapters of the prior the edit trains."""
         return ()
+
+    @property
+    def demand(self) -> Demand:
+        """What a step asks of the prior."""
+        return Demand(differentiated=False)
 
     def check_prompts(self) -> None:
         """Raise UserError for prompts that this kind of edit cannot work with."""
@@ -178,13 +187,15 @@ class EditPipeline(VanillaPipeline):
     def prior(self) -> "StableDiffusionPrior":
         """The diffusion model, loaded here."""
         config = self.config
+        device = torch.device(config.compute.prior_device or self.device)
+        dtype = DTYPES.get(config.compute.precision)
+        self.plan_memory(device, dtype or (torch.float16 if device.type == "cuda" else torch.float32))
         CONSOLE.log(f"Loading the prior {in_rich(config.prior)}")
-        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         prior = self.load(
             config.prior,
-            config.compute.prior_device or self.device,
-            dtypes.get(config.compute.precision),
-            vae_dtype=dtypes[config.network.vae_precision],
+            device,
+            dtype,
+            vae_dtype=DTYPES[config.network.vae_precision],
             recompute_encoder=config.compute.recompute_encoder,
             encoder=config.network.encoder,
             channels_last=config.compute.channels_last,
@@ -192,6 +203,48 @@ class EditPipeline(VanillaPipeline):
         )
         self.decisions["prior"] = f"{config.prior}, {str(prior.unet.dtype).removeprefix('torch.')}"
         return prior
+
+    def plan_memory(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Before the prior is loaded: say what a step will take, and set what lets it fit (see `memory_plan`)."""
+        config = self.config
+        available = available_memory(config.compute.fit, device)
+        if available is None:
+            return
+        folder = prior_folder(config.prior, config.demand.edits_pictures)
+        stride, short_side = latent_shape(folder)[0], config.view.resolution
+        if short_side is None:
+            short_side = stride * read_json(folder / "unet" / "config.json")["sample_size"]
+        sizes = (working_size(*self.views.size(i), short_side, stride) for i in range(len(self.views)))
+        plan = plan_memory(
+            folder,
+            max(sizes, key=math.prod),
+            config.demand,
+            self.model.parameters() if self.device == device else (),
+            available,
+            dtype=dtype,
+            vae_dtype=DTYPES[config.network.vae_precision],
+            recompute_encoder=config.compute.recompute_encoder,
+        )
+        config.compute.recompute_encoder = plan.recompute_encoder
+        self.decisions["memory"] = str(plan)
+        CONSOLE.log(in_rich(str(plan)))
+
+    def economise(self) -> str | None:
+        """When memory has run out: take less of it without changing results; returns how, or None where that was done.
+
+        The encoder runs again in the backward pass, and a NeRF's chunks shrink to a quarter.
+        """
+        compute, prior = self.config.compute, self.prior
+        if compute.recompute_encoder:
+            return None
+        compute.recompute_encoder = prior.recompute_encoder = True
+        prior.vae.enable_gradient_checkpointing()
+        done = "the encoder runs again in the backward pass"
+        if isinstance(compute, NerfCompute):
+            rays = self.scene.chunks(compute.rays_per_chunk).rays
+            compute.rays_per_chunk = max(rays // 4, 2)
+            done += f", and {compute.rays_per_chunk} rays are rendered at once"
+        return done
 
     @functools.cached_property
     def perceptual(self) -> Perceptual:

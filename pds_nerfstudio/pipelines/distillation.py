@@ -22,6 +22,7 @@ from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline, noise_like
 from pds_nerfstudio.pipelines.distributed import NonFiniteGradient
+from pds_nerfstudio.pipelines.memory_plan import Demand
 from pds_nerfstudio.pipelines.settings import (
     AdapterSettings,
     DistilledScene,
@@ -70,6 +71,12 @@ class DistillationConfig(EditConfig):
     def adapters(self) -> tuple[str, ...]:
         """Those of the objective."""
         return self.objective.adapters
+
+    @property
+    def demand(self) -> Demand:
+        """See `EditConfig.demand`."""
+        assert isinstance(self.view, DistilledViews)
+        return Demand(self.view.views_per_step, len(self.adapters))
 
     @property
     def reads_source_prompt(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from pds_nerfstudio.objectives.inversion import DDPMInversion
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Picture
 from pds_nerfstudio.pipelines.editors import EDITORS
+from pds_nerfstudio.pipelines.memory_plan import Demand
 from pds_nerfstudio.pipelines.settings import Flat, ViewSettings, listed_in_order
 from pds_nerfstudio.ranges import Guidance, Weight
 
@@ -47,6 +48,11 @@ class IduConfig(DatasetUpdateConfig):
     def reads_source_prompt(self) -> bool:
         """Whether the editor does."""
         return EDITORS[self.editor].reads_source_prompt
+
+    @property
+    def demand(self) -> Demand:
+        """See `EditConfig.demand`."""
+        return Demand(differentiated=False, edits_pictures=self.editor == "instruct")
 
     def _check_model(self) -> None:
         EDITORS[self.editor].check(self.prior)

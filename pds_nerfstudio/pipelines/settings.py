@@ -52,6 +52,10 @@ class Compute(Group):
     """torch.compile the U-Net and the encoder: the first step takes minutes, the others less time."""
     prior_device: str | None = None
     """Where the prior runs, for example "cuda:1"; by default beside the scene."""
+    fit: Annotated[float, Gt(0), Le(10_000)] | Literal["auto", "off"] = "auto"
+    """GiB that the edit may take on the prior's device; auto: what is free on a GPU. What it will take is counted and
+    said before the first step, and where that is too much the encoder runs again in the backward pass. Results stay
+    the same."""
 
     def rays_at_once(self) -> int | None:
         """How many rays of a NeRF to render at once; None for as many as fit."""

@@ -22,7 +22,7 @@ from nerfstudio.viewer.viewer import Viewer
 from rich.progress import track
 
 from pds_nerfstudio.draws import generator_at
-from pds_nerfstudio.errors import UserError, one_sentence
+from pds_nerfstudio.errors import UserError, first_line, one_sentence
 from pds_nerfstudio.pipelines import distributed, scene_trainer
 from pds_nerfstudio.pipelines.base import EditPipeline
 from pds_nerfstudio.pipelines.checks import MovementCheck
@@ -173,7 +173,7 @@ class EditTrainer(SceneTrainer):
             self._check = MovementCheck({name: group for name, group in groups if name != ADAPTERS})
         self._seed(step)
         try:
-            result = super().train_iteration(step)
+            result = self._within_memory(step)
         except NonFiniteGradient as error:
             if not isinstance(error, NonFiniteElsewhere):
                 distributed.any_of(True, self.pipeline.device)  # the others wait for this process's gradients
@@ -182,6 +182,29 @@ class EditTrainer(SceneTrainer):
         self._skipped_in_a_row, self._last_loss = 0, float(result[0])
         self._check.after_step(step - self._start_step + 1)
         return result
+
+    def _within_memory(self, step: int):
+        """nerfstudio's step; once, where memory runs out, again with less.
+
+        Raises:
+            UserError: memory runs out again.
+        """
+        try:
+            return super().train_iteration(step)
+        except torch.OutOfMemoryError as error:
+            done = self.pipeline.economise()
+            if done is None:
+                raise UserError(
+                    f"Step {step} does not fit into the GPU's memory ({first_line(error)}): resume from the last "
+                    "checkpoint with a smaller --pipeline.resolution, --pipeline.vae-precision bf16 or fewer "
+                    "--pipeline.views-per-step."
+                ) from error
+        # Outside of the handler: the exception held the step's tensors.
+        CONSOLE.log(f"[yellow]Memory ran out at step {step:d}, which is run again: {in_rich(done)}.")
+        self.optimizers.zero_grad_all()
+        torch.cuda.empty_cache()
+        self._seed(step)
+        return super().train_iteration(step)
 
     def _seed(self, step: int) -> None:
         """Let torch's own generator, from which jitter, chunks and densification draw, begin anew with each step: an

@@ -1,0 +1,123 @@
+"""Will an edit fit into the memory at hand? Counted before the prior is loaded, said, and mended where that changes no
+result: the VAE's encoder can run again in the backward pass, and a NeRF's rays come in smaller chunks.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pds_nerfstudio.priors.footprint import Footprint, count
+
+UNCOUNTED = 1.2
+"""Factor for a GPU's workspaces, gaps, and what rendering keeps, none of which is counted."""
+CONTEXT = 0.6 * 2**30
+"""Bytes that a process takes on a GPU before anything is on it."""
+COPIES = 5
+"""Of the scene: its weights, their gradient, Adam's two moments, and the source until all of its latents are there."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What an edit asks of its prior in a step."""
+
+    views: int = 1
+    """Renderings in a batch."""
+    adapters: int = 0
+    """How many learn."""
+    differentiated: bool = True
+    """Whether a rendering's gradient goes through the encoder."""
+    edits_pictures: bool = False
+    """Whether the prior is one that takes the picture to be edited (see `priors.instruct`)."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a step is expected to take, in bytes."""
+
+    prior: Footprint
+    scene: int
+    """All copies of it; 0 where it lies on another device than the prior."""
+    available: float
+    """What the edit may take."""
+    recompute_encoder: bool
+    """Whether the encoder runs again in the backward pass."""
+
+    @property
+    def total(self) -> float:
+        """All of it, with what is not counted."""
+        return UNCOUNTED * (self.prior.total + self.scene) + CONTEXT
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is available."""
+        return self.total <= self.available
+
+    def __str__(self) -> str:
+        prior = self.prior
+        kept = prior.total - prior.weights
+        said = (
+            f"About {self.total / GIB:.1f} GiB expected on the prior's device (networks {prior.weights / GIB:.1f}, a "
+            f"step {kept / GIB:.1f}, scene {self.scene / GIB:.1f}, the rest not counted), {self.available / GIB:.1f} "
+            "GiB to be had."
+        )
+        if self.recompute_encoder:
+            said += " The encoder runs again in the backward pass (--pipeline.recompute-encoder)."
+        if not self.fits:
+            said += (
+                " It may not fit: --pipeline.vae-precision bf16, --pipeline.encoder with a tiny one, fewer "
+                "--pipeline.views-per-step, or a smaller --pipeline.resolution need less."
+            )
+        return said
+
+
+def available_memory(fit: float | Literal["auto", "off"], device: torch.device) -> float | None:
+    """Bytes that an edit may take on a device; None where nobody wants to know."""
+    if fit == "off":
+        return None
+    if fit == "auto":
+        return float(torch.cuda.mem_get_info(device)[0]) + CONTEXT if device.type == "cuda" else None
+    return fit * GIB
+
+
+def plan_memory(
+    folder: Path,
+    size: tuple[int, int],
+    demand: Demand,
+    scene: Iterable[Tensor],
+    available: float,
+    *,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype,
+    recompute_encoder: bool,
+) -> MemoryPlan:
+    """Count a step; where it does not fit, count it again with the encoder run twice.
+
+    Args:
+        folder: the prior's, in diffusers' layout.
+        size: height and width in pixels at which views are shown to it.
+        scene: the scene's tensors, if they lie on the prior's device.
+        available: bytes.
+    """
+
+    def counted(again: bool) -> Footprint:
+        return count(
+            folder,
+            *size,
+            views=demand.views,
+            adapters=demand.adapters,
+            dtype=dtype,
+            vae_dtype=vae_dtype,
+            recompute_encoder=again,
+            differentiated=demand.differentiated,
+        )
+
+    bytes_of_scene = COPIES * sum(value.nbytes for value in scene)
+    plan = MemoryPlan(counted(recompute_encoder), bytes_of_scene, available, recompute_encoder)
+    if plan.fits or recompute_encoder or not demand.differentiated:
+        return plan
+    return replace(plan, prior=counted(True), recompute_encoder=True)

@@ -1,0 +1,198 @@
+"""How much memory a prior takes, counted from its configuration: nothing is loaded, and no GPU is asked.
+
+Its networks are built on torch's meta device, where tensors have shapes and no values, and run once. What is counted is
+every storage that is alive at the same time. A GPU takes somewhat more: its context, convolutions' workspaces, gaps.
+"""
+
+import json
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+TOKENS = 77
+"""CLIP's prompt length."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one edit step; what is kept is kept until the backward pass."""
+
+    weights: int
+    """All networks."""
+    kept_by_encoder: int
+    """For the rendering's backward pass, 0 where nothing is differentiated."""
+    encoder: int
+    """The most that is alive at once in an encoder pass, forward or backward, or in the decoder's where nothing is
+    differentiated."""
+    unet: int
+    """The most that is alive at once while predictions are made."""
+    kept_by_adapters: int
+    """For the backward passes in which they learn."""
+
+    @property
+    def total(self) -> int:
+        """The most of a step: predictions are made while the encoder's graph waits."""
+        return self.weights + max(self.encoder, self.kept_by_encoder + self.unet + self.kept_by_adapters)
+
+
+def count(
+    folder: Path,
+    height: int,
+    width: int,
+    *,
+    views: int = 1,
+    rows: int = 4,
+    adapters: int = 0,
+    dtype: torch.dtype = torch.float16,
+    vae_dtype: torch.dtype = torch.float32,
+    recompute_encoder: bool = False,
+    differentiated: bool = True,
+) -> Footprint:
+    """Count a step of a prior in diffusers' folder layout.
+
+    Args:
+        folder: of which only configurations are read.
+        height, width: of the rendering in pixels, multiples of the latent stride.
+        views: renderings in a step.
+        rows: of the U-Net's batch for each view: PDS and DDS ask under two prompts with and without guidance.
+        adapters: how many learn, from one row of each view.
+        recompute_encoder: whether the encoder runs again in the backward pass.
+        differentiated: whether the rendering's gradient is wanted, as in score distillation.
+    """
+    vae, unet, text = _networks(folder)
+    stride, channels = 2 ** (len(vae.config.block_out_channels) - 1), vae.config.latent_channels
+    weights = _weight_bytes(vae, vae_dtype) + _weight_bytes(unet, dtype) + _weight_bytes(text, dtype)
+    torch.nn.Module.to(vae, vae_dtype)
+    torch.nn.Module.to(unet, dtype)
+    for network in (vae, unet):
+        network.requires_grad_(False).eval()
+    if recompute_encoder:
+        vae.enable_gradient_checkpointing()
+
+    with _fused_attention(), torch.device("meta"):
+        if differentiated:
+            kept, encoder = _pass(
+                vae.encode, torch.zeros(views, 3, height, width, dtype=vae_dtype), lambda out: out.latent_dist.mean
+            )
+        else:
+            shape = views, channels, height // stride, width // stride
+            kept, encoder = 0, _peak(vae.decode, torch.zeros(shape, dtype=vae_dtype))
+        latents = torch.zeros(rows * views, unet.config.in_channels, height // stride, width // stride, dtype=dtype)
+        rest = {
+            "timestep": torch.zeros(rows * views, dtype=torch.long),
+            "encoder_hidden_states": torch.zeros(rows * views, TOKENS, unet.config.cross_attention_dim, dtype=dtype),
+        } | _cameras(unet, rows * views, dtype)
+        predicting = _peak(unet, latents, **rest)
+        learning = 0
+        if adapters:
+            one = {name: value[:views] for name, value in rest.items()}
+            learning = adapters * _pass(lambda x: unet(x, **one), latents[:views].clone(), lambda out: out.sample)[0]
+    return Footprint(weights, kept, encoder, predicting, learning)
+
+
+def _networks(folder: Path) -> tuple[Any, Any, Any]:
+    """VAE, U-Net and text encoder on the meta device."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    settings = {part: json.loads((folder / part / "config.json").read_text()) for part in ("vae", "unet")}
+    with torch.device("meta"):
+        return (
+            AutoencoderKL.from_config(settings["vae"]),
+            UNet2DConditionModel.from_config(settings["unet"]),
+            CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder", local_files_only=True)),
+        )
+
+
+def _weight_bytes(network: torch.nn.Module, dtype: torch.dtype) -> int:
+    return sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
+
+
+def _cameras(unet: Any, rows: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a U-Net takes that is told where it looks."""
+    width = unet.config.projection_class_embeddings_input_dim
+    return {} if width is None else {"class_labels": torch.zeros(rows, width, dtype=dtype)}
+
+
+def _peak(network: Any, *inputs: Tensor, **rest: Tensor) -> int:
+    """The most bytes alive in a forward pass without a graph."""
+    with torch.no_grad(), _Alive() as alive:
+        network(*inputs, **rest)
+    return alive.most
+
+
+def _pass(network: Any, x: Tensor, output_of: Any) -> tuple[int, int]:
+    """Bytes kept for backward, and the most alive, of a forward and backward pass differentiated by its input."""
+    x.requires_grad_()
+    with torch.enable_grad(), _Alive() as alive:
+        output = output_of(network(x))
+        kept = alive.bytes
+        output.sum().backward()
+    return kept, alive.most
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of tensors that operations make within the block, for as long as each is alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.most = 0
+        self._held: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {value.untyped_storage()._cdata for value in args if isinstance(value, Tensor)}  # of views, in place
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, Tensor) and value.untyped_storage()._cdata not in given:
+                self._hold(value.untyped_storage())
+        return result
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._held:
+            return
+
+        def released(_: Any) -> None:
+            del self._held[key]
+            self.bytes -= size
+
+        self._held[key] = weakref.ref(storage, released)
+        self.bytes += size
+        self.most = max(self.most, self.bytes)
+
+
+class _Fused(torch.autograd.Function):
+    """What fused attention keeps: its inputs and its output, and no matrix of weights."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(saved) for saved in ctx.saved_tensors[:3])
+
+
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """Within this block attention is counted as GPUs run it; torch's meta device would write its weights out."""
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+        return _Fused.apply(query, key, value) if torch.is_grad_enabled() else torch.empty_like(query)  # pyright: ignore
+
+    before, F.scaled_dot_product_attention = F.scaled_dot_product_attention, attention
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = before

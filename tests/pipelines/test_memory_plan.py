@@ -1,0 +1,110 @@
+"""An edit says beforehand what it will take, and takes less where it has to, with the same result."""
+
+import pytest
+import torch
+
+from pds_nerfstudio.pipelines.memory_plan import CONTEXT, GIB, UNCOUNTED, Demand, available_memory, plan_memory
+from pds_nerfstudio.pipelines.trainer import EditTrainer
+from pds_nerfstudio.priors.check import TOYBOX
+from pds_nerfstudio.priors.footprint import count
+from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.scenes.memory import kept_for_backward
+
+from .conftest import PROMPTS
+from .test_edit import TOYBOX as FLAGS
+from .test_edit import scene_of
+
+CPU = {"dtype": torch.float32, "vae_dtype": torch.float32}
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_the_encoder_is_counted_to_keep_is_what_autograd_saves(recompute):
+    prior = load_prior("toybox", "cpu", recompute_encoder=recompute)
+    image = torch.rand(2, 3, 64, 96, requires_grad=True)
+    with kept_for_backward(prior.vae.parameters()) as kept:
+        prior.encode(image)
+    counted = count(TOYBOX, 64, 96, views=2, recompute_encoder=recompute, **CPU)
+    assert counted.kept_by_encoder == pytest.approx(kept.bytes, rel=0.1)
+
+
+def test_weights_are_counted_to_the_byte():
+    prior = load_prior("toybox", "cpu")
+    networks = (prior.vae, prior.unet, prior.text_encoder)
+    held = sum(value.nbytes for network in networks for value in network.parameters())
+    assert count(TOYBOX, 64, 64, **CPU).weights == held
+
+
+def test_more_views_rows_and_adapters_take_more():
+    one = count(TOYBOX, 64, 64, **CPU)
+    assert count(TOYBOX, 64, 64, views=2, **CPU).kept_by_encoder == pytest.approx(2 * one.kept_by_encoder, rel=0.01)
+    assert count(TOYBOX, 64, 64, rows=8, **CPU).unet > 1.8 * one.unet
+    two = count(TOYBOX, 64, 64, adapters=2, **CPU)
+    assert two.kept_by_adapters == 2 * count(TOYBOX, 64, 64, adapters=1, **CPU).kept_by_adapters > 0
+    assert count(TOYBOX, 64, 64, differentiated=False, **CPU).kept_by_encoder == 0
+
+
+def test_the_encoder_is_run_twice_only_where_the_step_would_not_fit():
+    def planned(available: float):
+        return plan_memory(
+            TOYBOX, (64, 64), Demand(views=64), [torch.zeros(1000)], available, recompute_encoder=False, **CPU
+        )
+
+    roomy = planned(100 * GIB)
+    assert roomy.fits
+    assert not roomy.recompute_encoder
+    tight = planned(roomy.total - 1)
+    assert tight.recompute_encoder
+    assert tight.fits
+    assert tight.prior.kept_by_encoder < roomy.prior.kept_by_encoder
+    hopeless = planned(CONTEXT)
+    assert not hopeless.fits
+    assert "--pipeline.vae-precision bf16" in str(hopeless)
+    assert roomy.scene == 5 * 4000
+    assert roomy.total == UNCOUNTED * (roomy.prior.total + roomy.scene) + CONTEXT
+
+
+def test_nobody_asks_without_a_gpu():
+    assert available_memory("off", torch.device("cuda")) is None
+    assert available_memory("auto", torch.device("cpu")) is None
+    assert available_memory(12, torch.device("cpu")) == 12 * GIB
+
+
+@pytest.mark.slow
+def test_an_edit_that_runs_out_of_memory_once_ends_where_it_would_have(ns_train, toy_splats, monkeypatch, capfd):
+    edit = ("--load-dir", toy_splats.parent, *PROMPTS, *FLAGS, "--max-num-iterations", 3)
+    straight = scene_of(ns_train("pds-edit-splat", *edit, "--timestamp", "straight"))
+    step_of = EditTrainer.__mro__[1].train_iteration
+    failed: list[int] = []
+
+    def short_of_memory(self, step):
+        if step == 1 and not failed:
+            failed.append(step)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+        return step_of(self, step)
+
+    monkeypatch.setattr(EditTrainer.__mro__[1], "train_iteration", short_of_memory)
+    config = ns_train("pds-edit-splat", *edit, "--timestamp", "short", "--pipeline.fit", 12)
+    printed = " ".join(capfd.readouterr().out.split())
+    assert failed == [1]
+    assert "GiB expected on the prior's device" in printed
+    assert "Memory ran out at step 1, which is run again" in printed
+    ended = scene_of(config)
+    for name, value in straight.items():
+        assert torch.allclose(ended[name], value, rtol=1e-4, atol=1e-5), name
+
+
+@pytest.mark.slow
+def test_an_edit_that_runs_out_of_memory_again_says_what_needs_less(ns_train, toy_splats, monkeypatch, capfd):
+    def never(self, step):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+
+    monkeypatch.setattr(EditTrainer.__mro__[1], "train_iteration", never)
+    with pytest.raises(SystemExit):
+        ns_train(
+            *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *FLAGS, "--max-num-iterations", 3),
+            "--pipeline.recompute-encoder",
+            "True",
+        )
+    said = capfd.readouterr().err
+    assert "does not fit into the GPU's memory" in said
+    assert "Traceback" not in said
