@@ -22,7 +22,7 @@ from pds_nerfstudio.scenes.source import find_run
 from .conftest import HEADLESS, PROMPTS
 
 EDITS = [name for name, method in METHODS.items() if isinstance(method.config.pipeline, EditConfig)]
-SAVED_EVERY, KILLED_AT, STEPS = 4, 6, 10
+SAVED_EVERY, KILLED_AT, STEPS = 3, 5, 7
 NOT_SET = ("_target", "datamanager", "model", "base", "base_step", "src_prompt", "tgt_prompt")
 """Nothing that a user sets here; prompts are PROMPTS."""
 CHOSEN: dict[str, Any] = {
@@ -32,21 +32,21 @@ CHOSEN: dict[str, Any] = {
     "resolution": 32,
     "box": (-2.0, -2.0, -2.0, 2.0, 2.0, 2.0),
     "densify_from": 1,
-    "densify_until": 9,
-    "densify_every": 3,
+    "densify_until": 6,
+    "densify_every": 2,
     "densify_growth": 3.0,
     "views_per_step": 2,
-    "steps_per_view": 3,
+    "steps_per_view": 2,
     "adapter_rank": 2,
     "adapter_warmup": 2,
-    "edit_steps": 6,
-    "refine_steps": STEPS - 6,
+    "edit_steps": 4,
+    "refine_steps": STEPS - 4,
     "eta": 0.4,
     "hold_details": 3.0,
     "by": "dds",
     "guidance_scale": 4.0,
     "num_steps": 3,
-    "update_every": 3,
+    "update_every": 2,
     "min_strength": 0.1,
     "max_strength": 0.6,
     "editor": "inversion",
