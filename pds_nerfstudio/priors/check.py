@@ -6,6 +6,7 @@ Hugging Face cache is used from there without asking the network.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +43,15 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 LARGEST_SAMPLE, MOST_BLOCKS = 512, 8
 """Width of latents, of pictures of 4096 pixels; levels of a VAE."""
 
+INDICES = (".safetensors.index.json", ".safetensors.index.fp16.json")
+"""How the lists of weights end that lie in several files beside them, by diffusers' and transformers' convention."""
+
+
+def _weights(stem: str) -> tuple[tuple[str], ...]:
+    """The names that a part's weights can have: one file or the list of several, whole or in half precision."""
+    return tuple((stem + ending,) for ending in (".safetensors", ".fp16.safetensors", *INDICES))
+
+
 # What is read of a diffusers folder: per line, the alternatives in order of preference.
 _NEEDED = (
     (("model_index.json",),),
@@ -49,11 +59,11 @@ _NEEDED = (
     (("tokenizer/tokenizer_config.json",),),
     (("tokenizer/vocab.json", "tokenizer/merges.txt"), ("tokenizer/tokenizer.json",)),
     (("text_encoder/config.json",),),
-    (("text_encoder/model.safetensors",), ("text_encoder/model.fp16.safetensors",)),
+    _weights("text_encoder/model"),
     (("unet/config.json",),),
-    (("unet/diffusion_pytorch_model.safetensors",), ("unet/diffusion_pytorch_model.fp16.safetensors",)),
+    _weights("unet/diffusion_pytorch_model"),
     (("vae/config.json",),),
-    (("vae/diffusion_pytorch_model.safetensors",), ("vae/diffusion_pytorch_model.fp16.safetensors",)),
+    _weights("vae/diffusion_pytorch_model"),
 )
 
 
@@ -149,7 +159,15 @@ def local_folder(name: str) -> Path | None:
 
 def check_folder(folder: Path, edits_pictures: bool = False) -> None:
     """Raise a UserError if `folder` is not a complete Stable Diffusion 1.x/2.x pipeline with safetensors weights."""
-    files = needed_files(lambda file: (folder / file).is_file(), str(folder))
+
+    def has(file: str) -> bool:
+        return (folder / file).is_file()
+
+    files = needed_files(has, str(folder))
+    for index in [file for file in files if file.endswith(INDICES)]:
+        files += (shards := _shards(folder, index))
+        if not all(map(has, shards)):
+            raise UserError(_missing(shards, has, str(folder)))
     configs = {file: read_json(folder / file) for file in files if file.endswith(".json")}
     for file in files:
         if file.endswith(".safetensors"):
@@ -176,6 +194,15 @@ def needed_files(has: Callable[[str], bool], where: str) -> list[str]:
             raise UserError(_missing(alternatives[0], has, where))
         files.extend(found)
     return files
+
+
+def _shards(folder: Path, index: str) -> list[str]:
+    """The files, relative to the folder, that a list of weights names."""
+    listed = read_json(folder / index).get("weight_map")
+    names = set(listed.values()) if isinstance(listed, dict) else set()
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise UserError(_damaged(folder / index, "it lists no files"))
+    return [f"{Path(index).parent}/{name}" for name in sorted(names)]
 
 
 def camera_layout(folder: Path) -> CameraLayout | None:
@@ -286,10 +313,11 @@ def _cached_snapshot(name: str) -> Path | None:
         return None
     folder = Path(index).parent
     try:
-        needed_files(lambda file: (folder / file).is_file(), name)
+        files = needed_files(lambda file: (folder / file).is_file(), name)
+        files += [shard for file in files if file.endswith(INDICES) for shard in _shards(folder, file)]
     except UserError:  # an interrupted download: as good as none
         return None
-    return folder
+    return folder if all((folder / file).is_file() for file in files) else None
 
 
 def _check_hub(name: str) -> None:
@@ -330,6 +358,8 @@ def _download(name: str) -> Path:
         # Older tokenizers keep their special tokens in small files of their own.
         files += [file for file in listing if file.startswith("tokenizer/")]
         files += [file for file in listing if _is_of_camera(file)]
+        listed = tuple(file[: file.index(".safetensors")] for file in files if file.endswith(INDICES))
+        files += [file for file in listing if file.startswith(listed) and re.search(r"-of-\d+\.safetensors$", file)]
         return Path(snapshot_download(name, allow_patterns=files))
     except UserError:
         raise

@@ -20,7 +20,8 @@ def load_scheduler(folder: Path) -> Any:
 def load_part(kind: Any, folder: Path, part: str, **settings: Any) -> Any:
     """One network of the folder. Weights that its file lacks are an error, not the random numbers they would become."""
     weights = "model" if part == "text_encoder" else "diffusion_pytorch_model"
-    variant = None if (folder / part / f"{weights}.safetensors").is_file() else "fp16"
+    whole = (folder / part / f"{weights}{ending}" for ending in (".safetensors", ".safetensors.index.json"))
+    variant = None if any(path.is_file() for path in whole) else "fp16"
     try:
         network, info = kind.from_pretrained(
             folder,

@@ -351,3 +351,54 @@ def test_any_safetensors_header_is_whole_or_refused_in_a_sentence(tmp_path_facto
     path.write_bytes(length.to_bytes(8, "little") + json.dumps(header).encode() + data)
     with contextlib.suppress(UserError):
         check_safetensors(path)
+
+
+def shard(folder: Path, variant: str | None = None) -> None:
+    """Write the U-Net's and the text encoder's weights again, in several files."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    for kind, part in ((UNet2DConditionModel, "unet"), (CLIPTextModel, "text_encoder")):
+        network = kind.from_pretrained(folder / part)
+        for path in (folder / part).glob("*.safetensors"):
+            path.unlink()
+        network.save_pretrained(folder / part, max_shard_size="20KB", variant=variant)
+        assert len(list((folder / part).glob("*-of-*.safetensors"))) > 1
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_in_several_files_are_the_same_prior(folder, copy, variant):
+    from pds_nerfstudio.priors.stable_diffusion import load_prior
+
+    shard(copy, variant)
+    whole, sharded = (load_prior(str(path), "cpu") for path in (folder, copy))
+    for part in ("unet", "text_encoder"):
+        weights = getattr(whole, part).state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in getattr(sharded, part).state_dict().items())
+
+
+def test_a_missing_file_of_several_is_named_and_their_list_may_name_nothing_else(copy):
+    shard(copy)
+    last = sorted((copy / "unet").glob("*-of-*.safetensors"))[-1]
+    last.unlink()
+    assert f"has no unet/{last.name}" in refusal(str(copy))
+    index = copy / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "../../elsewhere.safetensors"}}')
+    assert "lists no files" in refusal(str(copy))
+
+
+def test_of_a_hub_listing_all_files_of_a_list_of_weights_are_fetched(copy, monkeypatch):
+    import huggingface_hub
+
+    shard(copy)
+    asked: list[str] = []
+    listing = [str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()]
+    monkeypatch.setattr(
+        huggingface_hub, "list_repo_files", lambda name: [*listing, "unet/other-00001-of-00002.safetensors"]
+    )
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, allow_patterns: asked.extend(allow_patterns) or str(copy)
+    )
+    check._download(HUB_ID)
+    assert {file for file in listing if "-of-" in file} < set(asked)
+    assert "unet/other-00001-of-00002.safetensors" not in asked
