@@ -23,11 +23,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
-from pds_nerfstudio.draws import generator_at
+from pds_nerfstudio.draws import generator_at, own_draws
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import to_channels_last, working_size
 from pds_nerfstudio.perceptual import Perceptual
 from pds_nerfstudio.pipelines import distributed
+from pds_nerfstudio.pipelines.finite import FiniteChecks
 from pds_nerfstudio.pipelines.memory_plan import Demand, available_memory, plan_memory
 from pds_nerfstudio.pipelines.settings import (
     Compute,
@@ -162,6 +163,8 @@ class EditPipeline(VanillaPipeline):
         super().__init__(config, device, test_mode, 1, local_rank, grad_scaler)
         self.world_size = world_size
         self.sources = SourceViews(self.build_source, config.view.source_images == "photograph", self.device)
+        self.finite = FiniteChecks()
+        """What of the present step has to be finite, before the optimisers take it."""
         self.decisions: dict[str, str] = {}
         """What this run has decided for itself, in words."""
         self.last_view: tuple[Tensor, Tensor] | None = None
@@ -407,7 +410,7 @@ class EditPipeline(VanillaPipeline):
         settings = self.config.scene
         regularise = settings.regularises()
         chunks = self.scene.chunks(self.config.compute.rays_at_once(), settings.differentiated(), regularise)
-        camera = self.views.camera(index, *self.working_size(index))
+        camera = self.views.camera(index, *self.working_size(index), device=self.device)
         return self.scene.render(camera, chunks, regularise=regularise)
 
     def source_view(self, index: int) -> SourceView:
@@ -430,9 +433,7 @@ class EditPipeline(VanillaPipeline):
         """
         dataset = self.datamanager.train_dataset
         assert dataset is not None
-        with torch.random.fork_rng():
-            if seed is not None:
-                torch.manual_seed(seed)
+        with own_draws(torch.device(self.device), seed):
             return self.config.model.setup(
                 scene_box=dataset.scene_box,
                 num_train_data=len(dataset),

@@ -21,7 +21,6 @@ from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline, noise_like
-from pds_nerfstudio.pipelines.distributed import NonFiniteGradient
 from pds_nerfstudio.pipelines.memory_plan import Demand
 from pds_nerfstudio.pipelines.settings import (
     AdapterSettings,
@@ -142,7 +141,8 @@ class DistillationPipeline(EditPipeline):
             self.learn_source(self.config.adapter.adapter_warmup)
 
     def get_train_loss_dict(self, step: int):
-        """Losses of one edit step; raises `NonFiniteGradient` where they cannot be used."""
+        """Losses of one edit step; `finite` then knows whether they can be used, and after backward the gradient."""
+        self.finite.forget()
         prior, objective, config = self.prior, self.objective_at(step), self.config
         assert isinstance(config.view, DistilledViews)
         own = config.view.views_per_step
@@ -175,7 +175,7 @@ class DistillationPipeline(EditPipeline):
         )
         learning = LearningPrior.of_step(prior, objective.adapters, edit)
         gradient = objective.gradient(learning, edit)
-        _require_finite(gradient, "latent", objective, t)
+        self._require_finite(gradient, "latent", objective, t)
         losses = {
             **{f"{name}_adapter_loss": loss for name, loss in learning.losses().items()},
             "edit_loss": config.loss.loss_weight * surrogate_loss(x0_tgt, gradient),
@@ -218,25 +218,22 @@ class DistillationPipeline(EditPipeline):
             LearningPrior.of_step(prior, (SOURCE,), edit).teach(optimizer)
 
     def _watch_gradient(self, image: Tensor, objective: ScoreDistillation, t: Tensor) -> None:
-        """Refuse a gradient on the image that is not finite, and keep the first view's for the panel."""
+        """Require the gradient on the image to be finite, and keep the first view's for the panel."""
         if not image.requires_grad:
             return
         pixels = image[:1].detach()  # the hook must not hold the graph that it hangs on
 
         def look(grad: Tensor) -> None:
-            _require_finite(grad, "image", objective, t)
+            self._require_finite(grad, "image", objective, t)
             self.last_view = pixels, grad[:1].detach()
 
         image.register_hook(look)
+
+    def _require_finite(self, gradient: Tensor, place: str, objective: ScoreDistillation, t: Tensor) -> None:
+        name = type(objective).__name__
+        self.finite.watch(gradient, lambda: f"the {place} gradient of {name} at timestep {t.tolist()}")
 
 
 def _mean_of(losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean over views of each loss by name."""
     return {name: torch.stack([of_view[name] for of_view in losses]).mean() for name in losses[0]}
-
-
-def _require_finite(gradient: Tensor, place: str, objective: ScoreDistillation, t: Tensor) -> None:
-    if not bool(torch.isfinite(gradient).all()):
-        raise NonFiniteGradient(
-            f"the {place} gradient of {type(objective).__name__} at timestep {t.tolist()} is not finite"
-        )

@@ -6,7 +6,8 @@ An edit renders in chunks that are computed again in backward: gradients are ave
 optimisers step. With one process nothing here does anything.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -80,8 +81,15 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
 class SharedOptimizers(Optimizers):
     """nerfstudio's optimisers, stepping on the mean gradient of all processes."""
 
+    def __init__(self, config: dict[str, Any], param_groups: dict[str, Any], require_finite: Callable[[], None]):
+        """`require_finite` raises `NonFiniteGradient` for a step that this process cannot take."""
+        super().__init__(config, param_groups)
+        self._require_finite = require_finite
+
     def optimizer_scaler_step_some(self, grad_scaler: GradScaler, param_groups: list[str]) -> None:
-        """Average and step. Raises `NonFiniteElsewhere` where another process could not finish this step."""
+        """Average and step. Raises `NonFiniteGradient`, and `NonFiniteElsewhere` where it is another process that
+        could not finish this step."""
+        self._require_finite()
         if count() > 1 and param_groups:
             parameters = [parameter for group in param_groups for parameter in self.parameters[group]]
             if any_of(False, parameters[0].device):

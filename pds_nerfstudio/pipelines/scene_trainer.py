@@ -1,5 +1,6 @@
 """nerfstudio's trainer with what long runs need: atomic checkpoints, an honest progress bar, errors in one sentence."""
 
+import math
 import os
 import shlex
 import shutil
@@ -56,6 +57,8 @@ class SceneTrainer(Trainer):
     _task = TaskID(0)
     _last_step: int | None = None
     """The last step that was run."""
+    _last_loss = math.nan
+    """Of that step."""
     _signal: int | None = None
     """What has asked this training to stop."""
     _waiting = False
@@ -100,9 +103,9 @@ class SceneTrainer(Trainer):
         snapshot changes.
         """
         loss, losses, metrics = super().train_iteration(step)
-        self._last_step = step
+        self._last_step, self._last_loss = step, float(loss.detach())
         if self._bar is not None:
-            note = f"loss {float(loss.detach()):.4g}"
+            note = f"loss {self._last_loss:.4g}"
             self._bar.update(self._task, completed=step + 1, note=note, description=self._title(step))
         return loss.detach(), *(
             {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in values.items()}

@@ -95,7 +95,6 @@ class EditTrainer(SceneTrainer):
     panel: Panel | None = None
     _next_step = 0
     _total_steps = 0
-    _last_loss = math.nan
     _skipped_in_a_row = 0
     _check: MovementCheck | None = None
 
@@ -131,7 +130,8 @@ class EditTrainer(SceneTrainer):
         return self.optimizers
 
     def _build_optimizers(self) -> SharedOptimizers:
-        return SharedOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
+        groups, finite = self.pipeline.get_param_groups(), self.pipeline.finite
+        return SharedOptimizers(self.config.optimizers.copy(), groups, finite.require)
 
     def _load_checkpoint(self) -> None:
         """Optimisers and step of an edit that goes on; a new edit has neither."""
@@ -179,7 +179,7 @@ class EditTrainer(SceneTrainer):
                 distributed.any_of(True, self.pipeline.device)  # the others wait for this process's gradients
             self._last_step = step
             return self._skip(step, str(error))
-        self._skipped_in_a_row, self._last_loss = 0, float(result[0])
+        self._skipped_in_a_row = 0
         self._check.after_step(step - self._start_step + 1)
         return result
 
@@ -309,6 +309,7 @@ class EditTrainer(SceneTrainer):
                 if still:
                     with torch.no_grad():
                         terms = self.pipeline.get_train_loss_dict(step)[1]
+                    self.pipeline.finite.require()
                 else:
                     terms = Trainer.train_iteration(self, step)[1]
                 losses.append(float(terms["edit_loss"].detach()))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from pds_nerfstudio.draws import own_draws
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.priors.lora import ATTENTION, add_lora
 
@@ -35,8 +36,7 @@ class Adapters:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         self.unet, self.names, self.rank = unet, tuple(names), rank
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with own_draws(unet.device, seed):
             for name in self.names:
                 add_lora(unet, name, rank, ATTENTION)
         # Found once: a step switches adapters several times, and the U-Net has many modules without any.

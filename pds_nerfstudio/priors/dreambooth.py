@@ -12,6 +12,7 @@ Draws depend on seed, step and process alone, so that a training that was interr
 
 import importlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,7 +27,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from pds_nerfstudio.checkpoints import load_tensors
-from pds_nerfstudio.draws import generator_at
+from pds_nerfstudio.draws import generator_at, own_draws
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import write_whole, written
 from pds_nerfstudio.objectives import Latents
@@ -85,8 +86,7 @@ class Learner:
         self.networks: dict[str, Any] = {"unet": prior.unet}
         if settings.train_text_encoder:
             self.networks["text_encoder"] = prior.text_encoder
-        with torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
+        with own_draws(prior.device, settings.seed):
             for part, network in self.networks.items():
                 if settings.train == "full":
                     network.requires_grad_(True)
@@ -261,7 +261,8 @@ def _learn(
         errors = denoising_error(learner.prior, networks, x0, [y for _, y in rows], t.to(x0.device), eps)
         loss, *class_loss = (part.mean() for part in errors.split(settings.batch_size))
         loss = loss + settings.class_weight * sum(class_loss)
-        if not loss.isfinite():
+        value = float(loss.detach())  # the step's one look at it
+        if not math.isfinite(value):
             raise UserError(
                 f"The loss of step {step} is not finite: run again with a smaller --learning-rate or --precision bf16 "
                 "in a new folder."
@@ -271,7 +272,7 @@ def _learn(
             accelerator.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return float(loss.detach())
+    return value
 
 
 def _choose(

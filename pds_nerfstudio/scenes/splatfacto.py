@@ -27,6 +27,7 @@ from torch.nn import Parameter
 
 from pds_nerfstudio.compat import deferred_lpips
 from pds_nerfstudio.scenes.rasterize import rasterization
+from pds_nerfstudio.scenes.views import SIZE
 
 RECONSTRUCTED = 30_000
 """The step that splatfacto takes a loaded scene to be at: all SH bands on, full resolution."""
@@ -198,7 +199,8 @@ class SplatfactoScene(SplatfactoModel):
         """splatfacto's outputs (see `SplatfactoModel.get_outputs`); `camera` is left as it was."""
         if not isinstance(camera, Cameras):
             return super().get_outputs(camera)
-        return _outputs(self, _placed(camera, self.device))
+        size = (camera.metadata or {}).get(SIZE) if self._get_downscale_factor() == 1 else None
+        return _outputs(self, _placed(camera, self.device, size))
 
     def get_image_metrics_and_images(self, outputs, batch):
         """splatfacto's metrics, without those that could not be computed."""
@@ -261,8 +263,11 @@ class _StaysHere(torch.Tensor):
         return self.as_subclass(Tensor)
 
 
-def _placed(camera: Cameras, device: torch.device) -> Cameras:
-    """A copy of `camera` on `device`, intrinsics included."""
+def _placed(camera: Cameras, device: torch.device, size: tuple[int, int] | None) -> Cameras:
+    """A copy of `camera` on `device`, intrinsics included; where its size is known, it is not asked for there."""
     placed = copy.copy(camera.to(device))
+    if size is not None:
+        placed.height, placed.width = (torch.tensor([[side]]) for side in size)
+        placed.rescale_output_resolution = lambda *_: None  # by 1
     placed.get_intrinsics_matrices = lambda: Cameras.get_intrinsics_matrices(placed).to(device).as_subclass(_StaysHere)
     return placed

@@ -78,7 +78,7 @@ class SplatScene(Scene):
         indices = sorted(images)
         index = indices[int(torch.randint(len(indices), (), generator=generator))]
         target = images[index][None].float() / 255
-        rendering = self.render(views.camera(index, *target.shape[-2:]))
+        rendering = self.render(views.camera(index, *target.shape[-2:], device=self.model.device))
         shown, wanted = (to_channels_last(image)[0] for image in (rendering.image, target.to(rendering.image)))
         return self.model.get_loss_dict({"rgb": shown, "background": wanted.new_zeros(3)}, {"image": wanted})
 

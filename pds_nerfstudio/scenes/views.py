@@ -6,7 +6,7 @@ distorted rays. Both hand out a camera that fits its image, at any working size,
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +22,10 @@ CAMERA_INDEX = "cam_idx"
 """The key of `Cameras.metadata` under which nerfstudio's splats look up their row of the camera optimiser."""
 
 
+SIZE = "size"
+"""The key under which a view's camera carries its height and width as numbers: the host need not ask a GPU for them."""
+
+
 @dataclass(frozen=True)
 class Views:
     """Cameras with their images. Make one with `train_views` or `eval_views`."""
@@ -34,6 +38,8 @@ class Views:
     """File names of the images, in the order of the cameras."""
     in_training: bool
     """Whether these views have rows in the camera optimiser and the appearance embedding: training views have."""
+    _sent: dict[tuple, Cameras] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Cameras that were sent to a device."""
 
     def __len__(self) -> int:
         return len(self.cameras)
@@ -42,14 +48,24 @@ class Views:
         """Height and width of view `index` in the dataset, in pixels."""
         return int(self.cameras.height[index]), int(self.cameras.width[index])
 
-    def camera(self, index: int, height: int, width: int) -> Cameras:
+    def camera(self, index: int, height: int, width: int, device: torch.device | str | None = None) -> Cameras:
         """The camera of view `index` for a rendering of `height` x `width` pixels, batch size 1.
 
         Both axes are scaled on their own, so that the rendering shows exactly what the photograph shows. A training
         view's index travels along in the metadata; nerfstudio's own slices forget it and get row 0.
+
+        Args:
+            device: where its tensors are wanted, by default where the dataset's are; each view is sent there once.
         """
+        if device is not None:
+            key = index, height, width, str(device)
+            if key not in self._sent:
+                self._sent[key] = self.camera(index, height, width).to(device)
+            camera = copy.copy(self._sent[key])
+            camera.metadata = dict(camera.metadata or {})
+            return camera
         camera = self._scaled(slice(index, index + 1), [(height, width)])
-        camera.metadata = dict(camera.metadata or {})
+        camera.metadata = dict(camera.metadata or {}) | {SIZE: (height, width)}
         if self.in_training:
             camera.metadata[CAMERA_INDEX] = index
         return camera

@@ -49,6 +49,18 @@ def test_rays_of_a_view_are_those_of_a_pinhole_at_the_working_size(size, make_da
         torch.testing.assert_close(rays.origins, pose[:, 3].expand(height, width, 3))
 
 
+def test_a_camera_is_sent_to_a_device_once_and_whoever_gets_it_may_change_it(make_dataset):
+    views = train_views(datamanager("rays", make_dataset()))
+    first = views.camera(1, 8, 8, device="meta")
+    pose, first.camera_to_worlds = first.camera_to_worlds, torch.zeros(1, 3, 4)
+    first.metadata["cam_idx"] = 0
+    again = views.camera(1, 8, 8, device="meta")
+    assert again.camera_to_worlds is pose
+    assert again.camera_to_worlds.is_meta
+    assert again.metadata["cam_idx"] == 1
+    assert not views.camera(1, 8, 8).camera_to_worlds.is_meta
+
+
 def test_a_camera_at_another_size_leaves_the_dataset_as_it_is(make_dataset):
     views = train_views(datamanager("rays", make_dataset()))
     before = views.cameras.fx.clone(), views.size(1)
