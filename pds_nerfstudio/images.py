@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -19,13 +20,20 @@ def to_channels_last(images: Float[Tensor, "batch 3 height width"]) -> Float[Ten
     return images.movedim(1, -1)
 
 
+OUTLIERS = 0.02
+"""Share of what a picture shows that may be nearer, and as much that may be farther, than what its depth is stretched
+over."""
+
+
 def depth_picture(
     depth: Float[Tensor, "batch 1 height width"], accumulation: Float[Tensor, "batch 1 height width"]
 ) -> Float[Tensor, "batch 3 height width"]:
     """Depth as depth-conditioned ControlNets were trained to see it: inverse depth in [0, 1], the nearest white.
 
-    Those of Stable Diffusion saw MiDaS's relative inverse depth, stretched over each picture from its farthest to its
-    nearest point (Zhang et al. 2023; Ranftl et al. 2020). What is transparent counts as infinitely far.
+    Those of Stable Diffusion (lllyasviel/sd-controlnet-depth) saw MiDaS's relative inverse depth, stretched over each
+    picture (Zhang et al. 2023; Ranftl et al. 2020). MiDaS has no floaters and a scene does: one near the camera would
+    leave all else black. So it is stretched between percentiles, and clipped. What is transparent counts as
+    infinitely far.
 
     Args:
         depth: along the optical axis, in any unit; ignored where nothing is.
@@ -33,8 +41,21 @@ def depth_picture(
     """
     inverse = accumulation / depth.clamp(min=1e-6)
     inverse = inverse.where(accumulation > 0, 0)
-    low, high = inverse.amin(dim=(-2, -1), keepdim=True), inverse.amax(dim=(-2, -1), keepdim=True)
-    return ((inverse - low) / (high - low).clamp(min=1e-12)).expand(-1, 3, -1, -1)
+    low, high = (
+        torch.stack(ends)[:, None, None, None] for ends in zip(*map(_ends, inverse, accumulation), strict=True)
+    )
+    return ((inverse - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def _ends(
+    inverse: Float[Tensor, "1 height width"], accumulation: Float[Tensor, "1 height width"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The two values that a picture's inverse depth is stretched between: OUTLIERS of all of it lie below the first,
+    and OUTLIERS of its opaque part above the second, however small an object is."""
+    everything = inverse.flatten().sort().values
+    opaque = inverse[accumulation > 0.5].sort().values
+    opaque = opaque if len(opaque) else everything
+    return everything[int(OUTLIERS * len(everything))], opaque[-1 - int(OUTLIERS * len(opaque))]
 
 
 def working_size(height: int, width: int, short_side: int, multiple: int) -> tuple[int, int]:

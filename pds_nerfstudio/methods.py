@@ -129,12 +129,17 @@ source_splatfacto = MethodSpecification(
 )
 
 
+NERF_RATES = {"piva-edit": 1e-3}
+"""Learning rates of an edited NeRF where they are not nerfacto's own: Piva's of Le et al. 2024 (A.1)."""
+
+
 def _nerf(name: str, config: EditConfig, description: tuple[str, str]) -> MethodSpecification:
     """A method that edits nerfacto scenes."""
     config.datamanager = VanillaDataManagerConfig(dataparser=NerfstudioDataParserConfig())
     config.model = NerfactoSceneConfig(implementation=available_implementation())
     for_family(config, "nerfacto")
-    optimizers = {"proposal_networks": _adam(1e-2, 1e-3), "fields": _adam(1e-2, 1e-3)}
+    rate = NERF_RATES.get(name, 1e-2)
+    optimizers = {group: _adam(rate, rate / 10) for group in ("proposal_networks", "fields")}
     return _edit(name, config, optimizers, " a nerfacto scene".join(description), mixed_precision=True)
 
 

@@ -81,6 +81,23 @@ def test_the_depth_picture_is_white_where_near_and_black_where_nothing_is():
     assert torch.isfinite(depth_picture(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))).all()
 
 
+def test_a_floater_near_the_camera_does_not_flatten_the_depth_of_everything_else():
+    depth = torch.linspace(2.0, 4.0, 64).expand(1, 1, 64, 64).clone()
+    clean = depth_picture(depth, torch.ones_like(depth))
+    depth[..., :4, :4] = 0.05  # 0.4 % of the picture
+    picture = depth_picture(depth, torch.ones_like(depth))
+    assert (picture[..., 8:, :] - clean[..., 8:, :]).abs().max() < 0.02
+    assert (picture[..., :4, :4] == 1).all()
+
+
+def test_the_depth_of_an_object_that_fills_little_of_the_picture_is_stretched_over_the_object():
+    depth, accumulation = torch.full((1, 1, 100, 100), 9.0), torch.zeros(1, 1, 100, 100)
+    depth[..., 45:55, 45:55] = torch.linspace(2.0, 4.0, 10)  # 1 % of it
+    accumulation[..., 45:55, 45:55] = 1.0
+    shown = depth_picture(depth, accumulation)[0, 0, 45:55, 45:55]
+    torch.testing.assert_close(shown, (2.0 / torch.linspace(2.0, 4.0, 10)).expand(10, -1))
+
+
 def test_details_are_what_blocks_average_away():
     checks = (torch.arange(16)[:, None] + torch.arange(24)) % 2 - 0.5
     torch.testing.assert_close(details(checks.expand(2, 3, -1, -1), 4), checks.expand(2, 3, -1, -1))

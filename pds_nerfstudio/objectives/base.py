@@ -14,7 +14,8 @@ from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule, PerSample, Timesteps
 from pds_nerfstudio.ranges import Guidance, Share, check_ranges
 
-Weighting = Literal["variance", "unit"]
+Weighting = Literal["variance", "unit", "reconstruction"]
+"""w(t) of `score_weight`."""
 
 ControlPicture = Float[Tensor, "batch 3 image_height image_width"]
 """RGB in [0, 1] at the size of the rendering."""
@@ -150,8 +151,8 @@ class ScoreDistillation(ABC):
     """Hyperparameters that all objectives have. Raises ValueError for a step range outside 0 ≤ min ≤ max ≤ 1."""
 
     guidance_scale: Guidance = 100.0
-    """Classifier-free guidance ω in ε_∅ + ω(ε_y − ε_∅); 1 is the conditional prediction. The default is the one Koo
-    et al. 2024 (supplement S.3) use for SDS, DDS and PDS alike; they use 30 to 100 for NeRF."""
+    """Classifier-free guidance ω in ε_∅ + ω(ε_y − ε_∅); 1 is the conditional prediction. 100 is
+    PDS's: Koo et al. 2024 (S.3) take 30 to 100 for NeRF, and 100 for the objectives that they compare with."""
     min_step_percent: Share = 0.02
     """Start of the range from which timesteps are drawn, as a fraction in [0, 1] of the steps."""
     max_step_percent: Share = 0.98
@@ -226,9 +227,18 @@ def predict_pair(prior: Prior, edit: Edit, guidance_scale: float) -> tuple[Laten
 
 
 def score_weight(schedule: NoiseSchedule, t: Timesteps, weighting: Weighting) -> PerSample:
-    """w(t): 1 − ᾱ_t ("variance", the σ_t² of Poole et al. 2022) or 1 ("unit")."""
-    variance = 1 - schedule.alpha_bar(t)
-    return variance if weighting == "variance" else torch.ones_like(variance)
+    """w(t): 1 − ᾱ_t ("variance", the σ_t² of Poole et al. 2022), 1 ("unit"), or √(1/ᾱ_t − 1) ("reconstruction").
+
+    √(1/ᾱ_t − 1)(ε̂ − ε) is x⁰ − x̃⁰(x_t, ε̂), the gradient of ½‖x⁰ − x̃⁰‖² (Shi et al. 2023); not finite where ᾱ_t is 0.
+    """
+    alpha_bar = schedule.alpha_bar(t)
+    match weighting:
+        case "variance":
+            return 1 - alpha_bar
+        case "reconstruction":
+            return (1 / alpha_bar - 1).sqrt()
+        case "unit":
+            return torch.ones_like(alpha_bar)
 
 
 def surrogate_loss(x0_tgt: Latents, gradient: Latents) -> Float[Tensor, ""]:

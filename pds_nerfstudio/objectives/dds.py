@@ -12,14 +12,18 @@ import torch
 
 from pds_nerfstudio.objectives.base import Edit, Prior, ScoreDistillation, Weighting, predict_pair, score_weight
 from pds_nerfstudio.objectives.schedule import Latents, broadcast
+from pds_nerfstudio.ranges import Guidance
 
 
 @dataclass(frozen=True)
 class DDS(ScoreDistillation):
     """Delta Denoising Score."""
 
-    weighting: Weighting = "variance"
-    """w(t): "variance" is 1 − ᾱ_t, "unit" is 1."""
+    guidance_scale: Guidance = 7.5
+    """Classifier-free guidance ω (Hertz et al. 2023). Koo et al. 2024 (S.3) compare at PDS's 100."""
+    weighting: Weighting = "unit"
+    """w(t): "unit" is 1, as in the releases of Hertz et al. 2023 and Koo et al. 2024; "variance" is 1 − ᾱ_t, which
+    leaves 0.02 of the gradient at t = 21; "reconstruction" is √(1/ᾱ_t − 1)."""
 
     @torch.no_grad()
     def gradient(self, prior: Prior, edit: Edit) -> Latents:

@@ -1,4 +1,4 @@
-"""Piva: preserving identity with variational score distillation (Le et al. 2024, eq. 8).
+"""Piva: preserving identity with variational score distillation (Le et al. 2024, eq. 9).
 
     g = w(t) [ ε̂(x_t, y_tgt) − ε̂(x̂_t, y_src) + λ (ε_ψ(x_t, y_src) − ε_φ(x_t, y_tgt)) ]        w = 1 − ᾱ_t
 
@@ -27,7 +27,7 @@ from pds_nerfstudio.objectives.base import (
     score_weight,
 )
 from pds_nerfstudio.objectives.schedule import Latents, broadcast
-from pds_nerfstudio.ranges import Guidance, Weight
+from pds_nerfstudio.ranges import Guidance, Share, Weight
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,20 @@ class Piva(ScoreDistillation):
     """DDS with a variational pull towards the source. Raises ValueError for a negative λ."""
 
     guidance_scale: Guidance = 7.5
-    """Classifier-free guidance of the prior (Le et al. 2024, section 4)."""
+    """Classifier-free guidance of the prior (Le et al. 2024, section 5.1, for images; none is given for scenes)."""
+    min_step_percent: Share = 0.0
+    """Start of the range from which timesteps are drawn, as a fraction in [0, 1]; t ~ U[0, T] (Le et al. 2024,
+    Alg. 1)."""
+    max_step_percent: Share = 1.0
+    """End of that range, exclusive, as a fraction in [0, 1] of the steps."""
     regularisation: Weight = 0.2
-    """λ. 0.2 for real scenes, 0.4 for objects and images (Le et al. 2024, section 4); less loses identity, more
-    weakens the edit."""
+    """λ. 0.2 for real scenes, 0.4 for objects (Le et al. 2024, A.1) and images (section 5.1); less loses identity,
+    more weakens the edit."""
     noisy_source: Literal["shared", "separate"] = "shared"
     """Where the prior is asked about the source prompt: at the edited rendering's own noisy latent, or at the
     source's."""
     weighting: Weighting = "variance"
-    """w(t): "variance" is 1 − ᾱ_t, "unit" is 1."""
+    """w(t): "variance" is 1 − ᾱ_t, "unit" is 1, "reconstruction" is √(1/ᾱ_t − 1)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

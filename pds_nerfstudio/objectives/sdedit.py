@@ -1,4 +1,4 @@
-"""SDEdit: noise an image part of the way, denoise it under another prompt (Meng et al. 2022; Koo et al. 2024, S.3).
+"""SDEdit: noise an image part of the way, denoise it under another prompt (Meng et al. 2022).
 
     x_t = √ᾱ_t x⁰ + √(1−ᾱ_t) ε                                 t = strength · T
     x_s = √ᾱ_s x̃⁰(x_t, ε̂) + √(1−ᾱ_s) ε̂                       DDIM (Song et al. 2021, η = 0), from t down to the image
@@ -29,10 +29,10 @@ class SDEdit:
     """DDIM from a noisy source. Raises ValueError for a strength outside [0, 1] or fewer than one step."""
 
     guidance_scale: Guidance = 15.0
-    """Classifier-free guidance ω (Koo et al. 2024, supplement S.3, for their refinement)."""
+    """Classifier-free guidance ω; 15 is what Koo et al. 2024's release refines with."""
     strength: Share = 0.6
-    """t as a fraction of T: how much noise, in [0, 1]; 0 returns the source. Koo et al. draw from [0, 0.2] to refine a
-    finished edit; to make one takes more."""
+    """t as a fraction of T: how much noise, in [0, 1]; 0 returns the source. Koo et al. 2024 (S.3) draw from
+    [0, 0.2] to refine a finished edit; to make one takes more."""
     num_steps: Steps = 20
     """DDIM steps from T down to the image, of which the share `strength` is run."""
 

@@ -30,7 +30,7 @@ class VSD(ScoreDistillation):
     guidance_scale: Guidance = 7.5
     """Classifier-free guidance of the prior (Wang et al. 2023, section 5)."""
     weighting: Weighting = "variance"
-    """w(t): "variance" is 1 − ᾱ_t, "unit" is 1."""
+    """w(t): "variance" is 1 − ᾱ_t, "unit" is 1, "reconstruction" is √(1/ᾱ_t − 1)."""
 
     @property
     def adapters(self) -> tuple[str, ...]:

@@ -162,9 +162,9 @@ class EditPipeline(VanillaPipeline):
         # As if alone: gradients are averaged by `distributed`, not by DistributedDataParallel.
         super().__init__(config, device, test_mode, 1, local_rank, grad_scaler)
         self.world_size = world_size
-        self.sources = SourceViews(self.build_source, config.view.source_images == "photograph", self.device)
         self.finite = FiniteChecks()
         """What of the present step has to be finite, before the optimisers take it."""
+        self.sources = SourceViews(self.build_source, config.view.of_photographs(), self.device)
         self.decisions: dict[str, str] = {}
         """What this run has decided for itself, in words."""
         self.last_view: tuple[Tensor, Tensor] | None = None

@@ -84,8 +84,12 @@ class DatasetUpdatePipeline(EditPipeline):
         found = {name: value for name, value in state.items() if name.startswith(IMAGES)}
         self._images = {int(name.removeprefix(IMAGES)): image.cpu() for name, image in found.items()}
 
+    def to_edit(self, index: int) -> Picture:
+        """What the editor is given of view `index`, RGB in [0, 1]: its rendering now."""
+        return self.scene.render(self.views.camera(index, *self.working_size(index))).image
+
     def edited(self, index: int, image: Picture, generator: torch.Generator) -> Picture:
-        """What the editor makes of view `index`, whose rendering now is `image`, RGB in [0, 1]."""
+        """What the editor makes of view `index`, given `image` (see `to_edit`), RGB in [0, 1]."""
         raise NotImplementedError
 
     def losses_on(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -111,9 +115,8 @@ class DatasetUpdatePipeline(EditPipeline):
 
     @torch.no_grad()
     def replace(self, index: int, generator: torch.Generator) -> Tensor:
-        """Give a view a new image; returns the mean absolute difference to its rendering."""
-        camera = self.views.camera(index, *self.working_size(index))
-        image = self.scene.render(camera).image.clamp(0, 1)
+        """Give a view a new image; returns the mean absolute difference to the rendering that it was made of."""
+        image = self.to_edit(index).clamp(0, 1)
         edited = self.edited(index, image, generator).to(image)
         if not bool(edited.isfinite().all()):
             raise NonFiniteGradient(f"the edited image of view {self.views.names[index]} is not finite")

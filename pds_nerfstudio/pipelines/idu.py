@@ -18,7 +18,7 @@ from pds_nerfstudio.objectives.inversion import DDPMInversion
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Picture
 from pds_nerfstudio.pipelines.editors import EDITORS
 from pds_nerfstudio.pipelines.memory_plan import Demand
-from pds_nerfstudio.pipelines.settings import Flat, ViewSettings, listed_in_order
+from pds_nerfstudio.pipelines.settings import Flat, SourceViewSettings, listed_in_order
 from pds_nerfstudio.ranges import Guidance, Weight
 
 
@@ -33,7 +33,7 @@ class IduConfig(DatasetUpdateConfig):
     (Koo et al. 2024's Inv2N), which takes an ordinary --pipeline.prior."""
     prior: str = "timbrooks/instruct-pix2pix"
     """The editor's diffusion model: a hub id, a local diffusers folder, or "toybox", the small one in this package."""
-    view: Flat[ViewSettings] = field(default_factory=lambda: ViewSettings(source_images="photograph"))
+    view: Flat[SourceViewSettings] = field(default_factory=lambda: SourceViewSettings(source_images="photograph"))
     """How views are shown to the editor; the originals are photographs."""
     guidance_scale: Guidance = 7.5
     """instruct only: guidance by the prompt, s_T."""

@@ -2,8 +2,8 @@
 
     x⁰_src = E(photograph),  x⁰_tgt = θ,     θ ← θ − rate · g,  g = objective.gradient(prior, Edit(x⁰_tgt, x⁰_src, …))
 
-Plain gradient descent with a cosine schedule, as Le et al. 2024 (section 4) edit images. Their 1000 steps at a rate of
-0.01 are taken as one length of way: fewer steps are longer, so that the number of steps decides how fine the way is
+Plain gradient descent with a cosine schedule, as Le et al. 2024 (section 5.1) edit images. Their 1000 steps at a rate
+of 0.01 are taken as one length of way: fewer steps are longer, so that the number of steps decides how fine the way is
 and not how far it goes. What it cannot show: a scene hears all its views, and gives way differently than a latent.
 """
 
@@ -21,7 +21,7 @@ from pds_nerfstudio.priors.learning import LearningPrior
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 
 WAY = 1000 * 0.01
-"""Steps times initial rate (Le et al. 2024, section 4: "SGD optimizer with learning rate 0.01", 1000 steps, cosine)."""
+"""Steps times initial rate (Le et al. 2024, section 5.1: SGD at a rate of 0.01, 1000 steps, cosine)."""
 
 
 def edit_latents(

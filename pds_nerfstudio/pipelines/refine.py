@@ -1,15 +1,15 @@
-"""SDEdit refinement: the last stage of Koo et al. 2024 (S.3), which takes artefacts out of a finished edit.
+"""SDEdit refinement: the last stage of Koo et al. 2024 (section 5, S.3), which takes artefacts out of a finished edit.
 
-    image i = D(SDEdit(E(render(view i; θ)), t₀ · T, y_tgt)),     t₀ ~ U[lo, hi]
+    image i = D(SDEdit(E(render(view i; θ̃)), t₀ · T, y_tgt)),     t₀ ~ U[lo, hi],     θ̃ the scene as the edit left it
 
 Why it works: a little noise covers what is unlikely under the prior, and the prior denoises towards what is likely; the
-coarse structure, on which all views agree already, survives. The trap: images made anew of a scene that
-trains on them drift (docs/refine.md). The release of Koo et al. noises the stored image again; the paper, and this, the
-rendering of the present scene.
+coarse structure, on which all views agree already, survives. The trap: θ̃ stays what it was. Images made of the scene
+that trains on them feed their errors back, and it drifts (docs/refine.md).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -31,13 +31,16 @@ class RefineConfig(DatasetUpdateConfig):
     """How an edited scene is refined; its prompts and its prior are the edit's."""
 
     _target: type = field(default_factory=lambda: RefinePipeline)
+    refined: Literal["edit", "current"] = "edit"
+    """Which rendering of a view is noised and denoised: that of the scene as the edit left it, as in Koo et al. 2024
+    and their release, or that of the scene as it is by now, whose errors feed back."""
     guidance_scale: Guidance = 15.0
-    """Classifier-free guidance ω (Koo et al. 2024, S.3)."""
+    """Classifier-free guidance ω; 15 stands in the configuration of Koo et al. 2024's release."""
     min_strength: Share = 0.0
     """Least t₀, the share of noise that a rendering is given, in [0, 1] (Koo et al. 2024, S.3: t₀ ~ U[0, 0.2])."""
     max_strength: Share = 0.2
-    """Greatest t₀, the share of noise that a rendering is given. The release of Koo et al. takes 2 to 4 of 20 steps,
-    which is 0.1 to 0.2."""
+    """Greatest t₀, the share of noise that a rendering is given. The release of Koo et al. begins at t = 51, 101 or 151
+    of 1000, which is 0.05 to 0.15."""
     keep_details: bool = True
     """Give the image back what the VAE loses of the rendering, the less the more SDEdit changes a pixel."""
 
@@ -56,6 +59,12 @@ class RefinePipeline(DatasetUpdatePipeline):
     def stage_at(self, step: int) -> str:
         """ "refinement"."""
         return "refinement"
+
+    def to_edit(self, index: int) -> Picture:
+        """The view's rendering before or after what the scene has learned here."""
+        if self.config.refined == "current":
+            return super().to_edit(index)
+        return self.source_view(index).image.to(self.device, torch.float32)
 
     def edited(self, index: int, image: Picture, generator: torch.Generator) -> Picture:
         """The rendering, noised a little and denoised under the target prompt."""

@@ -11,7 +11,7 @@ the objective on the unperturbed scene first; the probed parameters are discarde
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from rich.progress import track
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.objectives import BY_NAME, ObjectiveName
+from pds_nerfstudio.objectives import BY_NAME, SDS, ObjectiveName
 from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.objectives.perturb import (
     annealed_range,
@@ -50,9 +50,11 @@ from pds_nerfstudio.text import in_rich
 
 HULL_VIEWS = 48
 """At most so many views are asked where to perturb, evenly chosen."""
-PAPERS_LATENTS = 4 * 4 * 32 * 32
-"""Values over which the score loss was summed beside which the paper weighs identity: four views of 4×32×32. One view
-of Stable Diffusion at 512² has as many."""
+PAPERS_LATENTS, PAPERS_VIEWS = 4 * 32 * 32, 4
+"""What the identity's weights were chosen beside (the release of Hong et al. 2024): a score loss summed over the latent
+values of a view and averaged over four views; the L1 distance is averaged over them too, the perceptual one summed."""
+PAPERS_RESCALE = 0.5
+"""How far the release brings the contrast of a guided reconstruction back."""
 RELEVANCE_DRAWS = 6
 """Draws of timestep and noise per view."""
 OF_ANY_OBJECTIVE = ("guidance_scale", "min_step_percent", "max_step_percent")
@@ -68,6 +70,9 @@ class ReviseConfig(DistillationConfig):
     by: ObjectiveName = "pds"
     """The revising objective: PDS, as in the paper's real scenes, or another. What --pipeline.objective… sets of
     guidance and timesteps goes for any of them."""
+    reconstruction: bool = False
+    """With --pipeline.by sds: descend the distance to the prior's reconstruction, its contrast half rescaled, as the
+    release of Hong et al. 2024 does for objects (Shi et al. 2023)."""
     edit_steps: Steps = 15_000
     """Steps of the edit. --max-num-iterations, where given, counts both stages."""
     anneal: bool = False
@@ -89,11 +94,15 @@ class ReviseConfig(DistillationConfig):
     def choose_objective(self) -> None:
         """Let `objective` be the one that `by` names, with the guidance and the timesteps that were set."""
         kind = BY_NAME[self.by]
-        if type(self.objective) is kind:
-            return
-        of_default = type(self.objective)()
-        given = {name: getattr(self.objective, name) for name in OF_ANY_OBJECTIVE}
-        self.objective = kind(**{name: value for name, value in given.items() if value != getattr(of_default, name)})
+        if self.reconstruction and kind is not SDS:
+            raise UserError(f"--pipeline.reconstruction is a form of SDS: give --pipeline.by sds, not {self.by}.")
+        if type(self.objective) is not kind:
+            of_default = type(self.objective)()
+            given = {name: getattr(self.objective, name) for name in OF_ANY_OBJECTIVE}
+            given = {name: value for name, value in given.items() if value != getattr(of_default, name)}
+            self.objective = kind(**given)
+        if self.reconstruction:
+            self.objective = replace(self.objective, weighting="reconstruction", guidance_rescale=PAPERS_RESCALE)  # pyright: ignore[reportCallIssue]
 
 
 class RevisePipeline(DistillationPipeline):
@@ -210,7 +219,7 @@ class RevisePipeline(DistillationPipeline):
             spared = (self._relevance(source) / INSIDE).clamp(max=1)[None, None]
             spared = F.interpolate(spared, image.shape[-2:], mode="bilinear", align_corners=False)
             image = torch.lerp(image, original, spared)  # no difference, hence no pull, where it is spared
-        weights = settings.identity_l1, settings.identity_perceptual
+        weights = settings.identity_l1, PAPERS_VIEWS * settings.identity_perceptual
         loss = identity_loss(image, original, self.perceptual, *weights)
         beside_the_score = source.latent.numel() / PAPERS_LATENTS
         return losses | {"identity_loss": self.config.loss.loss_weight * weight * beside_the_score * loss}

@@ -187,13 +187,27 @@ class ViewSettings(Group):
 
     resolution: Annotated[int, Ge(1), Le(8192)] | None = None
     """Shorter side, in pixels, at which views are rendered for the prior; by default the size it was trained at."""
-    source_images: Literal["rendering", "photograph"] = "rendering"
-    """What the source latent shows: the source scene's rendering, which an unchanged scene matches exactly, or the
-    photograph."""
+
+    def of_photographs(self) -> bool:
+        """Whether photographs stand in for the source's renderings."""
+        return False
 
 
 @dataclass
-class DistilledViews(ViewSettings):
+class SourceViewSettings(ViewSettings):
+    """The same where what the source shows may be its photographs."""
+
+    source_images: Literal["rendering", "photograph"] = "rendering"
+    """What the source latent shows: the source scene's rendering, which an unchanged scene matches exactly, or the
+    photograph, as in Koo et al. 2024 and their release: it then also asks for what the reconstruction lost."""
+
+    def of_photographs(self) -> bool:
+        """See `ViewSettings.of_photographs`."""
+        return self.source_images == "photograph"
+
+
+@dataclass
+class DistilledViews(SourceViewSettings):
     """The same where each step shows some."""
 
     views_per_step: Annotated[int, Ge(1), Le(1024)] = 1
@@ -302,11 +316,11 @@ class Refinement(Group):
     """Refinement: pull back only what the prior, asked about the source's views, would leave alone. Off, it pulls
     everywhere, as in the paper."""
     identity_l1: Weight = 30_000.0
-    """Refinement: weight of the mean absolute difference to the source image, at its begin (table 2), beside a score
-    loss summed over 16,384 latent values; scaled where the prior has fewer or more."""
+    """Refinement: weight of the mean absolute difference to the source image when it begins (Hong et al. 2024, table
+    2). Meant for a score loss over 4,096 latent values; scaled to the prior's."""
     identity_perceptual: Weight = 300.0
-    """Refinement: weight of the perceptual distance to the source image, at its begin, beside a score loss summed over
-    16,384 latent values; scaled where the prior has fewer or more."""
+    """Refinement: weight of the perceptual distance to the source image, summed over four views, when it begins.
+    Meant for a score loss over 4,096 latent values; scaled to the prior's."""
 
 
 OF_FAMILY: dict[Family, dict[type[Group], type[Group]]] = {

@@ -19,7 +19,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.priors.lora import ATTENTION, add_lora
 
 ADAPTER_RATE = 1e-4
-"""Learning rate of VSD's and Piva's adapters beside an edit (Le et al. 2024, section 4)."""
+"""Learning rate of VSD's and Piva's adapters beside an edit (Le et al. 2024, A.1)."""
 WARMUP_RATE = 1e-3
 """Learning rate before one, where nothing depends yet on what is half learned."""
 

@@ -224,7 +224,7 @@ class StableDiffusionPrior:
         """ε̂ of every query under its own guidance, all in one U-Net batch, without a graph.
 
         Queries may differ in batch size, prompt, t and guidance, not in latent height and width. A guidance scale of 1
-        costs no unconditional half.
+        costs no unconditional half, one of 0 no conditional one.
 
         Returns:
             one prediction per query, each in its query's shape, dtype and device.
@@ -384,7 +384,7 @@ class StableDiffusionPrior:
             output = self.unet(*inputs, **self._controlled(inputs, pictures), **self._placed(queries)).sample
         rows = iter(output.float().split([len(part) for part in latents]))
         return [
-            next(rows) if query.guidance_scale == 1 else guided(next(rows), next(rows), query.guidance_scale)
+            next(rows) if query.guidance_scale in (0, 1) else guided(next(rows), next(rows), query.guidance_scale)
             for query in queries
         ]
 
@@ -446,4 +446,6 @@ class StableDiffusionPrior:
 
 def _halves(query: Query) -> tuple[str, ...]:
     """The prompts that a query is asked under, one for each of its parts of the U-Net's batch."""
-    return (query.prompt,) if query.guidance_scale == 1 else ("", query.prompt)
+    if query.guidance_scale in (0, 1):
+        return (query.prompt,) if query.guidance_scale else ("",)
+    return "", query.prompt

@@ -12,6 +12,7 @@ import tyro
 import pds_nerfstudio.objectives
 from pds_nerfstudio.objectives import DDS, OBJECTIVES, PDS, SDS, Edit, Objective, Piva, Prior, surrogate_loss
 from pds_nerfstudio.objectives.base import guided
+from pds_nerfstudio.objectives.cameras import Viewpoints
 
 from .fakes import SCHEDULE, FakePrior, random_edit
 
@@ -80,16 +81,50 @@ def test_sds_of_a_perfect_prediction_is_zero():
 def test_dds_is_the_difference_of_two_sds_gradients():
     edit = random_edit()
     of_source = replace(edit, x0_tgt=edit.x0_src, tgt_prompt=edit.src_prompt)
-    difference = SDS().gradient(FakePrior(), edit) - SDS().gradient(FakePrior(), of_source)
+    sds = SDS(guidance_scale=7.5, weighting="unit")
+    difference = sds.gradient(FakePrior(), edit) - sds.gradient(FakePrior(), of_source)
     torch.testing.assert_close(DDS().gradient(FakePrior(), edit), difference)
 
 
+def test_the_reconstruction_form_of_sds_is_latent_minus_reconstruction():
+    edit, prior = random_edit(), FakePrior()
+    x_t = SCHEDULE.add_noise(edit.x0_tgt, edit.t, edit.eps)
+    (eps_hat,) = prior.predict_noise([edit.query(x_t, edit.tgt_prompt, 50.0)])
+    expected = edit.x0_tgt - SCHEDULE.predict_x0(x_t, edit.t, eps_hat)
+    found = SDS(guidance_scale=50.0, weighting="reconstruction").gradient(prior, edit)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_rescaled_guidance_has_the_contrast_of_the_unguided_reconstruction(together):
+    """At r = 1 the standard deviations are one; at r = 0.5 the reconstruction lies half-way (Shi et al. 2023)."""
+    cameras = Viewpoints(torch.eye(4).expand(3, 4, 4), together)
+    edit = random_edit(t=torch.full((3,), 400), s=torch.full((3,), 398), cameras=cameras)
+
+    def reconstruction(**settings):
+        objective = SDS(weighting="reconstruction", **settings)
+        return edit.x0_tgt - objective.gradient(FakePrior(), edit)
+
+    def contrast(x0):
+        return x0.reshape(3 // together, -1).std(dim=1)
+
+    plain, strong = reconstruction(guidance_scale=1.0), reconstruction(guidance_scale=50.0)
+    half, whole = (reconstruction(guidance_scale=50.0, guidance_rescale=r) for r in (0.5, 1.0))
+    torch.testing.assert_close(contrast(whole), contrast(plain))
+    assert (contrast(strong) > 1.2 * contrast(plain)).all()
+    torch.testing.assert_close(half, (strong + whole) / 2)
+    torch.testing.assert_close(reconstruction(guidance_scale=1.0, guidance_rescale=0.7), plain)
+
+
 @pytest.mark.parametrize("cls", [SDS, DDS])
-def test_variance_weighting_is_one_minus_alpha_bar(cls):
+def test_the_weightings_are_functions_of_alpha_bar(cls):
     edit = random_edit()
-    weighted, plain = (cls(weighting=w).gradient(FakePrior(), edit) for w in ("variance", "unit"))
-    variance = 1 - SCHEDULE.alphas_cumprod[edit.t]
-    torch.testing.assert_close(weighted, torch.einsum("b,bchw->bchw", variance, plain))
+    weighted, of_x0, plain = (
+        cls(weighting=w).gradient(FakePrior(), edit) for w in ("variance", "reconstruction", "unit")
+    )
+    alpha_bar = SCHEDULE.alphas_cumprod[edit.t]
+    torch.testing.assert_close(weighted, torch.einsum("b,bchw->bchw", 1 - alpha_bar, plain))
+    torch.testing.assert_close(of_x0, torch.einsum("b,bchw->bchw", (1 / alpha_bar - 1).sqrt(), plain))
 
 
 @every_objective
@@ -99,8 +134,9 @@ def test_timesteps_are_ordered_in_range_and_reproducible(objective):
     assert t.dtype == s.dtype == torch.int64
     assert (s < t).all()
     assert s.min() >= 0
-    assert t.min() in (20, 21)
-    assert t.max() == 979
+    whole = isinstance(objective, Piva)  # t ~ U[0, T] in Le et al. 2024
+    assert t.min() in ((1,) if whole else (20, 21))
+    assert t.max() == (999 if whole else 979)
     assert all(torch.equal(a, b) for a, b in zip((t, s), draw(), strict=True))
 
 

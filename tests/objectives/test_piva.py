@@ -21,7 +21,7 @@ def test_without_regularisation_and_with_separate_latents_piva_is_dds():
     edit = random_edit()
     piva = Piva(regularisation=0.0, noisy_source="separate", guidance_scale=7.5)
     prior = FakePrior()
-    assert torch.equal(piva.gradient(prior, edit), DDS(guidance_scale=7.5).gradient(FakePrior(), edit))
+    assert torch.equal(piva.gradient(prior, edit), DDS(weighting="variance").gradient(FakePrior(), edit))
     assert len(prior.calls[0]) == 2
     assert piva.adapters == ()
 

@@ -1,6 +1,7 @@
 """SDEdit refinement through `ns-train`: of splats and NeRFs, killed and resumed (as is iterative dataset update), on a
 full disk, and told nonsense."""
 
+import copy
 import errno
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.dataset_update import IMAGES
 from pds_nerfstudio.pipelines.refine import CHANGED, with_details
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
@@ -64,6 +66,21 @@ def test_the_edit_says_what_is_refined_and_its_run_is_never_written_to(ns_train,
     assert len(images) == 12  # every view, before the first step
     assert all(image.dtype == torch.uint8 and image.shape == (3, 32, 32) for image in images.values())
     assert fingerprint(edited) == before
+
+
+@pytest.mark.parametrize("refined", ["edit", "current"])
+def test_what_is_refined_is_the_scene_as_the_edit_left_it_or_as_it_is_now(edited, tmp_path, refined):
+    config = copy.deepcopy(METHODS["sdedit-refine-splat"].config)
+    config.load_dir, config.output_dir, config.vis = edited, tmp_path, "tensorboard"
+    config.pipeline.refined, config.pipeline.view.resolution = refined, 32
+    config.set_timestamp()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    before = trainer.pipeline.to_edit(3)
+    with torch.no_grad():
+        trainer.pipeline.model.gauss_params["features_dc"].add_(1.0)
+    change = (trainer.pipeline.to_edit(3) - before).abs().mean()
+    assert change == 0 if refined == "edit" else change > 0.01
 
 
 def test_a_nerf_is_refined_on_rays_of_the_replaced_images(ns_train, toy_nerf):

@@ -6,11 +6,15 @@ import re
 import pytest
 import torch
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.methods import METHODS
-from pds_nerfstudio.objectives import DDS
+from pds_nerfstudio.objectives import DDS, SDS
 from pds_nerfstudio.objectives.perturb import loss_increase
+from pds_nerfstudio.pipelines.distillation import DistillationPipeline
 from pds_nerfstudio.pipelines.revise import ReviseConfig, RevisePipeline
 from pds_nerfstudio.pipelines.settings import Refinement
+from pds_nerfstudio.pipelines.source_views import SourceView
+from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
 
 from .conftest import PROMPTS
@@ -122,6 +126,30 @@ def test_the_command_line_chooses_the_revising_objective(ns_train, toy_splats):
         *("pnr-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, *SHORT, "--pipeline.by", "piva"),
     )
     assert "adapters" in adapted.optimizers
+
+
+def test_the_release_of_objects_is_sds_by_reconstruction_and_of_no_other_objective():
+    config = ReviseConfig(by="sds", reconstruction=True)
+    config.choose_objective()
+    assert config.objective == SDS(weighting="reconstruction", guidance_rescale=0.5)
+    config.choose_objective()  # as in a resumed run
+    assert config.objective == SDS(weighting="reconstruction", guidance_rescale=0.5)
+    with pytest.raises(UserError, match=r"--pipeline\.by sds, not dds"):
+        ReviseConfig(by="dds", reconstruction=True).choose_objective()
+
+
+def test_identity_weighs_as_in_the_release_beside_a_score_loss_of_one_view(monkeypatch):
+    """There: 4,096 latent values summed and averaged over 4 views, L1 averaged over them, LPIPS summed."""
+    pipeline = RevisePipeline.__new__(RevisePipeline)
+    torch.nn.Module.__init__(pipeline)
+    pipeline.config = ReviseConfig(edit_steps=10, refinement=Refinement(refine_steps=10, spare_relevant=False))
+    pipeline.__dict__["perceptual"] = lambda a, b: torch.tensor(0.01)
+    image, original = torch.full((1, 3, 8, 8), 0.5), torch.full((1, 3, 8, 8), 0.4)
+    source = SourceView(0, original, torch.zeros(1, 4, 32, 32))
+    monkeypatch.setattr(DistillationPipeline, "further_losses", lambda *_: {})
+    loss = pipeline.further_losses(10, Rendering(image, image[:, :1], image[:, :1], {}), source)["identity_loss"]
+    views = 4
+    assert float(loss) == pytest.approx(30_000 * 0.1 + 300 * views * 0.01, rel=1e-5)
 
 
 def test_any_objective_revises():
