@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 from pds_nerfstudio.evaluation.benchmark import Benchmark
@@ -77,7 +79,10 @@ class Capture(Benchmark):
         method = f"source-{self.family}"
         config = headless(method, folder, self.settings.reconstruction_steps or _steps(method), seed)
         config.experiment_name = "source"
-        config.pipeline.datamanager.data = edit.data
+        datamanager: Any = config.pipeline.datamanager
+        if edit.parser == "blender":
+            datamanager.dataparser = BlenderDataParserConfig()
+        datamanager.data = edit.data
         config.steps_per_save = STEPS_PER_SAVE
         return train(config)
 

@@ -13,6 +13,7 @@ captures:                             # a suite has one or the other
     data: data/in2n/bear              # as `ns-train --data` takes it, from the folder where the command is run
     source: a photo of a bear statue  # the prompts
     target: a photo of a panda
+    parser: nerfstudio                # or blender, for folders laid out as NeRF-synthetic's; nerfstudio if not said
 
 methods:                            # if it likes: the rows that `pds bench` runs where its line names none
   - pds-edit
@@ -21,7 +22,7 @@ methods:                            # if it likes: the rows that `pds bench` run
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -32,6 +33,7 @@ from pds_nerfstudio.toybox.spec import EDITS, EditKind, SceneSpec, ToyEdit, find
 OF_A_SUITE = ("edits", "captures", "methods")
 OF_AN_EDIT = ("name", "kind", "source", "target")
 OF_A_CAPTURE = (*OF_AN_EDIT, "data")
+Parser = Literal["nerfstudio", "blender"]
 OF_A_SCENE = tuple(field.name for field in fields(SceneSpec))
 
 
@@ -45,6 +47,8 @@ class CaptureEdit:
     """As `ns-train --data` takes it."""
     source_prompt: str
     target_prompt: str
+    parser: Parser = "nerfstudio"
+    """Which of nerfstudio's dataparsers reads it: blender takes folders laid out as NeRF-synthetic's."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,10 @@ def _edit(node: yaml.Node) -> ToyEdit:
 
 
 def _capture(node: yaml.Node) -> CaptureEdit:
-    entries, kind = _entries(node, OF_A_CAPTURE)
+    entries, kind = _entries(node, OF_A_CAPTURE, ("parser",))
+    parser = entries.pop("parser", None)
+    if parser is not None and parser.value not in get_args(Parser):
+        raise _Mistake(parser, f"the parser is {parser.value!r}: it is one of {', '.join(get_args(Parser))}")
     words = {key: str(entries[key].value).strip() for key in ("name", "source", "target", "data")}
     for key, text in words.items():
         if not isinstance(entries[key], yaml.ScalarNode) or not text:
@@ -138,7 +145,8 @@ def _capture(node: yaml.Node) -> CaptureEdit:
             entries["data"],
             f"there is no capture at {folder}: data_scripts/get_in2n_data.py fetches those of the papers",
         )
-    return CaptureEdit(_name(entries["name"]), kind, folder, words["source"], words["target"])
+    prompts = words["source"], words["target"]
+    return CaptureEdit(_name(entries["name"]), kind, folder, *prompts, "nerfstudio" if parser is None else parser.value)
 
 
 def _name(node: yaml.Node) -> str:
@@ -151,9 +159,11 @@ def _name(node: yaml.Node) -> str:
         raise _Mistake(node, str(error)) from None
 
 
-def _entries(node: yaml.Node, keys: tuple[str, ...]) -> tuple[dict[str, yaml.Node], EditKind]:
-    """What an edit consists of, all of it there, and its kind."""
-    entries = _mapping(node, keys)
+def _entries(
+    node: yaml.Node, keys: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> tuple[dict[str, yaml.Node], EditKind]:
+    """What an edit consists of, all of `keys` there, and its kind."""
+    entries = _mapping(node, keys + optional)
     if missing := [key for key in keys if key not in entries]:
         raise _Mistake(node, f"the edit lacks {', '.join(missing)}")
     kind = entries["kind"].value

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.bench import plan_cells
+from pds_nerfstudio.evaluation.capture import Capture, CaptureSettings
 from pds_nerfstudio.evaluation.suite import read_suite
 from pds_nerfstudio.evaluation.trial import SETTINGS, Toy
 from pds_nerfstudio.toybox.spec import SceneSpec, find_edit
@@ -42,7 +43,7 @@ def test_edits_are_named_or_spelled_out(tmp_path):
 def test_the_rows_of_every_suite_can_be_run(tmp_path):
     named = 0
     for path in sorted(SUITES.glob("*.yaml")):
-        if path.name != "real.yaml":  # its captures are not in this repository
+        if path.name not in ("real.yaml", "noe.yaml"):  # their captures are not in this repository
             suite = read_suite(path)
             plan_cells(suite, suite.methods, Toy("splatfacto", SETTINGS["splatfacto"]), 1, tmp_path)
             named += bool(suite.methods)
@@ -59,6 +60,23 @@ def test_the_real_suite_names_edits_of_every_kind_of_captures(tmp_path, monkeypa
     assert suite.of_captures
     assert {edit.kind for edit in suite.edits} == {"appearance", "addition", "shape"}
     assert Counter(edit.data.name for edit in suite.edits) == {"bear": 3, "face": 9, "fangzhou-small": 2}
+    assert {edit.parser for edit in suite.edits} == {"nerfstudio"}
+
+
+def test_noes_suite_reads_blenders_folders_and_its_rows_are_the_papers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("flower-box", "flamingo", "knight"):
+        (tmp_path / "data/noe" / name).mkdir(parents=True)
+    suite = read_suite(SUITES / "noe.yaml")
+    assert {edit.kind for edit in suite.edits} == {"appearance", "addition", "shape"}
+    assert {edit.parser for edit in suite.edits} == {"blender"}
+    cells = plan_cells(suite, suite.methods, Capture("nerfacto", CaptureSettings()), 1, tmp_path)
+    assert len(cells) == 3 * len(suite.edits)
+    (tmp_path / "bad.yaml").write_text(
+        "captures:\n- {name: x, kind: shape, data: data, source: a, target: b, parser: colmap}\n"
+    )
+    with pytest.raises(UserError, match="line 2: the parser is 'colmap': it is one of nerfstudio, blender"):
+        read_suite(tmp_path / "bad.yaml")
 
 
 @pytest.mark.parametrize(
