@@ -24,9 +24,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes.hash_grid import entries_read
 from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.memory import free_memory, kept_for_backward, rays_that_fit
-from pds_nerfstudio.scenes.perturb import Eta, entries_read, nerf_parameters, perturb_nerf, redraw_tcnn
+from pds_nerfstudio.scenes.perturb import Eta, nerf_parameters, perturb_nerf, redraw_tcnn
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering, as_image, evaluating, require_one
 from pds_nerfstudio.scenes.scene import Scene
 from pds_nerfstudio.scenes.views import CAMERA_INDEX, Views
@@ -165,13 +166,16 @@ class NerfScene(Scene):
         return f"{free} of {sum(entries.numel() for entries in read.values())} hash table entries may change."
 
     def frozen(self, name: str, parameter: Tensor) -> Bool[Tensor, "..."] | None:
-        """Of a hash table, the entries that no point of the region reads; of a network, all."""
+        """Of a hash table, the entries that no point of the region reads; of a network, all.
+
+        tiny-cuda-nn keeps a network and its table in one parameter: the mask tells them apart.
+        """
         if not self._frozen or name not in nerf_parameters(self.model):
             return None
         return self._frozen.get(name, torch.ones((), dtype=torch.bool, device=parameter.device))
 
     def extra_state(self) -> dict[str, Tensor]:
-        """Which entries are frozen: which of them a region reads depends on the weights at the time it was asked."""
+        """Which entries are frozen: masks make another region of a scene that has changed since."""
         return {FROZEN + name: entries for name, entries in self._frozen.items()}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:

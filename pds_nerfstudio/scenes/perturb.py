@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel
 from torch import Tensor
 
 from pds_nerfstudio.objectives.perturb import interpolate
+from pds_nerfstudio.scenes.hash_grid import entries_read
 from pds_nerfstudio.scenes.hull import Hull, Region, box_of
 
 OF_THE_PHOTOGRAPHS = ("camera_optimizer", "embedding_appearance")
@@ -71,7 +72,7 @@ def perturb_nerf(model: NerfactoModel, fresh: Model, eta: float, where: Region |
     """Interpolate `model` in place towards `fresh`, a scene newly built from the same settings.
 
     With a region, only the entries of hash tables that its points read are moved; the networks, which every point
-    reads, stay. Raises ValueError for η outside [0, 1].
+    reads, stay. Raises ValueError for η outside [0, 1], and UserError where a field has no hash table.
 
     Returns:
         the share of the parameters' entries that were moved, in [0, 1].
@@ -89,27 +90,6 @@ def perturb_nerf(model: NerfactoModel, fresh: Model, eta: float, where: Region |
             parameter.copy_(torch.where(masks[name], moved, parameter))
             moved_entries += int(masks[name].sum())
     return moved_entries / max(entries, 1)
-
-
-def entries_read(model: NerfactoModel, region: Region, candidates: int = 200_000) -> dict[str, Bool[Tensor, "..."]]:
-    """By name, which entries of a nerfacto scene's hash tables some point of the region reads.
-
-    Found by whether the density there depends on them, so that it holds for any implementation of the tables.
-    """
-    generator = torch.Generator().manual_seed(0)
-    low, high = model.scene_box.aabb.cpu()
-    points = (low + (high - low) * torch.rand(candidates, 3, generator=generator)).to(model.device)
-    points = points[region.contains(points)]
-    tables = {name: p for name, p in nerf_parameters(model).items() if "hash_table" in name or "tcnn_encoding" in name}
-    if not len(points):
-        return {name: torch.zeros_like(table, dtype=torch.bool) for name, table in tables.items()}
-    with torch.enable_grad():
-        densities = [density(points[:, None]).sum() for density in (model.field.density_fn, *model.density_fns)]
-        gradients = torch.autograd.grad(torch.stack(densities).sum(), list(tables.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(table, dtype=torch.bool) if gradient is None else gradient != 0
-        for (name, table), gradient in zip(tables.items(), gradients, strict=True)
-    }
 
 
 def fresh_splats(
