@@ -1,7 +1,11 @@
 """nerfacto scenes: rays in chunks, hash tables frozen entry by entry.
 
-Rays are rendered in chunks under `torch.utils.checkpoint`: what is kept for backward is one chunk's activations, not
-those of all rays.
+Rays are rendered in chunks, by deferred back-propagation (Zhang et al. 2022, ARF): first all of them without
+a graph; backward then renders one chunk after the other again, with its graph, and goes back through it. One chunk's
+activations are kept at a time, not those of all rays. That is `torch.utils.checkpoint` in its reentrant form. The other
+form records a graph in the first rendering and only discards the tensors that it saves: tiny-cuda-nn keeps its
+activations out of sight, for every chunk. In return the gradient of a rendering is for `backward()` alone and not for
+`torch.autograd.grad`.
 
 What a region freezes: the entries of hash tables that no point of it reads, and the networks, which every point reads.
 An entry is shared by points far apart, so that the rest of a NeRF is frozen nearly, not to the bit.
@@ -100,11 +104,11 @@ class NerfScene(Scene):
         count = math.ceil(len(rays) / chunks.rays)
         spans = [torch.arange(i, len(rays), count, device=model.device) for i in range(count)]
         places = torch.cat(spans).argsort()
-        recompute = chunks.recompute
-        if recompute is None:
-            recompute = torch.is_grad_enabled() and count > 1
+        trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters())
+        recompute = trained and (count > 1 if chunks.recompute is None else chunks.recompute)
+        asks_for_gradients = torch.zeros((), device=model.device, requires_grad=True)  # as the rays of a chunk do not
 
-        def render_chunk(span: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        def render_chunk(span: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             with _as_shown(model, posed=posed, jitter=jitter, proposals=regularise):
                 outputs = model(rays[span])
                 losses = _regularisers(model, outputs) if regularise else outputs["rgb"].new_zeros(2)
@@ -116,7 +120,10 @@ class NerfScene(Scene):
         parts = []
         for i, span in enumerate(spans):
             with torch.set_grad_enabled(torch.is_grad_enabled() and i in drawn):
-                part = checkpoint(render_chunk, span, use_reentrant=False) if recompute else render_chunk(span)
+                if recompute and i in drawn:
+                    part = checkpoint(render_chunk, span, asks_for_gradients, use_reentrant=True)
+                else:
+                    part = render_chunk(span, asks_for_gradients)
             parts.append(tuple(_scaled_gradient(value, count / differentiated) for value in part))
         rgb, distance, accumulation, losses = zip(*parts, strict=True)
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -9,10 +10,13 @@ import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.field_components import encodings, mlp
 from PIL import Image
 
 from pds_nerfstudio.scenes.nerfacto import NerfactoSceneConfig
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
+
+from . import tiny_cuda_nn
 
 HEIGHT, WIDTH, VIEWS = 20, 16, 4
 
@@ -45,6 +49,16 @@ def write_dataset(folder: Path, *, channels: int = 3, distortion: float = 0.0) -
 def make_dataset(tmp_path):
     """Write a dataset of four 16 x 20 views: `make_dataset(channels=3, distortion=0.0)`."""
     return lambda **options: write_dataset(tmp_path / "data", **options)
+
+
+@pytest.fixture
+def native(monkeypatch):
+    """tiny-cuda-nn, as the stand-in for it that nerfstudio's modules then use."""
+    for module in (encodings, mlp):
+        monkeypatch.setattr(module, "tcnn", tiny_cuda_nn, raising=False)
+        monkeypatch.setattr(module, "TCNN_EXISTS", True)
+    monkeypatch.setattr(tiny_cuda_nn.Context, "alive", WeakSet())  # without those of other tests
+    return tiny_cuda_nn
 
 
 @pytest.fixture

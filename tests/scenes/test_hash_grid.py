@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from nerfstudio.field_components import encodings, mlp
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.families import scene_of
@@ -13,20 +12,16 @@ from pds_nerfstudio.scenes.perturb import nerf_parameters, perturb_nerf, redraw_
 from pds_nerfstudio.scenes.region import Box, Common
 from pds_nerfstudio.scenes.unit_cube import PARTS, UnitCube, overlaps
 
-from . import tiny_cuda_nn
-
 NEAR = Box((-0.31, -0.22, -0.43, 0.27, 0.35, 0.11))
 FAR = Box((0.41, -0.31, -0.23, 2.7, 0.53, 1.9))
 """Reaches out of [-1, 1]^3, where space is contracted."""
 
 
 @pytest.fixture(params=["torch", "tcnn"])
-def scene(request, nerfacto, monkeypatch):
+def scene(request, nerfacto):
     """A nerfacto whose coarse levels are larger than a region, so that an entry can be told from its neighbours."""
     if request.param == "tcnn":
-        for module in (encodings, mlp):
-            monkeypatch.setattr(module, "tcnn", tiny_cuda_nn, raising=False)
-            monkeypatch.setattr(module, "TCNN_EXISTS", True)
+        request.getfixturevalue("native")
     proposal = {"hidden_dim": 8, "log2_hashmap_size": 12, "num_levels": 2, "max_res": 24, "use_linear": False}
 
     def build(**changes):
@@ -155,13 +150,10 @@ def test_no_more_vertices_are_looked_at_than_a_small_multiple_of_the_table(nerfa
 
 
 @pytest.mark.parametrize("box", [NEAR, FAR])
-def test_both_implementations_read_the_same_share_of_every_level(nerfacto, monkeypatch, box):
+def test_both_implementations_read_the_same_share_of_every_level(nerfacto, native, box):
     settings = {"num_levels": 4, "log2_hashmap_size": 22, "max_res": 128}  # room for all vertices: nothing is shared
     shares = []
     for implementation in ("torch", "tcnn"):
-        for module in (encodings, mlp):
-            monkeypatch.setattr(module, "tcnn", tiny_cuda_nn, raising=False)
-            monkeypatch.setattr(module, "TCNN_EXISTS", True)
         model = nerfacto(implementation=implementation, **settings)
         table = hash_tables(model)[0]
         name = next(name for name, p in model.named_parameters() if p is table.parameter)

@@ -43,6 +43,29 @@ def test_recomputed_rendering_keeps_next_to_nothing_beside_its_image(nerfacto, c
     assert max(kept_by_size) < 100 < scene_of(model).bytes_per_ray() / 10
 
 
+def test_no_more_than_one_chunk_of_tiny_cuda_nns_buffers_lives_at_a_time(nerfacto, camera, native, monkeypatch):
+    model = nerfacto(implementation="tcnn").train()
+    most, build = 0, native.Context.__init__
+
+    def counted(context, *args):
+        nonlocal most
+        build(context, *args)
+        most = max(most, len(native.Context.alive))
+
+    def most_alive(chunks: int) -> int:
+        nonlocal most
+        most = 0
+        model.zero_grad()
+        rendering = render(model, camera(0, 8, 8), rays_per_chunk=64 // chunks, regularise=True)
+        assert not native.Context.alive
+        (rendering.image.square().sum() + sum(rendering.regulariser.values())).backward()
+        return most
+
+    monkeypatch.setattr(native.Context, "__init__", counted)
+    assert most_alive(2) == most_alive(8) > 0
+    assert model.field.mlp_base.model.params.grad.any()
+
+
 def test_chunks_fit_a_quarter_of_the_memory_within_bounds():
     assert rays_that_fit(2.0**20) == CHUNK_BYTES // 2**20
     assert rays_that_fit(2.0**20, free=2.0**30) == 256

@@ -2,15 +2,50 @@
 
 After its include/tiny-cuda-nn/encodings/grid.h: p = s x + 1/2 with s = b^l N_min − 1; levels with room for all of their
 ⌈s⌉ + 1 vertices along each axis are stored in order, others are hashed. A network's weights come before its grid's.
+
+As there, what a module keeps for its backward pass lies in a context of its own, which no hook of autograd sees.
 """
 
 import math
+import weakref
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 SEED = 1337
 """Every module's seed, unless told otherwise: two modules of the same shape begin alike."""
+
+
+class Context:
+    """Everything between a module's inputs and output."""
+
+    alive: ClassVar["weakref.WeakSet[Context]"] = weakref.WeakSet()
+
+    def __init__(self, inputs: tuple[Tensor, Tensor], output: Tensor):
+        self.inputs, self.output = inputs, output
+        Context.alive.add(self)
+
+
+class Forward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, params, module):
+        inputs = x.detach().requires_grad_(x.requires_grad), params.detach().requires_grad_()
+        with torch.enable_grad():
+            output = module.through(*inputs)
+        ctx.native = Context(inputs, output)
+        return output.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        inputs, output = ctx.native.inputs, ctx.native.output
+        if not output.requires_grad:
+            return None, torch.zeros_like(inputs[1]), None
+        wanted = [value for value in inputs if value.requires_grad]
+        found = torch.autograd.grad(
+            output, wanted, gradient, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return (*(None,) * (2 - len(found)), *found, None)
 
 
 class Native:
@@ -34,10 +69,12 @@ class Module(torch.nn.Module):
         self.params = torch.nn.Parameter(self.native_tcnn_module.initial_params(seed))
 
     def forward(self, x: Tensor) -> Tensor:
-        rest = self.params
+        return Forward.apply(x.float(), self.params, self)
+
+    def through(self, x: Tensor, rest: Tensor) -> Tensor:
         for part in self.parts:
             rest, own = rest[: len(rest) - part.count], rest[len(rest) - part.count :]
-            x = part(x.float(), own)
+            x = part(x, own)
         return x
 
 
