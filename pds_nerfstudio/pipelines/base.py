@@ -29,6 +29,7 @@ from pds_nerfstudio.images import to_channels_last, working_size
 from pds_nerfstudio.perceptual import Perceptual
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.finite import FiniteChecks
+from pds_nerfstudio.pipelines.half_precision import OF_MEANS
 from pds_nerfstudio.pipelines.memory_plan import Demand, available_memory, plan_memory
 from pds_nerfstudio.pipelines.settings import (
     Compute,
@@ -111,6 +112,11 @@ class EditConfig(VanillaPipelineConfig):
     def demand(self) -> Demand:
         """What a step asks of the prior."""
         return Demand(differentiated=False)
+
+    @property
+    def first_scale(self) -> float:
+        """What gradients are multiplied with in the first step under float16 autocast."""
+        return OF_MEANS
 
     def check_prompts(self) -> None:
         """Raise UserError for prompts that this kind of edit cannot work with."""

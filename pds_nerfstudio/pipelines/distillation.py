@@ -21,6 +21,7 @@ from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline, noise_like
+from pds_nerfstudio.pipelines.half_precision import OF_SUMS
 from pds_nerfstudio.pipelines.memory_plan import Demand
 from pds_nerfstudio.pipelines.settings import (
     AdapterSettings,
@@ -76,6 +77,11 @@ class DistillationConfig(EditConfig):
         """See `EditConfig.demand`."""
         assert isinstance(self.view, DistilledViews)
         return Demand(self.view.views_per_step, len(self.adapters))
+
+    @property
+    def first_scale(self) -> float:
+        """That of a score loss, a sum over latents."""
+        return OF_SUMS
 
     @property
     def reads_source_prompt(self) -> bool:

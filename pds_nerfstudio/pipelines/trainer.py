@@ -24,12 +24,13 @@ from rich.progress import track
 from pds_nerfstudio.draws import generator_at
 from pds_nerfstudio.errors import UserError, first_line, one_sentence
 from pds_nerfstudio.pipelines import distributed, scene_trainer
-from pds_nerfstudio.pipelines.base import EditPipeline
+from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
 from pds_nerfstudio.pipelines.checks import MovementCheck
 from pds_nerfstudio.pipelines.conclusion import conclude
 from pds_nerfstudio.pipelines.display import Display
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
 from pds_nerfstudio.pipelines.distributed import NonFiniteElsewhere, NonFiniteGradient, SharedOptimizers
+from pds_nerfstudio.pipelines.half_precision import LEAST, CountingScaler
 from pds_nerfstudio.pipelines.panel import Panel
 from pds_nerfstudio.pipelines.plan import Plan, prepare
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig
@@ -87,11 +88,12 @@ class EditTrainer(SceneTrainer):
     """Trains an `EditPipeline`: loads the scene before the optimisers are built, counts edit steps from 0."""
 
     pipeline: EditPipeline  # pyright: ignore[reportIncompatibleVariableOverride]
+    grad_scaler: CountingScaler  # pyright: ignore[reportIncompatibleVariableOverride]
     session: Session
     display: Display | None = None
     """What open pages render; None without a viewer."""
     skipped = 0
-    """Steps without a finite gradient so far."""
+    """Steps without a finite gradient, or with one too large for float16, so far."""
     panel: Panel | None = None
     _next_step = 0
     _total_steps = 0
@@ -106,6 +108,9 @@ class EditTrainer(SceneTrainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; pages render a copy of the scene."""
+        assert isinstance(self.config.pipeline, EditConfig)
+        scale, enabled = self.config.pipeline.first_scale, self.grad_scaler.is_enabled()
+        self.grad_scaler = CountingScaler(init_scale=scale, enabled=enabled)
         super().setup(test_mode)
         self._next_step = self._start_step
         if isinstance(self.viewer_state, Viewer):
@@ -172,6 +177,7 @@ class EditTrainer(SceneTrainer):
             groups = self.optimizers.parameters.items()
             self._check = MovementCheck({name: group for name, group in groups if name != ADAPTERS})
         self._seed(step)
+        overflown = self.grad_scaler.overflown
         try:
             result = self._within_memory(step)
         except NonFiniteGradient as error:
@@ -179,6 +185,8 @@ class EditTrainer(SceneTrainer):
                 distributed.any_of(True, self.pipeline.device)  # the others wait for this process's gradients
             self._last_step = step
             return self._skip(step, str(error))
+        if self.grad_scaler.overflown > overflown:
+            self._say_overflown(step)
         self._skipped_in_a_row = 0
         self._check.after_step(step - self._start_step + 1)
         return result
@@ -313,6 +321,11 @@ class EditTrainer(SceneTrainer):
                 else:
                     terms = Trainer.train_iteration(self, step)[1]
                 losses.append(float(terms["edit_loss"].detach()))
+            if self.grad_scaler.overflown:
+                CONSOLE.log(
+                    f"[yellow]{self.grad_scaler.overflown:d} of the probe's {steps:d} steps were skipped: their "
+                    "gradients were too large for float16."
+                )
         except NonFiniteGradient as error:
             raise UserError(
                 f"The probe met no finite gradient ({error}): give eta a number, or use --pipeline.precision fp32."
@@ -324,6 +337,19 @@ class EditTrainer(SceneTrainer):
                 for parameter, value in kept:
                     parameter.copy_(value)
         return distributed.mean(losses, self.pipeline.device)
+
+    def _say_overflown(self, step: int) -> None:
+        self.skipped += 1
+        scale = self.grad_scaler.get_scale()
+        CONSOLE.log(
+            f"[yellow]Step {step} skipped ({self.skipped} so far): its gradients are too large for float16; their "
+            f"scale is now {scale:g}."
+        )
+        if scale < LEAST:
+            raise UserError(
+                f"Step {step}'s gradients are too large for float16 at a scale of {scale:g}: lower the guidance "
+                f"scale, or give --mixed-precision False; the last checkpoint is in {self.checkpoint_dir}."
+            )
 
     def _skip(self, step: int, reason: str):
         self.skipped += 1

@@ -105,5 +105,8 @@ class LearningPrior:
         asked = queries if same is not None else [*queries, lesson.query]
         predictions = self._prior.predict_with_graph(asked)
         learned = predictions[-1 if same is None else same]
+        assert self._prior.adapters is not None
+        assert lesson.query.adapter is not None
+        self._prior.adapters.lift(lesson.query.adapter, learned)
         self._losses[lesson.query.adapter] = (learned.float() - lesson.eps.float()).square().mean()
         return [prediction.detach() for prediction in predictions[: len(queries)]]

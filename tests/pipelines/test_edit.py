@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,11 @@ from pds_nerfstudio.evaluation.trial import render_eval_views
 from pds_nerfstudio.images import details
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import PDS
+from pds_nerfstudio.pipelines import trainer
 from pds_nerfstudio.pipelines.checks import MovementCheck
 from pds_nerfstudio.pipelines.command_line import Given
+from pds_nerfstudio.pipelines.distributed import SharedOptimizers
+from pds_nerfstudio.pipelines.half_precision import OF_SUMS, CountingScaler
 from pds_nerfstudio.pipelines.plan import _decay_over_the_edit
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
 
@@ -317,3 +321,20 @@ def test_one_step_of_nan_while_densification_runs_is_skipped_like_any_other(ns_t
     assert len(calls) == 4
     assert "Step 1 skipped (1 so far)" in capfd.readouterr().out
     assert scene_of(config)["_model.gauss_params.means"].isfinite().all()
+
+
+def test_a_gradient_too_large_for_float16_is_counted_said_and_halves_the_scale(ns_train, toy_nerf, monkeypatch, capfd):
+    step, calls = SharedOptimizers.optimizer_scaler_step_some, []
+
+    def too_large_once(self, grad_scaler, param_groups):
+        calls.append(param_groups)
+        if len(calls) == 2:
+            next(p for p in self.parameters["fields"] if p.grad is not None).grad.view(-1)[0] = float("inf")
+        step(self, grad_scaler, param_groups)
+
+    monkeypatch.setattr(SharedOptimizers, "optimizer_scaler_step_some", too_large_once)
+    alive = partial(CountingScaler, "cpu")
+    monkeypatch.setattr(trainer, "CountingScaler", lambda init_scale, enabled: alive(init_scale=init_scale))
+    config = ns_train("pds-edit", "--load-dir", toy_nerf.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 3)
+    assert "Step 1 skipped (1 so far): its gradients are too large for float16" in capfd.readouterr().out
+    assert find_run(config.get_base_dir()).checkpoint["scalers"]["scale"] == OF_SUMS / 2

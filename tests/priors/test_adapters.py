@@ -109,6 +109,22 @@ def test_losses_of_both_adapters_go_backward_together(folder):
     assert all(p.grad is None for name, p in prior.unet.named_parameters() if "lora" not in name)
 
 
+def test_adapters_of_a_unet_in_float16_learn_from_gradients_that_float16_cannot_hold(folder):
+    gradients = []
+    for dtype, weight in ((torch.float32, 1.0), (torch.float16, 1.0), (torch.float16, 2.0**-20)):
+        prior = load_prior(str(folder), "cpu", dtype)
+        adapters = prior.add_adapters(("source", "edited"), rank=4)
+        for i, parameter in enumerate(adapters.parameters()):
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(i))
+        eps = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(1))
+        learning = LearningPrior(prior, [Lesson(query(name, seed=i), eps) for i, name in enumerate(adapters.names)])
+        (weight * sum(learning.losses().values())).backward()
+        gradients.append(torch.cat([p.grad.double().flatten() / weight for p in adapters.parameters()]))
+    exact, half, small = gradients
+    assert (half - exact).norm() < 0.02 * exact.norm()
+    torch.testing.assert_close(small, half, atol=0, rtol=1e-6)
+
+
 def test_adapters_are_saved_and_restored_and_others_refused(folder):
     prior, again = (load_prior(str(folder), "cpu") for _ in range(2))
     prior.add_adapters(("source", "edited"), rank=4)
