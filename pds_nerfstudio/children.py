@@ -7,19 +7,56 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import parent_process
 
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal that a process gets when its parent ends."""
+PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 
 
-def run_child(command: Sequence[str], keep_open: Sequence[int] = ()) -> int:
-    """Run a command on this terminal; its exit code. On Linux it gets SIGTERM if this process ends before it.
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    """Its exit code; negative for the signal that killed it."""
+    signal: int | None = None
+    """What this process was asked to stop with meanwhile."""
+
+
+def run_child(command: Sequence[str], keep_open: Sequence[int] = ()) -> Ended:
+    """Run a command on this terminal and wait for it, however long it takes to end in order.
+
+    It runs in a session of its own and gets Ctrl-C and SIGTERM from here, each once: both from the terminal and from
+    a `kill` of this process alone. On Linux it gets SIGTERM if this process ends before it.
 
     Args:
         keep_open: file descriptors that it inherits, such as a lock that is to last as long as it does.
     """
-    return subprocess.run(command, check=False, pass_fds=tuple(keep_open), preexec_fn=_dying_with_parent()).returncode
+    asked: list[int] = []
+    children: list[subprocess.Popen] = []
+
+    def pass_on(number: int, _: object) -> None:
+        asked.append(number)
+        for child in children:
+            with suppress(ProcessLookupError):
+                child.send_signal(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, pass_on) for number in PASSED_ON} if main else {}
+    try:
+        child = subprocess.Popen(
+            command, pass_fds=tuple(keep_open), start_new_session=True, preexec_fn=_dying_with_parent()
+        )
+        for number in asked:
+            child.send_signal(number)
+        children.append(child)
+        return Ended(child.wait(), asked[0] if asked else None)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _dying_with_parent() -> Callable[[], None] | None:

@@ -18,7 +18,7 @@ OF_THE_DISK = {
     errno.EISDIR: "a folder is where a file should be: name another",
     errno.ENOENT: "it is not there, or not there any more",
     errno.ENAMETOOLONG: "its name is too long for the disk: give a shorter one",
-    errno.ELOOP: "its links lead in a circle: name another",
+    errno.ELOOP: "a link is in its place, or links lead in a circle: name another",
     errno.EFBIG: "it has grown too large for the disk",
     errno.EIO: "the disk does not answer as it should",
     errno.ESTALE: "the disk that it is on is gone",

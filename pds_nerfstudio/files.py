@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pds_nerfstudio.errors import UserError
 
@@ -19,6 +19,8 @@ LONGEST_NAME = 100
 """Bytes of a name that becomes part of a file's; with what is added to it, it stays below the usual limit of 255."""
 MARKER = ".made_by_pds.json"
 """Says which command made a folder, and what it puts there."""
+LEFT_OVER = re.compile(r"\.partial-[0-9a-f]{12}-[0-9a-f]{6}-\d+-\w{8}")
+"""A folder in which a killed writer has left what was to become a file."""
 NO_ROOM = 1 << 16
 """Bytes free on a disk that is full for all purposes."""
 T = TypeVar("T")
@@ -28,42 +30,52 @@ T = TypeVar("T")
 def written(path: Path) -> Iterator[Path]:
     """A path to write to, moved to `path` if the block ends well; the folder is made where there is none.
 
-    The file is written in a folder beside `path` that nobody else can write to and whose name nobody can foresee, so
-    that no link waits there. What a killed writer of the same file has left is removed.
-
     Raises:
         UserError: the disk is full.
     """
+    with private_folder(path) as folder:
+        partial = folder / path.name
+        try:
+            yield partial
+            os.replace(partial, path)
+        except Exception as error:
+            # Libraries have their own words for a full disk: torch a RuntimeError, ffmpeg a broken pipe.
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not isinstance(error, UserError) and (full or shutil.disk_usage(path.parent).free < NO_ROOM):
+                raise UserError(f"There is no space left for {path}: make room there, or write elsewhere.") from error
+            raise
+
+
+@contextmanager
+def private_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` for what is to be moved there; it is gone after the block.
+
+    Nobody else can write to it, and nobody can foresee its name, so that no link waits there. What killed writers of
+    the same path have left is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = _folder_beside(path)
-    partial = folder / path.name
-    try:
-        yield partial
-        os.replace(partial, path)
-    except Exception as error:
-        # Libraries have their own words for a full disk: torch a RuntimeError, ffmpeg a broken pipe.
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not isinstance(error, UserError) and (full or shutil.disk_usage(path.parent).free < NO_ROOM):
-            raise UserError(f"There is no space left for {path}: make room there, or write elsewhere.") from error
-        raise
-    finally:
-        _remove_partial(folder, path.name)
-
-
-def _folder_beside(path: Path) -> Path:
     digest = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:12]
     prefix = f".partial-{digest}-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]}-"
     for old in path.parent.glob(f"{prefix}*"):
         process = old.name.removeprefix(prefix).partition("-")[0]
-        if process.isdigit() and not _is_running(int(process)) and not old.is_symlink():
-            _remove_partial(old, path.name)
-    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=path.parent))
+        if process.isdigit() and not _is_running(int(process)) and _is_left_over(old):
+            shutil.rmtree(old, ignore_errors=True)  # follows no links
+    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=path.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # the disk may have gone with it
 
 
-def _remove_partial(folder: Path, name: str) -> None:
-    with suppress(OSError):  # the disk may have gone with it
-        (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
+def appended(path: Path) -> IO[str]:
+    """A log to write to at its end, its folder made where there is none.
+
+    Raises:
+        OSError: a link is in its place, or it cannot be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf8")
 
 
 def _is_running(process: int) -> bool:
@@ -101,6 +113,20 @@ def require_writable(folder: Path, flag: str = "--out", room: int = 1 << 20) -> 
                 f"{flag} {folder} has no room for {room / 2**20:.0f} MB: make room there, or give another folder."
             ) from error
         raise UserError(f"{flag} {folder} cannot be written to ({error.strerror}): give another folder.") from error
+
+
+def is_vacant(folder: Path, *but: str) -> bool:
+    """Whether nothing is there, or nothing but folders, files of these names, and what killed writers have left."""
+    if not folder.is_dir():
+        return not (folder.exists() or folder.is_symlink())
+    return all(
+        path.name in but or _is_left_over(path) or (not path.is_symlink() and path.is_dir() and is_vacant(path))
+        for path in folder.iterdir()
+    )
+
+
+def _is_left_over(path: Path) -> bool:
+    return LEFT_OVER.fullmatch(path.name) is not None and path.is_dir() and not path.is_symlink()
 
 
 def file_name(text: object) -> str:
@@ -159,7 +185,7 @@ def start_over(folder: Path, command: str, entries: Iterable[str], flag: str = "
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{flag} {folder} is a file: give a folder.")
     present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if other := [name for name in present if name not in made]:
+    if other := [name for name in present if name not in made and not _is_left_over(folder / name)]:
         raise UserError(
             f"{flag} {folder} holds {other[0]}, which `{command}` did not make: choose another folder, or remove it "
             "yourself."

@@ -26,9 +26,10 @@ from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.vsd import VSD
 from pds_nerfstudio.pipelines.base import EditConfig
-from pds_nerfstudio.pipelines.command_line import refuse_load_config
+from pds_nerfstudio.pipelines.command_line import names_one_of, refuse_load_config
 from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
 from pds_nerfstudio.pipelines.idu import IduConfig
+from pds_nerfstudio.pipelines.interruption import stop_before_the_first_step
 from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.settings import for_family
@@ -252,4 +253,6 @@ METHODS: dict[str, MethodSpecification] = {
 }
 """Every method of this package by the name that users type."""
 
+if names_one_of(sys.argv, METHODS):
+    stop_before_the_first_step()
 refuse_load_config(sys.argv, METHODS.keys() - {"source-nerfacto", "source-splatfacto"})

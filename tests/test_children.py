@@ -44,6 +44,26 @@ def _ends(process: int, seconds: float) -> bool:
 
 
 def test_a_childs_exit_code_is_its_own():
-    from pds_nerfstudio.children import run_child
+    from pds_nerfstudio.children import Ended, run_child
 
-    assert run_child([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+    assert run_child([sys.executable, "-c", "raise SystemExit(7)"]) == Ended(7)
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["as from the terminal", "to the parent alone"])
+def test_a_signal_reaches_a_child_once_and_its_end_is_waited_for(to_all):
+    child = (
+        "import signal, sys, time\nheard = []\nsignal.signal(signal.SIGINT, lambda *_: heard.append(0))\n"
+        "print('ready', flush=True)\nend = time.monotonic() + 2\n"
+        "while time.monotonic() < end: time.sleep(0.05)\nsys.exit(100 + len(heard))"
+    )
+    code = (
+        "import sys\nfrom pds_nerfstudio.children import run_child\n"
+        f"ended = run_child([sys.executable, '-c', {child!r}])\nprint(ended.code, ended.signal)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        (os.killpg if to_all else os.kill)(parent.pid, signal.SIGINT)
+        assert parent.stdout.read() == "101 2\n"

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,53 @@ def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
     write_whole(path, "whole")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def killed_writer(path: Path) -> None:
+    """What a process leaves that is killed while it writes `path`."""
+    child = os.fork()
+    if child == 0:
+        with files.private_folder(path) as folder:
+            (folder / "part").mkdir()
+            (folder / "part" / "half").write_text("half")
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+
+
+def test_a_private_folder_is_nobody_elses_and_leaves_nothing_after_a_kill(tmp_path):
+    killed_writer(tmp_path / "models")
+    with files.private_folder(tmp_path / "models") as folder:
+        assert folder.stat().st_mode & 0o077 == 0
+        assert list(tmp_path.iterdir()) == [folder]
+        assert not list(folder.iterdir())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_what_a_killed_writer_left_is_as_good_as_empty(tmp_path):
+    folder = tmp_path / "out"
+    assert files.is_vacant(folder)
+    killed_writer(folder / MARKER)
+    (folder / "training").mkdir()
+    killed_writer(folder / "training" / "settings.json")
+    assert files.is_vacant(folder)
+    shutil.rmtree(folder / "training")
+    start_over(folder, "pds demo", ["a"])  # killed before it could say whose folder this is
+    assert not files.is_vacant(folder)
+    assert files.is_vacant(folder, MARKER)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "a").symlink_to(tmp_path / "nowhere")
+    assert not files.is_vacant(tmp_path / "linked")
+
+
+def test_a_log_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "log.txt").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic"):
+        files.appended(tmp_path / "log.txt")
+    for text in ("a", "b"):
+        with files.appended(tmp_path / "new" / "log.txt") as log:
+            log.write(text)
+    assert (tmp_path / "new" / "log.txt").read_text() == "ab"
+    assert not (tmp_path / "victim").exists()
 
 
 def test_a_full_disk_is_one_sentence_in_any_librarys_words(tmp_path, monkeypatch):

@@ -47,10 +47,10 @@ def main() -> None:
     # Before torch comes: threads that spin while they wait take, on a busy machine, the time of those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with one_sentence():
-        command: Any = tyro.extras.subcommand_cli_from_dict(
-            commands(), prog="pds", description="Text-driven editing of nerfstudio scenes."
-        )
         try:
+            command: Any = tyro.extras.subcommand_cli_from_dict(
+                commands(), prog="pds", description="Text-driven editing of nerfstudio scenes."
+            )
             command.run()
         except KeyboardInterrupt:
             print("Interrupted. What was finished is kept.", file=sys.__stderr__)

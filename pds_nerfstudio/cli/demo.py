@@ -23,7 +23,7 @@ from annotated_types import Ge, Le
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import require_writable, start_over, write_whole
+from pds_nerfstudio.files import appended, require_writable, start_over, write_whole
 from pds_nerfstudio.ranges import Guidance, Seed, Steps, check_ranges
 from pds_nerfstudio.text import in_rich
 
@@ -169,7 +169,7 @@ class Demo:
         """Announce and time a stage; what the libraries print in it goes to `log.txt`."""
         console.print(f"[cyan]{title}")
         start = time.perf_counter()
-        with (self.out / "log.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        with appended(self.out / "log.txt") as log, redirect_stdout(log), redirect_stderr(log):
             yield
         seconds[name] = round(time.perf_counter() - start, 1)
 

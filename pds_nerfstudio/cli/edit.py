@@ -2,12 +2,12 @@
 
 RUN ─► (pds dreambooth) ─► ns-train …-edit ─► (ns-train sdedit-refine) ─► pds render ─► pds evaluate
 
-Each stage is a process of its own, its command is printed, and a finished one is not run again.
+Each stage is a process of its own, its command is printed, and a finished one is not run again; a training that was
+interrupted goes on from its last checkpoint.
 """
 
 import json
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -20,10 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pds_nerfstudio.children import run_child
+from pds_nerfstudio.cli.stages import Stage, progress, words_of
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import read_json, require_writable, write_whole
+from pds_nerfstudio.files import appended, is_vacant, read_json, require_writable, write_whole
+from pds_nerfstudio.priors.dreambooth_settings import CARD
 from pds_nerfstudio.prompts import check_prompts
-from pds_nerfstudio.text import in_rich
+from pds_nerfstudio.text import in_rich, printable
 
 if TYPE_CHECKING:
     from pds_nerfstudio.scenes.source import SourceRun
@@ -31,29 +33,19 @@ if TYPE_CHECKING:
 STATE, LOCK = "edit.json", "edit.lock"
 ROOM = 16 << 20
 """Bytes that an edit takes at least."""
-TRAININGS = ("edit", "refinement")
-"""Stages of `ns-train`, whose result is a run."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command, and where its result is."""
-
-    name: str
-    command: tuple[str, ...]
-    result: Path
-
-    @property
-    def line(self) -> str:
-        """The command as it can be typed."""
-        return shlex.join(self.command)
+STOPPED = {-2: 130, 130: 130, -15: 143, 143: 143}
+"""Exit codes of a child that was asked to stop, and what a shell makes of them."""
+PAGE = (
+    "Its page in the viewer is at the address that it prints: http://localhost:7007, or the next port that is free. "
+    'Every stage of ns-train opens a page of its own; without one: --{}-args="--vis tensorboard".'
+)
 
 
 @dataclass
 class Edit:
     """Edit a scene from start to end: finetune the prior if asked, edit, refine, film before and after, measure.
 
-    The same command again goes on with the stage that was interrupted. Arguments of a stage are those of its command.
+    The same command again goes on where it was interrupted. Arguments of a stage are those of its command.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional]
@@ -91,22 +83,27 @@ class Edit:
         """Run the stages that are not finished, and sum up."""
         stages = self.stages()
         require_writable(self.out, room=ROOM)
-        done = self._finished(stages)
+        self._finished(stages)
         self._lock()
+        done = self._finished(stages)  # nobody else changes it any more
         self._keep(stages, done)
         console = Console(soft_wrap=True, highlight=False)
         for number, stage in enumerate(stages, start=1):
-            console.print(
-                f"\n[bold]{number}/{len(stages)} {stage.name}[/]{' (finished before)' * (stage.name in done)}"
-            )
-            console.print(stage.line, style="cyan", markup=False)
-            if stage.name not in done:
-                if stage.name in TRAININGS:
-                    self._clear(stage)
-                self._started.add(stage.name)
-                self._keep(stages, done)
-                done[stage.name] = self._execute(stage)
-                self._keep(stages, done)
+            before = " (finished before)" if stage.name in done else ""
+            console.print(f"\n[bold]{number}/{len(stages)} {stage.name}[/]{before}")
+            if before:
+                console.print(stage.line, style="cyan", markup=False)
+                continue
+            self._check_own(stage)
+            self._started.add(stage.name)
+            self._keep(stages, done)
+            command = stage.next_command()
+            if command != stage.command:
+                console.print("Interrupted before: it goes on from its last checkpoint.")
+            console.print(shlex.join(command), style="cyan", markup=False)
+            if stage.opens_a_page():
+                console.print(PAGE.format("edit" if stage.name == "edit" else "refine"), style="dim", markup=False)
+            self._execute(stage, command, stages, done)
         self._summary(stages, done, console)
 
     def stages(self) -> list[Stage]:
@@ -135,9 +132,8 @@ class Edit:
             prior = str(self.out / "prior")
             command = ["pds", "dreambooth", "--load-config", str(source.config_path), "--prior", self.prior]
             command += ["--instance-prompt", self.src_prompt, "--class-prompt", self.class_prompt, "--out", prior]
-            stages.append(
-                Stage("dreambooth", (*command, *_words("--dreambooth-args", self.dreambooth_args)), Path(prior))
-            )
+            command += words_of("--dreambooth-args", self.dreambooth_args)
+            stages.append(Stage("dreambooth", tuple(command), Path(prior) / CARD))
         prompts = ("--pipeline.src-prompt", self.src_prompt, "--pipeline.tgt-prompt", self.tgt_prompt)
         what = (*prompts, "--pipeline.prior", prior)
         edit = self._training("edit", method, source.checkpoint_path.parent, what, self.edit_args)
@@ -150,43 +146,64 @@ class Edit:
             edited = stages[-1].result
         between = (str(edited), "--source", str(run), "--out")
         films, report = self.out / "renders", self.out / "evaluation"
-        command = ("pds", "render", *between, str(films), *_words("--render-args", self.render_args))
+        command = ("pds", "render", *between, str(films), *words_of("--render-args", self.render_args))
         stages.append(Stage("render", command, films))
-        command = ("pds", "evaluate", *between, str(report), *_words("--evaluate-args", self.evaluate_args))
+        command = ("pds", "evaluate", *between, str(report), *words_of("--evaluate-args", self.evaluate_args))
         stages.append(Stage("evaluate", command, report / "report.html"))
         return stages
 
     def _training(self, name: str, method: str, scene: Path, what: Sequence[str], more: str) -> Stage:
         command = ("ns-train", method, "--load-dir", str(scene), *what, "--output-dir", str(self.out))
-        command += ("--experiment-name", name, "--timestamp", "run", "--vis", "tensorboard")
+        command += ("--experiment-name", name, "--timestamp", "run")
         command += (
             "--viewer.quit-on-train-completion",
             "True",
-            *_words(f"--{'edit' if name == 'edit' else 'refine'}-args", more),
+            *words_of(f"--{'edit' if name == 'edit' else 'refine'}-args", more),
         )
-        return Stage(name, command, self.out / name / method / "run")
+        return Stage(name, command, self.out / name / method / "run", trains=True)
 
     def _finished(self, stages: Sequence[Stage]) -> dict[str, float]:
-        """Seconds of the stages that an earlier call of the same command has finished.
+        """Seconds of the stages that earlier calls of the same command have finished, by what the stages themselves
+        have left.
 
         Raises:
-            UserError: the folder holds something else.
+            UserError: the folder holds something else, or what other commands have made.
         """
         file = self.out / STATE
         if not file.is_file():
-            if self.out.is_dir() and any(path.name != LOCK for path in self.out.iterdir()):
+            if not is_vacant(self.out, LOCK):
                 raise UserError(f"--out {self.out} is not empty: give a folder that is new.")
             return {}
         before = _read_state(file)
-        now = {stage.name: stage.line for stage in stages}
+        self._started, done = set(), {}
+        for stage in stages:
+            entry = before.pop(stage.name, None)
+            if entry is None:
+                break
+            self._started |= {stage.name} if entry.get("started") else set()
+            ours = stage.name in self._started and not stage.links_below(self.out)
+            if (entry["seconds"] is not None or (ours and stage.leads_on)) and stage.line != entry["command"]:
+                raise self._another(stage.name, entry["command"])
+            if not self._is_finished(stage, entry, ours):
+                break
+            done[stage.name] = entry["seconds"] or _seconds_between_files(stage.result)
         for name, entry in before.items():
-            if entry["seconds"] is not None and now.get(name) != entry["command"]:
-                raise UserError(
-                    f"--out {self.out} holds an edit whose stage {name} was another command ({entry['command']}): give "
-                    "a folder that is new, or the arguments of that edit."
-                )
-        self._started |= {name for name, entry in before.items() if entry.get("started")}
-        return {name: entry["seconds"] for name, entry in before.items() if entry["seconds"] is not None}
+            if entry["seconds"] is not None and entry["command"] not in [stage.line for stage in stages]:
+                raise self._another(name, entry["command"])
+        return done
+
+    def _another(self, name: str, command: str) -> UserError:
+        return UserError(
+            f"--out {self.out} holds an edit whose stage {name} was another command ({command}): give a folder that is "
+            "new, or the arguments of that edit."
+        )
+
+    @staticmethod
+    def _is_finished(stage: Stage, entry: dict[str, Any], ours: bool) -> bool:
+        """A training that is there is asked itself; for anything else, and what was removed since, the record holds."""
+        if stage.trains and stage.result.exists() and ours:
+            return stage.has_result()
+        return entry["seconds"] is not None
 
     def _keep(self, stages: Sequence[Stage], done: dict[str, float]) -> None:
         entries = [
@@ -205,8 +222,12 @@ class Edit:
             import fcntl
         except ImportError:  # Windows has other locks
             return
-        self.out.mkdir(parents=True, exist_ok=True)
-        self._held = (self.out / LOCK).open("w")
+        try:
+            self._held = appended(self.out / LOCK)
+        except OSError as error:
+            raise UserError(
+                f"{self.out / LOCK} cannot be opened ({error.strerror}): give --out a folder that is your own."
+            ) from error
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -214,48 +235,48 @@ class Edit:
                 f"A stage of an earlier call is still writing to --out {self.out}: wait for it, or end it."
             ) from error
 
-    def _clear(self, stage: Stage) -> None:
-        """Remove what an interrupted training has left, and nothing else.
+    def _check_own(self, stage: Stage) -> None:
+        """Make sure that whatever is in a stage's place was made by a call of this command.
 
         Raises:
-            UserError: no call of this command has begun what is there, or a link leads elsewhere.
+            UserError: none has begun the stage, or a link leads elsewhere.
         """
-        folder = stage.result
-        if not (folder.exists() or folder.is_symlink()):
-            return
-        inside = folder.relative_to(self.out)
-        links = [self.out / part for part in (inside, *inside.parents) if (self.out / part).is_symlink()]
-        if stage.name not in self._started or (links and links != [self.out]):
-            raise UserError(f"{folder} was not made by this edit: move it away, or give a folder that is new.")
-        shutil.rmtree(folder)
+        links = stage.links_below(self.out)
+        if links or (stage.trains and stage.name not in self._started and (stage.result.exists() or stage.parts)):
+            place = links[0] if links else stage.result
+            raise UserError(f"{place} was not made by this edit: move it away, or give a folder that is new.")
 
-    def _execute(self, stage: Stage) -> float:
-        """Run a stage, its output on this terminal; returns its seconds."""
-        beside = Path(sys.executable).parent / stage.command[0]
-        program = str(beside) if beside.is_file() else stage.command[0]
-        start = time.perf_counter()
+    def _execute(
+        self, stage: Stage, command: Sequence[str], stages: Sequence[Stage] = (), done: dict[str, float] | None = None
+    ) -> None:
+        """Run a stage, its output on this terminal, and record it in `done` if it has finished.
+
+        Raises:
+            UserError: it failed.
+            SystemExit: it was interrupted, or this command was; 130 or 143.
+        """
+        beside = Path(sys.executable).parent / command[0]
+        program = str(beside) if beside.is_file() else command[0]
+        start, done = time.perf_counter(), {} if done is None else done
         try:
-            code = run_child([program, *stage.command[1:]], [self._held.fileno()] if self._held else ())
+            ended = run_child([program, *command[1:]], [self._held.fileno()] if self._held else ())
         except FileNotFoundError as error:
             raise UserError(
-                f"There is no command {stage.command[0]}: install nerfstudio into this Python's environment."
+                f"There is no command {command[0]}: install nerfstudio into this Python's environment."
             ) from error
-        if code in (-2, 130, -15, 143):
-            print(f"Interrupted in the stage {stage.name}: the same command goes on with it.", file=sys.__stderr__)
-            raise SystemExit(130 if code in (-2, 130) else 143)
-        if code == 0 and not self._has_result(stage):
-            code = "no result"
-        if code != 0:
+        finished = ended.code == 0 and stage.has_result()
+        if finished:
+            done[stage.name] = round(time.perf_counter() - start, 1)
+            self._keep(stages, done)
+        if ended.signal is not None or ended.code in STOPPED:
+            print(f"Interrupted {'after' if finished else 'in'} the stage {stage.name}. To go on:", file=sys.__stderr__)
+            print(f"  {printable(shlex.join(['pds', *sys.argv[1:]]))}", file=sys.__stderr__)
+            raise SystemExit(STOPPED.get(ended.code, 128 + (ended.signal or 0)))
+        if not finished:
             raise UserError(
-                f"The stage {stage.name} ended with {code}, for the reason above: run the same command again to go on "
-                "with this stage, or other arguments in a new --out."
+                f"The stage {stage.name} ended with {ended.code or _shortfall(stage)}, for the reason above: run the "
+                "same command again to go on with this stage, or other arguments in a new --out."
             )
-        return round(time.perf_counter() - start, 1)
-
-    @staticmethod
-    def _has_result(stage: Stage) -> bool:
-        """Whether a stage that ended without an error has made what the next one needs."""
-        return any(stage.result.rglob("step-*.ckpt")) if stage.name in TRAININGS else stage.result.exists()
 
     def _summary(self, stages: Sequence[Stage], done: dict[str, float], console: Console) -> None:
         title = f"“{in_rich(self.src_prompt)}” → “{in_rich(self.tgt_prompt)}”"
@@ -266,17 +287,21 @@ class Edit:
         console.print(table, soft_wrap=False)
         for name, shown in _measured(stages[-1].result.parent / "report.json"):
             console.print(f"  {in_rich(name)}: [bold]{in_rich(shown)}[/]")
-        *_, edited = (stage.result for stage in stages if stage.name in TRAININGS)
+        *_, edited = (stage.result for stage in stages if stage.trains)
         line = shlex.join(["ns-viewer", "--load-config", str(edited / "config.yml")])
         console.print(f"To walk around it: {line}", markup=False)
 
 
-def _words(flag: str, text: str) -> list[str]:
-    """The arguments in one string, split as a shell splits them."""
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise UserError(f"{flag} {text!r} cannot be split into arguments ({error}): close its quotes.") from error
+def _shortfall(stage: Stage) -> str:
+    """What a stage that ended without an error has left undone."""
+    done = progress(stage.result) if stage.trains else None
+    return "no result" if done is None else f"{done[0]} steps of {done[1]}"
+
+
+def _seconds_between_files(run: Path) -> float:
+    """From the begin of a training to its last checkpoint, where no call lived to measure it."""
+    *_, last = sorted(path.stat().st_mtime for path in run.glob("*/step-*.ckpt"))
+    return round(max(0.0, last - (run / "config.yml").stat().st_mtime), 1)
 
 
 def _read_state(file: Path) -> dict[str, dict[str, Any]]:

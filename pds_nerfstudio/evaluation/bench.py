@@ -48,7 +48,7 @@ from pds_nerfstudio.evaluation.rows import (
 from pds_nerfstudio.evaluation.suite import CaptureEdit, Suite
 from pds_nerfstudio.evaluation.trial import SETTINGS, Toy
 from pds_nerfstudio.evaluation.workers import each
-from pds_nerfstudio.files import read_json, write_whole
+from pds_nerfstudio.files import appended, read_json, write_whole
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pictures import save_image
 from pds_nerfstudio.scenes.scene import Family
@@ -284,8 +284,7 @@ def run_all(cells: Iterable[Cell], workers: int) -> Iterator[tuple[Cell, dict[st
 @contextlib.contextmanager
 def quietly(log: Path) -> Iterator[None]:
     """What is printed in this block goes to a file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(io.StringIO()):
+    with appended(log) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 

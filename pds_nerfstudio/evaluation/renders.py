@@ -10,7 +10,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.base_model import Model
 
 from pds_nerfstudio.evaluation.before_after import Pair, load_run, set_up
-from pds_nerfstudio.files import distinct_names
+from pds_nerfstudio.files import distinct_names, written
 from pds_nerfstudio.pictures import heat, save_image, side_by_side, video
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.scene import Family
@@ -129,6 +129,6 @@ def export_splat_mesh(config_path: Path, path: Path, short_side: int = 512) -> P
         pose = torch.eye(4)[None].clone()
         pose[0, :3] = camera.camera_to_worlds[0].cpu()
         tsdf.integrate_tsdf(pose, camera.get_intrinsics_matrices().cpu(), depth[None, None], shot.image[None])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    TSDF.export_mesh(tsdf.get_mesh(), str(path))
+    with written(path) as partial:
+        TSDF.export_mesh(tsdf.get_mesh(), str(partial))
     return path

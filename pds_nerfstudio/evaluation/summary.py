@@ -12,6 +12,7 @@ import torch
 
 from pds_nerfstudio.evaluation.bench import SHOWN, VIEW, Cell
 from pds_nerfstudio.evaluation.rows import ANCHORS, CEILING, NOTHING, read_chain
+from pds_nerfstudio.files import written
 from pds_nerfstudio.pictures import Image3, contact_sheet, read_images
 
 COLUMNS = {
@@ -222,8 +223,8 @@ def plot(records: Records, path: Path) -> None:
     labels = [textwrap.fill(label, 100) for label in handles]
     columns = max(1, min(5, 60 * len(kinds) // max(len(line) for label in labels for line in label.splitlines())))
     figure.legend(handles.values(), labels, fontsize=7, loc="outside lower center", ncols=columns)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with written(path) as partial:
+        figure.savefig(partial, dpi=110)
     plt.close(figure)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pds_nerfstudio.children import end_with_parent
 from pds_nerfstudio.errors import first_line
+from pds_nerfstudio.files import appended
 
 
 def each(task: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[tuple[Any, Any]]:
@@ -46,7 +47,6 @@ def guarded(task: Callable[[Any], Any], item: Any) -> Any:
     try:
         return task(item)
     except (Exception, SystemExit) as error:
-        item.folder.mkdir(parents=True, exist_ok=True)
-        with (item.folder / "log.txt").open("a") as log:
+        with appended(item.folder / "log.txt") as log:
             traceback.print_exc(file=log)
         return first_line(error.__cause__ if isinstance(error, SystemExit) and error.__cause__ is not None else error)

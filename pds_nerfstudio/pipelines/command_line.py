@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.errors import UserError, one_sentence
-from pds_nerfstudio.pipelines.settings import Group
+from pds_nerfstudio.pipelines.settings import Group, NerfCompute
 
 DATAPARSER = "pipeline.datamanager.dataparser"
 """The subcommand of `ns-train METHOD`; flags behind it are the dataparser's and carry no prefix."""
+OF_THE_MACHINE = ("machine", "logging", "viewer", "vis", "output_dir", "experiment_name", "timestamp", "data")
+"""What says where and how an edit runs, not what it is; with the settings of `Compute`."""
 
 
 class Given:
@@ -56,6 +58,26 @@ def named(arguments: Sequence[str]) -> set[str]:
     return names
 
 
+def of_the_machine(arguments: Sequence[str]) -> list[str]:
+    """Those of `ns-train METHOD`'s arguments that a resumed edit does not have from its run; see `OF_THE_MACHINE`.
+
+    Subcommands and their flags are the dataset's, which the run names.
+    """
+    from nerfstudio.configs.dataparser_configs import dataparsers
+
+    compute = tuple(f"pipeline.{member.name}" for member in fields(NerfCompute))
+    kept, keep = [], False
+    for argument in arguments:
+        if argument in dataparsers:
+            break
+        if argument.startswith("--"):
+            name = argument[2:].partition("=")[0].replace("-", "_")
+            keep = name in compute or name.split(".")[0] in OF_THE_MACHINE
+        if keep:
+            kept.append(argument)
+    return kept
+
+
 def refuse_load_config(arguments: Sequence[str], edits: Container[str]) -> None:
     """End `ns-train EDIT --load-config RUN/config.yml` in one sentence, before it is read.
 
@@ -68,6 +90,12 @@ def refuse_load_config(arguments: Sequence[str], edits: Container[str]) -> None:
                 f"ns-train {method} --load-config would train the run that it names again, in its own folder: name the "
                 "run to edit with --load-dir."
             )
+
+
+def names_one_of(arguments: Sequence[str], methods: Container[str]) -> bool:
+    """Whether this is `ns-train` with one of these methods, in a single process."""
+    several = any(word.replace("_", "-").startswith(("--machine.num-", "--machine.machine-")) for word in arguments)
+    return _is_ns_train(arguments) and len(arguments) > 1 and arguments[1] in methods and not several
 
 
 def merged(previous: Any, now: Any, given: Given, name: str) -> Any:

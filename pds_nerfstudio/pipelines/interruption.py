@@ -1,13 +1,16 @@
 """Ctrl-C and SIGTERM end a training in order: the step is finished, a checkpoint written, the exit code says so."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 
 from pds_nerfstudio.pipelines import distributed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 FAILED = 128
 """What a shell adds to the number of the signal that ended a command."""
 
@@ -26,4 +29,17 @@ def interruptions(asked: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, USUAL[number] if handler is _stop else handler)
+
+
+def stop_before_the_first_step() -> None:
+    """From here until `interruptions`, these signals end the process in one sentence: there is nothing to save yet."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _: object) -> None:
+    if parent_process() is None:  # what it has begun ends without a word
+        print("Stopped before the first step: the same command begins again.", file=sys.__stderr__)
+    raise SystemExit(FAILED + number)

@@ -85,8 +85,8 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
             f"give --pipeline.seed {config.machine.seed}."
         )
     _adopt_prompt_flag(config)
-    replayed = _adopt_replay(config)
     run = _named_run(config)
+    replayed = () if _replays_on(config, run) else _adopt_replay(config)
     _check_family(config, run)
 
     previous = run.config
@@ -94,7 +94,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     done, due = (), replayed
     if resumes:
         done, again = _session_of(config, run, given)
-        due = due or again
+        due = due or _with_what_is_left(config, run, again)
         _adopt_run(config, previous, given, done)
     else:
         pipeline.run.base, pipeline.run.base_step = run.config_path.resolve(), run.step
@@ -186,6 +186,21 @@ def _adopt_replay(config: TrainerConfig) -> tuple[Change, ...]:
     first, *changes = read_session(replay)
     adopt_settings(config.pipeline, first.value)
     return tuple(changes)
+
+
+def _replays_on(config: TrainerConfig, run: SourceRun) -> bool:
+    """Whether an edit goes on that was replaying a session, which then goes on too."""
+    replay = getattr(run.config, "replay", None)
+    return replay is not None and _continues(config, run) and getattr(config, "replay", None) in (None, replay)
+
+
+def _with_what_is_left(config: TrainerConfig, run: SourceRun, again: tuple[Change, ...]) -> tuple[Change, ...]:
+    """What is to be made again after a checkpoint, with what the session that the run was replaying changes later."""
+    if not _replays_on(config, run):
+        return again
+    config.replay = run.config.replay  # pyright: ignore[reportAttributeAccessIssue]
+    left = [change for change in read_session(config.replay)[1:] if change.step > run.step and change not in again]  # pyright: ignore[reportAttributeAccessIssue]
+    return tuple(sorted([*again, *left], key=lambda change: change.step))
 
 
 def _named_run(config: TrainerConfig) -> SourceRun:

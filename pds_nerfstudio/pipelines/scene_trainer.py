@@ -3,7 +3,6 @@
 import math
 import os
 import shlex
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from rich.progress import (
 )
 
 from pds_nerfstudio.errors import UserError, first_line, one_sentence
+from pds_nerfstudio.files import private_folder
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.interruption import FAILED, interruptions
 from pds_nerfstudio.scenes.families import family_of, scene_type
@@ -153,19 +153,19 @@ class SceneTrainer(Trainer):
         """Write beside the checkpoint folder, then move into it: a file there is always whole."""
         if distributed.rank() > 0:
             return
-        folder, partial = self.checkpoint_dir, self.base_dir / "checkpoint.partial"
-        partial.mkdir(parents=True, exist_ok=True)
-        self.checkpoint_dir = partial
+        folder = self.checkpoint_dir
         try:
-            super().save_checkpoint(step)
-            folder.mkdir(parents=True, exist_ok=True)
-            for path in partial.glob("*.ckpt"):
-                os.replace(path, folder / path.name)
-                written = folder / path.name
-                if self.config.save_only_latest_checkpoint:
-                    for old in folder.glob("*.ckpt"):
-                        if old != written:
-                            old.unlink()
+            with private_folder(folder) as partial:
+                self.checkpoint_dir = partial
+                super().save_checkpoint(step)
+                folder.mkdir(parents=True, exist_ok=True)
+                for path in partial.glob("*.ckpt"):
+                    os.replace(path, folder / path.name)
+                    written = folder / path.name
+                    if self.config.save_only_latest_checkpoint:
+                        for old in folder.glob("*.ckpt"):
+                            if old != written:
+                                old.unlink()
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"The checkpoint of step {step} could not be written ({first_line(error)}): make room on the "
@@ -173,7 +173,6 @@ class SceneTrainer(Trainer):
             ) from error
         finally:
             self.checkpoint_dir = folder
-            shutil.rmtree(partial, ignore_errors=True)
 
     def _steps_to_run(self) -> int:
         return self.config.max_num_iterations

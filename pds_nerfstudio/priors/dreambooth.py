@@ -200,6 +200,8 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
     learner = Learner(prior, settings)
     optimizer = _optimizer(settings, learner.parameters())
     step = _restored(settings, out, learner, optimizer, console)
+    if first and step < settings.steps:
+        (out / CARD).unlink(missing_ok=True)  # written last: with it, the prior is that of the last step
     *wrapped, optimizer = accelerator.prepare(*learner.networks.values(), optimizer)
     networks = dict(zip(learner.networks, wrapped, strict=True))
     losses: list[float] = []

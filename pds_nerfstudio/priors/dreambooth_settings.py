@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import read_json
+from pds_nerfstudio.files import is_vacant, read_json
 from pds_nerfstudio.priors.check import lora_folder
 from pds_nerfstudio.ranges import Guidance, LearningRate, Pixels, Seed, Steps, Weight, check_ranges
 
@@ -118,7 +118,7 @@ def check_settings(settings: DreamBooth) -> None:
 
 def check_out(out: Path, settings: DreamBooth, photographs: Sequence[Path]) -> None:
     """Raise a UserError unless `out` is new, empty, or holds the same training, which is then continued."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if is_vacant(out):
         return
     path = out / SETTINGS
     if not path.is_file():

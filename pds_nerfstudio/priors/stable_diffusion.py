@@ -31,6 +31,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError, first_line
+from pds_nerfstudio.files import private_folder
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.priors.adapters import Adapters
@@ -325,19 +326,12 @@ class StableDiffusionPrior:
 
     def save(self, folder: Path) -> None:
         """Write a diffusers folder, which `load_prior` reads: each part of it whole or absent, its index the last."""
-        partial = folder / ".partial-prior"
-        if partial.is_symlink():
-            partial.unlink()
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(mode=0o700, parents=True)  # fails where somebody puts a link there meanwhile
-        try:
+        with private_folder(folder / "prior") as partial:
             self.pipeline().save_pretrained(partial, safe_serialization=True)
             for part in sorted(partial.iterdir(), key=lambda path: path.name == "model_index.json"):
                 if part.is_dir():
                     shutil.rmtree(folder / part.name, ignore_errors=True)
                 part.replace(folder / part.name)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def add_adapters(self, names: Sequence[str], rank: int, seed: int = 0) -> Adapters:
         """Give the U-Net fresh LoRA adapters, which queries may then name (see `Adapters`)."""

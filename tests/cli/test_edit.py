@@ -1,15 +1,26 @@
 """`pds edit`: the commands of a chain, what is refused before the first of them, and going on after a failure."""
 
 import json
+import os
+import re
 import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tyro
 
+from pds_nerfstudio.children import Ended
 from pds_nerfstudio.cli.dreambooth import Dreambooth
-from pds_nerfstudio.cli.edit import Edit, Stage
+from pds_nerfstudio.cli.edit import Edit
 from pds_nerfstudio.cli.evaluate import Evaluate
 from pds_nerfstudio.cli.render import Render
+from pds_nerfstudio.cli.stages import Stage, progress
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.source import find_run, fingerprint
 
@@ -85,38 +96,107 @@ def test_a_chain_without_refinement_shows_the_edit(toy_splats, tmp_path):
 def begun(tmp_path) -> tuple[Edit, Stage]:
     """An edit whose stage `edit` was begun, and has left something."""
     chain = Edit(tmp_path / "run", out=tmp_path / "out")
-    stage = Stage("edit", ("ns-train",), chain.out / "edit" / "pds-edit-splat" / "run")
+    command = ("ns-train", "pds-edit-splat", "--load-dir", "base", *WHAT, *WHERE)
+    stage = Stage("edit", command, chain.out / "edit" / "pds-edit-splat" / "run", trains=True)
     stage.result.mkdir(parents=True)
     (stage.result / "config.yml").touch()
     chain._started.add("edit")
     return chain, stage
 
 
-def test_what_an_interrupted_stage_left_is_removed(begun):
+WHAT = ("--pipeline.src-prompt", "a", "--pipeline.tgt-prompt=b", "--pipeline.box", "0", "0", "0", "1", "1", "1")
+WHERE = ("--output-dir", "out", "--pipeline.prior-device=cuda:1", "--vis", "viewer", "--machine.device-type", "cpu")
+
+
+def stopped_at(run: Path, steps: int, of: int, copied: Path) -> None:
+    """Let `run` be a copy of a run, as a training of so many steps that has had so many."""
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(copied, run)
+    config = run / "config.yml"
+    config.write_text(re.sub(r"max_num_iterations: \d+", f"max_num_iterations: {of}", config.read_text()))
+    (checkpoint,) = run.glob("*/step-*.ckpt")
+    checkpoint.rename(checkpoint.with_name(f"step-{steps - 1:09d}.ckpt"))
+
+
+def test_a_training_without_a_checkpoint_begins_anew(begun):
     chain, stage = begun
-    chain._clear(stage)
+    chain._check_own(stage)
+    assert stage.next_command() == stage.command
     assert not stage.result.exists()
-    chain._clear(stage)
+    assert stage.next_command() == stage.command
+
+
+def test_an_interrupted_training_goes_on_from_its_last_checkpoint_wherever_it_is_killed(begun, toy_splats):
+    _, stage = begun
+    first, second = (stage.result.with_suffix(f".{number}") for number in (1, 2))
+    going_on = ("ns-train", "pds-edit-splat", "--load-dir")
+    stopped_at(stage.result, 6, 10, toy_splats.parent)
+    assert not stage.has_result()
+    assert stage.next_command() == (*going_on, str(first), *WHERE)
+    stage.result.mkdir()  # killed before its first checkpoint
+    assert stage.next_command() == (*going_on, str(first), *WHERE)
+    stopped_at(stage.result, 8, 10, toy_splats.parent)
+    assert stage.next_command() == (*going_on, str(second), *WHERE)
+    assert (progress(first), progress(second)) == ((6, 10), (8, 10))
+    stopped_at(stage.result, 10, 10, toy_splats.parent)
+    assert stage.has_result()
+
+
+def test_a_training_is_finished_if_it_says_so_itself(toy_splats, tmp_path):
+    chain = edit(toy_splats.parent, tmp_path / "out", method="pds-edit")
+    stages = chain.stages()
+    trained, refined = (stage for stage in stages if stage.trains)
+    chain._started = {"edit", "refinement"}
+    stopped_at(trained.result, 10, 10, toy_splats.parent)
+    chain._keep(stages, {})
+    assert list(chain._finished(stages)) == ["edit"]
+    stopped_at(trained.result, 9, 10, toy_splats.parent)
+    stopped_at(refined.result, 10, 10, toy_splats.parent)
+    chain._keep(stages, dict.fromkeys(("edit", "refinement", "render", "evaluate"), 3.0))
+    assert chain._finished(stages) == {}
+    with pytest.raises(UserError, match="was not made by this edit"):
+        chain._check_own(refined)  # which went on from half an edit
+
+    other = edit(toy_splats.parent, tmp_path / "out", method="pds-edit", edit_args="--max-num-iterations 7")
+    with pytest.raises(UserError, match="was another command"):
+        other._finished(other.stages())
+
+
+def test_a_page_is_announced_where_one_opens(begun):
+    _, stage = begun
+    assert stage.opens_a_page()
+    assert replace(stage, command=stage.command[:2]).opens_a_page()
+    assert not replace(stage, command=(*stage.command, "--vis", "tensorboard")).opens_a_page()
+    assert not replace(stage, command=(*stage.command, "--vis=wandb")).opens_a_page()
+    assert replace(stage, command=(*stage.command, "--vis=viewer+wandb")).opens_a_page()
 
 
 def test_a_folder_that_no_stage_began_is_left_alone(begun):
     chain, stage = begun
     chain._started.clear()
     with pytest.raises(UserError, match="was not made by this edit"):
-        chain._clear(stage)
-    assert (stage.result / "config.yml").exists()
+        chain._check_own(stage)
 
 
-@pytest.mark.parametrize("part", ["run", "pds-edit-splat", "edit"])
+@pytest.mark.parametrize("part", ["run", "run.1", "pds-edit-splat", "edit"])
 def test_a_link_in_a_stages_place_is_not_followed(begun, tmp_path, part):
     chain, stage = begun
-    place = next(path for path in (stage.result, *stage.result.parents) if path.name == part)
+    places = (stage.result, stage.result.with_suffix(".1"), *stage.result.parents)
+    place = next(path for path in places if path.name == part)
     mine = tmp_path / "mine"
-    place.rename(mine)
+    place.rename(mine) if place.exists() else mine.mkdir()
     place.symlink_to(mine)
     with pytest.raises(UserError, match="was not made by this edit"):
-        chain._clear(stage)
-    assert list(mine.rglob("config.yml"))
+        chain._check_own(stage)
+
+
+def test_the_lock_follows_no_link(begun, tmp_path):
+    chain, _ = begun
+    (tmp_path / "mine").write_text("years of work")
+    (chain.out / "edit.lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="a folder that is your own"):
+        chain._lock()
+    assert (tmp_path / "mine").read_text() == "years of work"
 
 
 def test_a_folder_that_a_stage_of_an_earlier_call_still_writes_to_is_left_alone(begun):
@@ -130,19 +210,75 @@ def test_a_folder_that_a_stage_of_an_earlier_call_still_writes_to_is_left_alone(
     chain._lock()
 
 
-def test_a_stage_that_was_interrupted_or_left_no_result_is_not_finished(begun, monkeypatch):
+@pytest.mark.parametrize(
+    ("ended", "said", "code"),
+    [
+        (Ended(-2), "Interrupted in the stage edit. To go on:\n  pds edit", 130),
+        (Ended(143), "Interrupted in", 143),
+        (Ended(0, signal.SIGTERM), "Interrupted in", 143),
+        (Ended(0), "ended with no result", None),
+        (Ended(3), "ended with 3", None),
+    ],
+)
+def test_a_stage_that_was_interrupted_or_left_no_result_is_not_finished(begun, monkeypatch, capfd, ended, said, code):
     chain, stage = begun
-    for code, message in ((-2, None), (143, None), (0, "ended with no result"), (3, "ended with 3")):
-        monkeypatch.setattr("pds_nerfstudio.cli.edit.run_child", lambda *_, code=code: code)
-        with pytest.raises(UserError if message else SystemExit) as stop:
-            chain._execute(stage)
-        if message:
-            assert message in str(stop.value)
-        else:
-            assert stop.value.code == {-2: 130}.get(code, code)
-    (stage.result / "step-000000001.ckpt").touch()
-    monkeypatch.setattr("pds_nerfstudio.cli.edit.run_child", lambda *_: 0)
-    chain._execute(stage)
+    monkeypatch.setattr("sys.argv", ["pds", "edit"])
+    monkeypatch.setattr("pds_nerfstudio.cli.edit.run_child", lambda *_: ended)
+    done: dict[str, float] = {}
+    with pytest.raises(UserError if code is None else SystemExit) as stop:
+        chain._execute(stage, stage.command, [stage], done)
+    assert not done
+    assert said in (str(stop.value) if code is None else capfd.readouterr().err)
+    assert code in (None, getattr(stop.value, "code", None))
+
+
+def test_a_stage_that_ends_with_0_before_its_last_step_is_not_finished(begun, monkeypatch, toy_splats):
+    chain, stage = begun
+    monkeypatch.setattr("pds_nerfstudio.cli.edit.run_child", lambda *_: Ended(0))
+    done: dict[str, float] = {}
+    stopped_at(stage.result, 9, 10, toy_splats.parent)
+    with pytest.raises(UserError, match="ended with 9 steps of 10"):
+        chain._execute(stage, stage.command, [stage], done)
+    assert not done
+    stopped_at(stage.result, 10, 10, toy_splats.parent)
+    chain._execute(stage, stage.command, [stage], done)
+    assert list(done) == ["edit"]
+
+
+@pytest.mark.slow
+def test_a_signal_to_pds_edit_ends_its_stage_with_a_checkpoint_from_which_the_same_command_goes_on(
+    toy_splats, tmp_path
+):
+    out, before = tmp_path / "out", fingerprint(toy_splats.parent)
+    command = [str(Path(sys.executable).parent / "pds"), "edit", str(toy_splats.parent), "--from", FROM, "--to", TO]
+    command += ["--prior", "toybox", "--out", str(out), "--method", "pds-edit", "--no-refine"]
+    command += ["--edit-args=--max-num-iterations 100000 --pipeline.resolution 32 --steps-per-save 5 --vis tensorboard"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"}
+
+    def stopped_after(pattern: str) -> str:
+        ran = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        deadline = time.monotonic() + 300
+        while not list(out.glob(pattern)):
+            assert ran.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        ran.send_signal(signal.SIGINT)
+        output, _ = ran.communicate(timeout=120)
+        assert ran.returncode == 130, output[-3000:]
+        assert "Traceback" not in output
+        assert f"To go on:\n  {shlex.join(['pds', *command[1:]])}\n" in output
+        return output
+
+    stopped_after("edit/pds-edit-splat/run/*/step-*.ckpt")
+    first = progress(out / "edit/pds-edit-splat/run")
+    assert "Interrupted before" in stopped_after("edit/pds-edit-splat/run.1/../run/*/step-*.ckpt")
+    second = progress(out / "edit/pds-edit-splat/run")
+    assert first is not None
+    assert second is not None
+    assert first == progress(out / "edit/pds-edit-splat/run.1")
+    assert first[0] < second[0] < second[1] == 100_000
+    assert json.loads((out / "edit.json").read_text())[0]["seconds"] is None
+    assert fingerprint(toy_splats.parent) == before
 
 
 @pytest.mark.slow
@@ -152,8 +288,8 @@ def test_a_chain_goes_on_with_the_stage_that_failed(run_command, toy_splats, tmp
         *("pds", "edit", toy_splats.parent, "--from", FROM, "--to", TO, "--prior", "toybox", "--out", out),
         *("--method", "pds-edit", "--class-prompt", "a photo of a can"),
         "--dreambooth-args=--steps 2 --class-images 1 --empty-images 0 --sample-steps 1 --resolution 32",
-        "--edit-args=--max-num-iterations 2",
-        "--refine-args=--max-num-iterations 2 --pipeline.num-steps 1 --pipeline.resolution 32",
+        "--edit-args=--max-num-iterations 2 --vis tensorboard",
+        "--refine-args=--vis tensorboard --max-num-iterations 2 --pipeline.num-steps 1 --pipeline.resolution 32",
         "--render-args=--paths interpolated --frames 2",
     ]
     failed = run_command(*command, "--evaluate-args=--frames 1", fails=True)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import sys
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from pds_nerfstudio.pipelines.steering import (
     read_session,
     settings_of,
 )
+from pds_nerfstudio.pipelines.trainer import EditTrainer
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 
 from .conftest import PROMPTS
@@ -61,7 +63,10 @@ def steered(ns_train, monkeypatch, free_port):
 
 
 @pytest.mark.slow
-def test_a_steered_edit_replays_to_the_bit(steered, ns_train, toy_splats):
+def test_a_steered_edit_replays_to_the_bit_also_where_the_replay_is_interrupted(
+    steered, ns_train, toy_splats, monkeypatch
+):
+    seed = EditTrainer._seed
     edit = (
         "--load-dir",
         toy_splats.parent,
@@ -92,8 +97,14 @@ def test_a_steered_edit_replays_to_the_bit(steered, ns_train, toy_splats):
     again = ns_train("pnr-edit-splat", *edit, "--replay", log)
     assert (again.get_base_dir() / SESSION_FILE).read_text() == log.read_text()
     straight = ns_train("pnr-edit-splat", *PROMPTS, *edit)
-    live, again, straight = (scene_of(config) for config in (live, again, straight))
-    assert all(torch.equal(live[name], again[name]) for name in live)
+    monkeypatch.setattr(EditTrainer, "_seed", lambda self, step: sys.exit() if step == 10 else seed(self, step))
+    with pytest.raises(SystemExit):
+        ns_train("pnr-edit-splat", *edit, "--replay", log, "--timestamp", "stopped", "--steps-per-save", 6)
+    monkeypatch.setattr(EditTrainer, "_seed", seed)
+    resumed = ns_train("pnr-edit-splat", "--load-dir", again.get_base_dir().with_name("stopped"))
+    assert (resumed.get_base_dir() / SESSION_FILE).read_text() == log.read_text()
+    live, again, straight, resumed = (scene_of(config) for config in (live, again, straight, resumed))
+    assert all(torch.equal(live[name], other[name]) for name in live for other in (again, resumed))
     assert not torch.equal(
         live["_model.gauss_params.features_dc"],
         straight["_model.gauss_params.features_dc"][: len(live["_model.gauss_params.features_dc"])],

@@ -1,0 +1,113 @@
+"""The stages of `pds edit`: one command each, whether it is finished, and what goes on with one that was interrupted.
+
+    OUT/edit/METHOD/run              what the stage makes
+    OUT/edit/METHOD/run.1, run.2 …   the same up to where it was interrupted: the next one begins with its checkpoint
+
+A training says itself how far it is: by its own checkpoint and its own settings, whatever `edit.json` says.
+"""
+
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pds_nerfstudio.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command, and where its result is."""
+
+    name: str
+    command: tuple[str, ...]
+    result: Path
+    """What is there when it has ended: a file or a folder; of a training, its run."""
+    trains: bool = False
+    """Whether it is `ns-train`."""
+
+    @property
+    def line(self) -> str:
+        """The command as it can be typed."""
+        return shlex.join(self.command)
+
+    @property
+    def parts(self) -> list[Path]:
+        """What was interrupted of it, the latest last."""
+        numbered = {int(n): path for path in self.result.parent.glob("run.*") if (n := path.suffix[1:]).isdigit()}
+        return [numbered[number] for number in sorted(numbered)] if self.trains else []
+
+    @property
+    def leads_on(self) -> bool:
+        """Whether there is a checkpoint of it that would be lost if it began anew."""
+        return self.trains and (progress(self.result) is not None or bool(self.parts))
+
+    def has_result(self) -> bool:
+        """Whether it has made what the next one needs."""
+        if not self.trains:
+            return self.result.exists()
+        done = progress(self.result)
+        return done is not None and done[0] >= done[1]
+
+    def links_below(self, folder: Path) -> list[Path]:
+        """What of its places in `folder` is a link, which leads elsewhere."""
+        inside = self.result.relative_to(folder)
+        places = [folder / part for part in (inside, *inside.parents) if part != Path()] + self.parts
+        return [place for place in places if place.is_symlink()]
+
+    def next_command(self) -> tuple[str, ...]:
+        """What runs it now: its command, or what goes on from its last checkpoint, for which it makes room."""
+        if not self.trains:
+            return self.command
+        if self.result.exists():
+            if progress(self.result) is None:
+                shutil.rmtree(self.result)
+            else:
+                last = self.parts[-1] if self.parts else self.result.with_suffix(".0")
+                self.result.rename(last.with_suffix(f".{int(last.suffix[1:]) + 1}"))
+        return self.resuming_command(self.parts[-1]) if self.parts else self.command
+
+    def resuming_command(self, part: Path) -> tuple[str, ...]:
+        """What goes on with an interrupted training. Its settings are those of its run, which may have been changed
+        in the viewer since; of the command only what belongs to the machine is named again."""
+        from pds_nerfstudio.pipelines.command_line import of_the_machine
+
+        program, method, *arguments = self.command
+        return program, method, "--load-dir", str(part), *of_the_machine(arguments)
+
+    def opens_a_page(self) -> bool:
+        """Whether the viewer shows it while it runs."""
+        from pds_nerfstudio.methods import METHODS
+
+        if not self.trains:
+            return False
+        shown = METHODS[self.command[1]].config.vis
+        for word, value in zip(self.command, (*self.command[1:], ""), strict=True):
+            if word.partition("=")[0] == "--vis":
+                shown = word.partition("=")[2] or value
+        return "viewer" in shown
+
+
+def progress(run: Path) -> tuple[int, int] | None:
+    """How many steps a training has in its last checkpoint, and how many it is to have; None without a checkpoint.
+
+    Raises:
+        UserError: its settings cannot be read.
+    """
+    from pds_nerfstudio.scenes.source import find_run
+
+    if not any(run.glob("*/step-*.ckpt")):
+        return None
+    found = find_run(run, called="The stage's run")
+    return found.step + 1, found.config.max_num_iterations
+
+
+def words_of(flag: str, text: str) -> list[str]:
+    """The arguments in one string, split as a shell splits them.
+
+    Raises:
+        UserError: a quote is open.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{flag} {text!r} cannot be split into arguments ({error}): close its quotes.") from error
