@@ -268,6 +268,6 @@ def _placed(camera: Cameras, device: torch.device, size: tuple[int, int] | None)
     placed = copy.copy(camera.to(device))
     if size is not None:
         placed.height, placed.width = (torch.tensor([[side]]) for side in size)
-        placed.rescale_output_resolution = lambda *_: None  # by 1
+        placed.rescale_output_resolution = lambda *_: None  # by 1  # pyright: ignore[reportAttributeAccessIssue]
     placed.get_intrinsics_matrices = lambda: Cameras.get_intrinsics_matrices(placed).to(device).as_subclass(_StaysHere)
     return placed
