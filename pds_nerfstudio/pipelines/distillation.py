@@ -164,7 +164,10 @@ class DistillationPipeline(EditPipeline):
         pairs = [objective.sample_timesteps(prior.schedule, 1, generator) for generator in generators]
         t, s = (torch.cat(steps) for steps in zip(*pairs, strict=True))  # on the CPU: a look-up then waits for no GPU
         self._watch_gradient(image, objective, t)
+        names = ", ".join(self.views.names[index] for index in indices)
+        self.finite.watch(image, lambda: f"the rendering of {names}")
         x0_tgt = prior.encode(image)
+        self.finite.watch(x0_tgt, lambda: f"what the prior's encoder makes of {names}")
         sources = [self.source_view(index) for index in indices]
         controls = [source.control.to(x0_tgt) for source in sources if source.control is not None]
         edit = Edit(
