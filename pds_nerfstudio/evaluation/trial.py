@@ -33,6 +33,7 @@ from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import Piva
 from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.pictures import Images, contact_sheet, heat, read_images
+from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.settings import write
@@ -276,7 +277,8 @@ def headless(method: str, out: Path, steps: int, seed: int) -> TrainerConfig:
     config = copy.deepcopy(METHODS[method].config)
     config.output_dir = out / "runs"
     config.max_num_iterations = steps
-    config.machine.seed = seed
+    if not isinstance(config.pipeline, EditConfig):
+        config.machine.seed = seed  # an edit has one of its own
     config.vis = "tensorboard"
     config.viewer.quit_on_train_completion = True
     config.logging.local_writer.enable = False
@@ -291,7 +293,7 @@ def edit_config(method: str, source: Path, edit: Any, out: Path, steps: int, see
     config.experiment_name = "edited"
     config.load_dir = source.parent / config.relative_model_dir
     pipeline: Any = config.pipeline
-    pipeline.src_prompt, pipeline.tgt_prompt, pipeline.seed = edit.source_prompt, edit.target_prompt, seed
+    pipeline.src_prompt, pipeline.tgt_prompt, pipeline.run.seed = edit.source_prompt, edit.target_prompt, seed
     return config
 
 

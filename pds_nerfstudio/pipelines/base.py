@@ -98,6 +98,12 @@ class EditConfig(VanillaPipelineConfig):
     run: Flat[RunSettings] = field(default_factory=RunSettings)
     """What tells this run from another."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Only fields can be set: a setting that lies in a group would otherwise be set beside it, and mean nothing."""
+        if name not in type(self).__dataclass_fields__:
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}; is it one of a group's?")
+        super().__setattr__(name, value)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Fill in what a `config.yml` holds, also one of an older version."""
         model = state.get("model")
