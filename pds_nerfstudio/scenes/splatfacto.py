@@ -268,6 +268,14 @@ def _placed(camera: Cameras, device: torch.device, size: tuple[int, int] | None)
     placed = copy.copy(camera.to(device))
     if size is not None:
         placed.height, placed.width = (torch.tensor([[side]]) for side in size)
-        placed.rescale_output_resolution = lambda *_: None  # by 1  # pyright: ignore[reportAttributeAccessIssue]
-    placed.get_intrinsics_matrices = lambda: Cameras.get_intrinsics_matrices(placed).to(device).as_subclass(_StaysHere)
+        placed.rescale_output_resolution = lambda *_: None  # by 1
+    placed.get_intrinsics_matrices = lambda: _intrinsics(placed).as_subclass(_StaysHere)
     return placed
+
+
+def _intrinsics(camera: Cameras) -> Tensor:
+    """What `Cameras.get_intrinsics_matrices` gives, made where the camera is: upstream makes it on the CPU, and waits
+    for a GPU four times."""
+    zero, one = torch.zeros_like(camera.fx), torch.ones_like(camera.fx)
+    rows = ((camera.fx, zero, camera.cx), (zero, camera.fy, camera.cy), (zero, zero, one))
+    return torch.stack([torch.cat(row, dim=-1) for row in rows], dim=-2).float()

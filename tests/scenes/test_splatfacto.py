@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.models.splatfacto import SH2RGB, SplatfactoModel
 
+from pds_nerfstudio.scenes import splatfacto
 from pds_nerfstudio.scenes.families import render
 
 GROUPS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
@@ -232,3 +234,8 @@ def test_what_a_probe_renders_is_neither_kept_nor_heard(splats, camera):
         assert len(model.rendered) == 1
     train_step(model, built, camera(0), 0)
     assert model.strategy_state["count"].max() == 1
+
+
+def test_intrinsics_are_nerfstudios():
+    camera = Cameras(torch.eye(4)[None, :3], 30.0, 40.0, 5.5, 6.5, 11, 13)
+    assert torch.equal(splatfacto._intrinsics(camera), camera.get_intrinsics_matrices())

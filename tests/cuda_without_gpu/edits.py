@@ -1,0 +1,106 @@
+"""What `test_splats.py` and `test_nerfs.py` do on pretended GPUs, in two files so that two workers share them."""
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from pds_nerfstudio.cli.evaluate import Evaluate
+from pds_nerfstudio.scenes.source import find_run, load_source_state
+
+from .conftest import Machine, Ran
+from .devices import Event
+
+TWO_DEVICES = ("--pipeline.prior-device", "cuda:1")
+VIEWER = ("--vis", "viewer", "--viewer.quit-on-train-completion", "True", "--viewer.websocket-host", "127.0.0.1")
+FLAGS = {
+    "sds": ("--pipeline.views-per-step", 2),
+    "dds": ("--pipeline.hold-details", 1.0),
+    "pnr": ("--pipeline.eta", 0.3, "--pipeline.refine-steps", 1),
+    "piva": ("--pipeline.control", "toybox", "--pipeline.adapter-warmup", 1),
+    "refine": ("--pipeline.num-steps", 2),
+    "idu": ("--pipeline.num-steps", 2),
+}
+"""Of each method, what keeps it short or lets more of it run."""
+STEPS = 2
+
+
+def name_of(kind: str, family: str) -> str:
+    """The method that `ns-train` knows."""
+    name = "sdedit-refine" if kind == "refine" else f"{kind}-edit"
+    return name if family == "nerfacto" else f"{name}-splat"
+
+
+def check_every_method(machine: Machine, base: Path, kind: str, family: str, waits: int) -> None:
+    """An edit whose prior is on a second GPU mismatches nothing, moves the scene, and waits so often in a step."""
+    flags = (*FLAGS.get(kind, ()), *TWO_DEVICES, "--max-num-iterations", STEPS)
+    distils = kind not in ("refine", "idu")
+    if distils:
+        flags = (*flags, "--pipeline.steps-per-view", STEPS)
+    ran = machine.edit(name_of(kind, family), base, *flags)
+    assert_no_mismatch(ran.events)
+    assert_moved(base, ran)
+    found = ran.of_kind("wait", step=1)
+    assert len(found) <= waits, "\n".join(found)
+    if distils:  # the view is that of the first step
+        assert cameras_fetched(ran, step=1) == []
+
+
+def assert_no_mismatch(events: list[Event]) -> None:
+    """No operation was given tensors of two devices."""
+    found = Counter(f"{event.what} at {event.place}" for event in events if event.kind == "mismatch")
+    assert not found, "\n".join(f"{number} times {what}" for what, number in found.items())
+
+
+def assert_moved(base: Path, ran: Ran) -> None:
+    """The scene is finite, and not what it was."""
+    before, after = (load_source_state(find_run(folder)) for folder in (base, ran.folder))
+    values = {name: v for name, v in after.items() if name.startswith("_model.") and v.is_floating_point()}
+    assert all(value.isfinite().all() for value in values.values())
+    assert any(not torch.equal(value, before[name]) for name, value in values.items())
+
+
+def steered_edit(machine: Machine, base: Path, family: str, steering, port: int) -> Ran:
+    """An edit within a box that a viewer shows, with a snapshot, a change of the box, and ways back."""
+    shown = []
+
+    def show(trainer) -> None:
+        trainer._show(now=True)
+        shown.append(trainer.panel)
+
+    steering(
+        {
+            1: [("snapshot", None), ("guidance_scale", 5.0)],
+            2: [show, ("box", [-1.5, -1.5, -1.5, 1.5, 1.5, 1.5])],
+            3: [("restore", "snapshot")],
+            4: [("restore", "source"), show],
+        }
+    )
+    ran = machine.edit(
+        name_of("pds", family),
+        base,
+        *("--pipeline.box", -2, -2, -2, 2, 2, 2, "--max-num-iterations", 5, "--pipeline.steps-per-view", 5),
+        vis=(*VIEWER, "--viewer.websocket-port", port),
+    )
+    assert len(shown) == 2
+    return ran
+
+
+def check_every_action(machine: Machine, base: Path, family: str, steering, port: int, out: Path) -> Ran:
+    """A steered edit, and what comes after one: it is resumed, refined and evaluated. Returns the edit."""
+    ran = steered_edit(machine, base, family, steering, port)
+    steering({})
+    resumed = machine.train(name_of("pds", family), ran.folder, "--max-num-iterations", 6)
+    short = ("--max-num-iterations", 1, "--pipeline.num-steps", 1)
+    refined = machine.train(name_of("refine", family), ran.folder, *short)
+    assert_moved(ran.folder, refined)
+    with machine.on() as events:
+        Evaluate((refined.folder,), frames=2, resolution=32, out=out).run()
+    for seen in (ran.events, resumed.events, refined.events, events):
+        assert_no_mismatch(seen)
+    return ran
+
+
+def cameras_fetched(ran: Ran, step: int) -> list[str]:
+    """Copies of a camera to a GPU in a step."""
+    return [said for said in ran.of_kind("fetch", step) if "tensor_dataclass" in said]

@@ -1,0 +1,45 @@
+"""Every method on splats, with a second GPU for the prior.
+
+Resuming, a region, steering, the panel, refinement, evaluation, and the commands without a scene come once each, with
+the prior beside the scene: the whole product of methods and actions would take minutes more and runs the same lines.
+"""
+
+import pytest
+
+from pds_nerfstudio.cli.dreambooth import Dreambooth
+from pds_nerfstudio.cli.preview import Preview
+
+from .conftest import Machine
+from .edits import assert_no_mismatch, cameras_fetched, check_every_action, check_every_method
+
+pytestmark = pytest.mark.slow
+
+FAMILY = "splatfacto"
+WAITS = {"sds": 2, "dds": 2, "pds": 2, "vsd": 3, "piva": 4, "pnr": 2, "refine": 2, "idu": 4}
+"""How often the host waits for a GPU in a step."""
+
+
+@pytest.mark.parametrize("kind", WAITS)
+def test_no_method_mixes_devices_and_none_waits_more_often_than_said(machine: Machine, toy_splats, kind):
+    check_every_method(machine, toy_splats.parent, kind, FAMILY, WAITS[kind])
+
+
+def test_a_steered_edit_within_a_box_is_shown_resumed_refined_and_evaluated(
+    machine: Machine, toy_splats, steering, free_port, tmp_path
+):
+    ran = check_every_action(machine, toy_splats.parent, FAMILY, steering, free_port(), tmp_path)
+    assert ran.of_kind("fetch", step=0)
+    for step in (1, 2, 3):  # of the view that step 0 showed
+        assert cameras_fetched(ran, step) == []
+
+
+def test_photographs_are_edited_and_learned_from_on_a_gpu(machine: Machine, toy_scene, tmp_path):
+    prompts = {"src_prompt": "a photo of a red can", "tgt_prompt": ("a photo of a red cone",), "prior": "toybox"}
+    small = {"prior": "toybox", "resolution": 32, "steps": 1, "class_images": 2, "empty_images": 1, "sample_steps": 1}
+    said = {"instance_prompt": "a photo of a sks can", "class_prompt": "a photo of a can"}
+    with machine.on() as events:
+        Preview(
+            (toy_scene / "source",), **prompts, objective=("pds", "piva"), steps=1, resolution=32, out=tmp_path / "2d"
+        ).run()
+        Dreambooth(data=toy_scene / "source", out=tmp_path / "lora", **small, **said).run()
+    assert_no_mismatch(events)
