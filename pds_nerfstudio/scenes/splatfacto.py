@@ -268,9 +268,13 @@ def _placed(camera: Cameras, device: torch.device, size: tuple[int, int] | None)
     placed = copy.copy(camera.to(device))
     if size is not None:
         placed.height, placed.width = (torch.tensor([[side]]) for side in size)
-        placed.rescale_output_resolution = lambda *_: None  # by 1
+        placed.rescale_output_resolution = _rescale_by_one
     placed.get_intrinsics_matrices = lambda: _intrinsics(placed).as_subclass(_StaysHere)
     return placed
+
+
+def _rescale_by_one(scaling_factor: Any, scale_rounding_mode: str = "floor") -> None:
+    """In place of `Cameras.rescale_output_resolution`, which multiplies by it on the camera's device."""
 
 
 def _intrinsics(camera: Cameras) -> Tensor:
