@@ -25,7 +25,7 @@ Images = Float[Tensor, "batch 3 height width"]
 Features = Float[Tensor, "batch _ _ _"]
 
 PAPERS_MINIMUM_DECREASE = 1000.0
-"""Δ_min of Hong et al. 2024, in the loss of MVDream: four views of 4×32×32 latents at ω = 50."""
+"""Δ_min of Hong et al. 2024, in the loss of MVDream: summed over 4×32×32 latents, averaged over four views, ω = 50."""
 
 
 def interpolate(source: Float[Tensor, "*shape"], fresh: Float[Tensor, "*shape"], eta: float) -> Float[Tensor, "*shape"]:
