@@ -4,6 +4,7 @@ Everything is found without loading a model or asking a GPU to compute.
 """
 
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -12,12 +13,14 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.errors import UserError, first_line
+from pds_nerfstudio.estimates import estimates
 from pds_nerfstudio.scenes.kernels import gsplat_kernels, splats_obstacle
 
 TESTED = {
@@ -62,6 +65,7 @@ def examine(folder: Path, prior: str) -> Findings:
     _graphics(found)
     _models(found, prior)
     free = shutil.disk_usage(folder).free
+    found.sections["an edit at 512x512 on a GPU (counted, not measured)"] = _estimates()
     found.sections["disk"] = {"free": f"{free / 2**30:.1f} GiB in {folder}"}
     if free < ROOM:
         found.mends.append(
@@ -130,6 +134,20 @@ def _graphics(found: Findings) -> None:
         "splats": "gsplat's kernels" if device == "cuda" else "plain torch",
         "NeRFs": "tiny-cuda-nn" if tcnn else "torch",
         "the prior's U-Net": "fp16" if device == "cuda" else "fp32",
+    }
+
+
+def _estimates() -> dict[str, str]:
+    """What each method asks of a GPU, and where that is more than the first one has free."""
+    free = math.inf
+    with suppress(Exception):  # what keeps torch from loading is said elsewhere
+        import torch
+
+        if torch.cuda.is_available():
+            free = torch.cuda.mem_get_info(0)[0] / 2**30
+    return {
+        name: f"{estimate}{', more than cuda:0 has free' * (estimate.memory > free)}"
+        for name, estimate in estimates().items()
     }
 
 

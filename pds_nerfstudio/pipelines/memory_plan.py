@@ -10,15 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pds_nerfstudio.estimates import CONTEXT, COPIES, GIB, UNCOUNTED
 from pds_nerfstudio.priors.footprint import Footprint, count
-
-UNCOUNTED = 1.2
-"""Factor for a GPU's workspaces, gaps, and what rendering keeps, none of which is counted."""
-CONTEXT = 0.6 * 2**30
-"""Bytes that a process takes on a GPU before anything is on it."""
-COPIES = 5
-"""Of the scene: its weights, their gradient, Adam's two moments, and the source until all of its latents are there."""
-GIB = 2**30
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 import inspect
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
 
-from pds_nerfstudio import machine
+from pds_nerfstudio import estimates, machine
 from pds_nerfstudio.cli.doctor import PRIOR, Doctor
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes import kernels
@@ -27,7 +28,40 @@ def test_an_able_machine_ends_with_exit_code_0(able, capsys):
     page = capsys.readouterr().out
     assert "An edit can run." in page
     assert all(name in page for name in ("python", "torch", "gsplat", "nvcc", "hub", "LPIPS", "disk", "toybox"))
-    assert len(page.splitlines()) < 50
+    assert len(page.splitlines()) < 60
+
+
+def test_estimates_are_called_counted_and_compared_with_what_a_card_has_free(able, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (8 * 2**30, 12 * 2**30))
+    monkeypatch.setattr(machine, "splats_obstacle", lambda device: None)
+    Doctor(json=True).run()
+    (lines,) = (v for k, v in json.loads(capsys.readouterr().out).items() if "counted, not measured" in k)
+    assert {name for name, line in lines.items() if "more than cuda:0 has free" in line} >= {
+        "piva-edit",
+        "piva-edit-splat",
+    }
+    assert "more than" not in lines["pds-edit-splat"]
+
+
+def test_estimates_are_made_of_what_the_documentation_counts():
+    page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    prior = {row[1]: row for row in rows if row[0] == "SD 1.5"}
+    memory = {
+        name: float(row[1])
+        for row in rows
+        if len(row) == 10 and re.fullmatch(r"[\d.]+", row[1])
+        for name in row[0].split(", ")
+    }
+    (nerf,) = (row for row in rows if row[0] == "nerfacto" and row[-1].isdigit())
+    assert sum(map(float, nerf[1:4])) == pytest.approx(estimates.NERF_WORK)
+    found = estimates.estimates()
+    for name, counted in estimates.METHODS.items():
+        short = name.removesuffix("-edit")
+        assert float(prior[short.replace("pnr", "pds")][6]) == counted.work
+        assert found[f"{name}-splat"].memory == pytest.approx(memory[short], abs=0.06)
 
 
 def test_json_says_the_same(able, capsys):
@@ -87,9 +121,13 @@ def test_a_hub_that_never_answers_costs_two_seconds(monkeypatch):
 @pytest.mark.slow
 def test_what_the_doctor_repeats_is_what_the_package_uses():
     from pds_nerfstudio.evaluation import measure
+    from pds_nerfstudio.methods import METHODS
     from pds_nerfstudio.pipelines.base import EditConfig
 
     assert EditConfig().prior == PRIOR
+    assert {n: e.steps for n, e in estimates.estimates().items()}.items() <= {
+        name: method.config.max_num_iterations for name, method in METHODS.items()
+    }.items()
     assert machine.CLIPS == measure.CLIPS
     pinned = Path(inspect.getfile(machine)).parents[1].joinpath("constraints.txt").read_text().splitlines()
     for name, version in machine.TESTED.items():

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pds_nerfstudio.pipelines.memory_plan import CONTEXT, GIB, UNCOUNTED, Demand, available_memory, plan_memory
+from pds_nerfstudio.estimates import CONTEXT, GIB, UNCOUNTED
+from pds_nerfstudio.pipelines.memory_plan import Demand, available_memory, plan_memory
 from pds_nerfstudio.pipelines.trainer import EditTrainer
 from pds_nerfstudio.priors.check import TOYBOX
 from pds_nerfstudio.priors.footprint import count

@@ -1,0 +1,78 @@
+"""What an edit with default settings asks of a GPU, from counted parts: nothing here was measured on one.
+
+    memory = UNCOUNTED · (the prior's part of a step + COPIES · scene) + CONTEXT
+    work   = U-Net + encoder, forward and back + rendering, in each step
+
+Stable Diffusion 1.5 at 512×512, U-Net and text encoder in float16, VAE in float32. Counted by
+`benchmarks/expected_memory.py` and `benchmarks/step_cost.py`, see docs/performance.md. An edit counts anew for its own
+prior and views (`pipelines.memory_plan`).
+"""
+
+from dataclasses import dataclass
+
+GIB = 2**30
+UNCOUNTED = 1.2
+"""Factor for a GPU's workspaces, gaps, and what rendering keeps, none of which is counted."""
+CONTEXT = 0.6 * GIB
+"""Bytes that a process takes on a GPU before anything is on it."""
+COPIES = 5
+"""Of the scene: its weights, their gradient, Adam's two moments, and the source until all of its latents are there."""
+PRIOR = 5.35 * GIB
+"""Bytes of the networks (2.14), what the encoder keeps for its backward pass (2.96), and predictions."""
+NERF = 4 * 19_410_683
+"""Bytes of nerfacto's parameters."""
+SPLATS = 4 * 59 * 500_000
+"""Bytes of 500,000 Gaussians with three bands of harmonics."""
+NERF_WORK = 0.319 + 0.319 + 0.638
+"""TFLOP of rendering a picture of nerfacto in each step: forward, again in backward, backward."""
+RATE = 50
+"""TFLOP a second that hours are given for. A card's own is for `benchmarks/step_time.py` to measure."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a method asks of the prior."""
+
+    work: float
+    """TFLOP of one step."""
+    adapters_keep: float
+    """GiB that passes through its adapters keep, with fused attention."""
+    steps: int
+
+
+METHODS = {
+    "sds-edit": Counted(3.874, 0, 30_000),
+    "dds-edit": Counted(5.481, 0, 30_000),
+    "pds-edit": Counted(5.481, 0, 30_000),
+    "pnr-edit": Counted(5.481, 0, 16_000),
+    "vsd-edit": Counted(5.599, 0.72, 30_000),
+    "piva-edit": Counted(9.048, 1.44, 30_000),
+}
+"""By method for NeRFs. Those for splats ask the same of the prior; pnr-edit's perceptual loss is not counted."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one edit asks of a GPU."""
+
+    memory: float
+    """GiB."""
+    work: float
+    """TFLOP of one step."""
+    steps: int
+
+    def __str__(self) -> str:
+        hours = self.work * self.steps / RATE / 3600
+        work = f"{self.work:.1f} TFLOP a step, {self.steps:d} steps"
+        return f"{self.memory:.1f} GiB; {work}: {hours:.1f} h at {RATE:d} TFLOP/s"
+
+
+def estimates() -> dict[str, Estimate]:
+    """By method, first on NeRFs and then on splats."""
+    found = {}
+    for ending, scene, rendering in (("", NERF, NERF_WORK), ("-splat", SPLATS, 0.0)):
+        for name, counted in METHODS.items():
+            held = PRIOR + counted.adapters_keep * GIB + COPIES * scene
+            memory = (UNCOUNTED * held + CONTEXT) / GIB
+            found[name + ending] = Estimate(memory, counted.work + rendering, counted.steps)
+    return found
