@@ -198,6 +198,28 @@ def _models(found: Findings, prior: str) -> None:
     lines["LPIPS"] = str(alexnet) if alexnet else "not here: features of the prior's encoder stand in for it"
 
 
+def require_device(name: str, flag: str) -> None:
+    """Make sure that torch can compute there, before anything is loaded.
+
+    Raises:
+        UserError: it cannot; `flag` is how the user chose it.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f'{flag} {name!r} is no device of torch\'s: give "cpu", "cuda" or "cuda:1".') from error
+    known = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}
+    count = known.get(device.type, 0)
+    if (device.index or 0) >= count:
+        there = ", ".join(f"{kind}:{i}" for kind, number in known.items() if kind != "cpu" for i in range(number))
+        raise UserError(
+            f"{flag} {name} is not here: torch sees {there or 'no GPU'}. Give another, or cpu; pds doctor says what "
+            "this machine lacks."
+        )
+
+
 def hub_state() -> str:
     """ "reachable", or why it is not asked or does not answer within `HUB_SECONDS`."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):

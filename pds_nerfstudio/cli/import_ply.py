@@ -63,7 +63,7 @@ class ImportPly:
             file_name(name)
         except ValueError as error:
             raise UserError(f"--experiment-name: {error}.") from error
-        require_writable(self.output_dir, "--output-dir", room=2 * self.ply.stat().st_size)
+        require_writable(self.output_dir, "--output-dir", room=max(1 << 20, 2 * self.ply.stat().st_size))
         splats, broken = read_ply(self.ply)
         if broken:
             Console().print(f"[yellow]{broken} Gaussians with values that are not finite are left out.")

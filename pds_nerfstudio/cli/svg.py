@@ -11,6 +11,7 @@ import tyro
 
 from pds_nerfstudio.cli.preview import SDEDIT, known_editors, parsed_setting
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import require_writable
 from pds_nerfstudio.ranges import Guidance, Pixels, Steps, check_ranges
 from pds_nerfstudio.text import in_rich, visible
 
@@ -24,6 +25,8 @@ SUFFIX = ", minimal flat 2d vector image"
 """After both prompts, in the manner of Koo et al. 2024 (section 6.2)."""
 MIN_STEP_PERCENT = 0.1
 """The paper's timesteps of drawings are t in [0.1, 0.98]."""
+ROOM = 4 << 20
+"""Bytes that drawing, picture and film take at least."""
 PICTURE = 384
 """Shorter side of the pictures that are written, in pixels."""
 
@@ -76,6 +79,7 @@ class Svg:
         if self.input.resolve() == (self.out / self.input.name).resolve():
             raise UserError(f"--out {self.out} holds {self.input.name} itself, which is not written to: give another.")
         check_prior(self.prior)
+        require_writable(self.out, room=ROOM)
         from rich.console import Console
 
         console = Console(soft_wrap=True, highlight=False)

@@ -18,6 +18,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import file_name, require_writable
+from pds_nerfstudio.machine import require_device
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.command_line import DATAPARSER, Given, merged
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
@@ -102,6 +103,8 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
             _adopt_edit(pipeline, run, given)
     pipeline.check_prompts()
     check_settings(pipeline)
+    if pipeline.compute.prior_device is not None:
+        require_device(pipeline.compute.prior_device, "--pipeline.prior-device")
     pipeline.region.check()
     pipeline.check_prior()
     if isinstance(pipeline, ReviseConfig):

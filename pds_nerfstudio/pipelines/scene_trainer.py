@@ -25,7 +25,8 @@ from rich.progress import (
 )
 
 from pds_nerfstudio.errors import UserError, first_line, one_sentence
-from pds_nerfstudio.files import private_folder
+from pds_nerfstudio.files import private_folder, require_writable
+from pds_nerfstudio.machine import require_device
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.interruption import FAILED, interruptions
 from pds_nerfstudio.scenes.families import family_of, scene_type
@@ -41,7 +42,13 @@ class SceneTrainerConfig(TrainerConfig):
     _target: type = field(default_factory=lambda: SceneTrainer)
 
     def set_timestamp(self) -> None:
-        """By the clock unless one was given; a run that began in the same second keeps its folder to itself."""
+        """The first thing nerfstudio calls once it has read the command line: refuse what cannot work.
+
+        The time is the clock's unless one was given; a run that began in the same second keeps its folder to itself.
+        """
+        with one_sentence():
+            require_device(str(self.machine.device_type), "--machine.device-type")
+            require_writable(self.output_dir, "--output-dir")
         given = self.timestamp
         super().set_timestamp()
         while self.timestamp != given and self.get_base_dir().exists():

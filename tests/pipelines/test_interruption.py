@@ -71,3 +71,21 @@ def test_a_second_signal_stops_at_once(toy_splats, ns_train, monkeypatch, tmp_pa
     assert ended.value.code == 130
     (run,) = (path.parent for path in (tmp_path / "outputs").rglob("config.yml"))
     assert find_run(run).step == 5
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_first_step_ends_in_one_sentence(ns_train, toy_splats, monkeypatch, capfd, number, code):
+    from pds_nerfstudio.pipelines.interruption import SIGNALS, stop_before_the_first_step
+    from pds_nerfstudio.pipelines.trainer import EditTrainer
+
+    before = {known: signal.getsignal(known) for known in SIGNALS}
+    monkeypatch.setattr(EditTrainer, "_before_training", lambda _: os.kill(os.getpid(), number))
+    stop_before_the_first_step()  # as the method table does in a process that is ns-train
+    try:
+        with pytest.raises(SystemExit) as ended:
+            ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX)
+    finally:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+    assert ended.value.code == code
+    assert "Stopped before the first step: the same command begins again." in capfd.readouterr().err

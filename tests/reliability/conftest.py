@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from pds_nerfstudio.cli.edit import STATE
+from pds_nerfstudio.priors.check import TOYBOX
 
 COLUMNS = [
     *("x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
@@ -23,6 +24,10 @@ GOOD_EDIT = {
     "editing_type_id": "0",
     "mask": [0, 1],
 }
+
+DRAWING = (
+    "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 64 64'><circle cx='30' cy='25' r='12' fill='red'/></svg>"
+)
 
 
 class Evil:
@@ -48,7 +53,9 @@ def named(tmp_path_factory, toy_scene, toy_splats) -> dict[str, Path | str]:
     (root / "link").symlink_to(mine)
     (root / "file").write_text("somebody's")
     (root / "garbage_data" / "transforms.json").write_text("{")
+    (root / "drawing.svg").write_text(DRAWING)
     return {
+        "drawing": root / "drawing.svg",
         "run": toy_splats.parent,
         "data": toy_scene / "source",
         "picture": toy_scene / "source" / "images" / "train_000.png",
@@ -66,6 +73,8 @@ def named(tmp_path_factory, toy_scene, toy_splats) -> dict[str, Path | str]:
         "suites": suites(root / "suites"),
         "pie": pie_folders(root / "pie"),
         "records": records(root / "records"),
+        "replays": replays(root / "replays"),
+        "prior": prior_of_huge_samples(root / "prior"),
     }
 
 
@@ -206,4 +215,45 @@ def records(folder: Path) -> Path:
     write(f"edit_entries/{STATE}", '[{"name": "edit"}, 3]')
     write(f"edit_not_ours/{STATE}", "[]")
     write("edit_not_ours/edit/pnr-edit-splat/run/thesis.tex", "years of work")
+    return folder
+
+
+def replays(folder: Path) -> Path:
+    """Sessions of edits, each with one thing wrong; the changes in `refused` are so only once the edit runs."""
+    folder.mkdir()
+    begin = {"prompts": ["a", "b"], "objective": "pds", "guidance_scale": 7.5, "timesteps": [0.02, 0.98], "box": None}
+
+    def write(name: str, value: object = begin, *changes: tuple[object, str, object]) -> None:
+        lines = [{"step": step, "change": name, "value": of} for step, name, of in ((0, "begin", value), *changes)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    write("null", None)
+    write("list", [1, 2])
+    (folder / "text.jsonl").write_text("no json\n")
+    (folder / "empty.jsonl").write_text("")
+    (folder / "no_begin.jsonl").write_text('{"step": 3, "change": "snapshot", "value": null}\n')
+    write("no_key", {"prompts": ["a", "b"]})
+    write("one_prompt", begin | {"prompts": ["a"]})
+    write("bad_objective", begin | {"objective": "__class__"})
+    write("infinite_step", begin, (float("inf"), "snapshot", None))
+    changes = {
+        "box": (7, [1, 2], ["a"] * 6),
+        "prompts": (7, ["a"], [1, 2], None),
+        "guidance_scale": (None, [1], "high", -7),
+        "timesteps": (None, [0.5], [0.9, 0.1]),
+        "objective": (None, "__class__", ["pds"]),
+        "perturb": ([1], None, "much", -1),
+        "restore": ("nothing", None, [1]),
+        "strength": ([0, 1],),
+    }
+    refused = [(2, name, value) for name, values in changes.items() for value in values]
+    write("refused", begin, *refused, (3, "prompts", ["a photo of a red ball", "a [/x] photo of a blue ball"]))
+    return folder
+
+
+def prior_of_huge_samples(folder: Path) -> Path:
+    """toybox, which says that it draws pictures for which there is no memory."""
+    shutil.copytree(TOYBOX, folder)
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 10_000_000}))
     return folder

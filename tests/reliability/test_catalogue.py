@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from pds_nerfstudio import cli
 from pds_nerfstudio.scenes.source import fingerprint
@@ -98,17 +99,23 @@ def test_ctrl_c_ends_in_a_sentence_and_130(monkeypatch, named):
     assert said == "Interrupted. What was finished is kept.\n"
 
 
+@contextlib.contextmanager
+def disk(folder: Path, size: str):
+    """A disk of its own."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=False)
+
+
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory):
     """A disk of half a megabyte."""
-    folder = tmp_path_factory.mktemp("disk")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("only root can mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=False)
+    with disk(tmp_path_factory.mktemp("disk"), "512k") as folder:
+        yield folder
 
 
 ON_A_SMALL_DISK = (
@@ -120,6 +127,11 @@ ON_A_SMALL_DISK = (
     "pds bench --suite {suites}/good.yaml --methods nothing --family 2d --out {disk}/a",
     "pds pie-bench --data {pie}/good --prior toybox --out {disk}/a",
     "pds dreambooth --data {data} --prior toybox --instance-prompt 'a sks a' --class-prompt a --out {disk}/a",
+    "pds svg {drawing} --src-prompt a --tgt-prompt b --steps 1 --prior toybox --out {disk}/a",
+    "pds import-ply {ply}/whole.ply --data {data} --output-dir {disk}/a",
+    "ns-train source-splatfacto --data {data} --output-dir {disk}/a --vis tensorboard",
+    "ns-train pds-edit-splat --load-dir {run} --pipeline.src-prompt a --pipeline.tgt-prompt b --pipeline.prior toybox "
+    "--output-dir {disk}/a --vis tensorboard",
 )
 
 
@@ -129,3 +141,19 @@ def test_a_disk_without_room_is_said_before_anything_is_measured(small_disk, nam
     assert code == 1, said
     assert "has no room for" in said
     assert not [path for path in small_disk.rglob("*") if path.is_file()]
+
+
+def test_a_disk_that_fills_while_an_edit_logs_and_saves_ends_it_with_the_last_checkpoint_whole(named, tmp_path):
+    (tmp_path / "disk").mkdir()
+    with disk(tmp_path / "disk", "2m") as folder:
+        command = [word.format(**named, disk=folder) for word in shlex.split(ON_A_SMALL_DISK[-1])]
+        steps = ["--max-num-iterations", "60", "--steps-per-save", "1", "--save-only-latest-checkpoint", "False"]
+        code, said = run([*command, *steps, "--pipeline.resolution", "32"])
+        assert code == 1, said
+        assert "Traceback" not in said
+        assert said.count("Error: ") == 1
+        assert "could not be written" in said or "no space left" in said
+        saved = list(folder.rglob("step-*.ckpt"))
+        assert saved
+        for path in saved:
+            torch.load(path, weights_only=True)
