@@ -246,7 +246,7 @@ def test_a_stage_that_ends_with_0_before_its_last_step_is_not_finished(begun, mo
 
 
 @pytest.mark.slow
-def test_a_signal_to_pds_edit_ends_its_stage_with_a_checkpoint_from_which_the_same_command_goes_on(
+def test_ctrl_c_and_kill_9_of_pds_edit_end_its_stage_with_a_checkpoint_from_which_the_same_command_goes_on(
     toy_splats, tmp_path
 ):
     out, before = tmp_path / "out", fingerprint(toy_splats.parent)
@@ -255,23 +255,24 @@ def test_a_signal_to_pds_edit_ends_its_stage_with_a_checkpoint_from_which_the_sa
     command += ["--edit-args=--max-num-iterations 100000 --pipeline.resolution 32 --steps-per-save 5 --vis tensorboard"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"}
 
-    def stopped_after(pattern: str) -> str:
+    def stopped_after(pattern: str, number: int) -> str:
         ran = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         deadline = time.monotonic() + 300
         while not list(out.glob(pattern)):
             assert ran.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        ran.send_signal(signal.SIGINT)
-        output, _ = ran.communicate(timeout=120)
-        assert ran.returncode == 130, output[-3000:]
+        ran.send_signal(number)
+        output, _ = ran.communicate(timeout=120)  # until its stage has ended too
+        assert ran.returncode == {signal.SIGINT: 130, signal.SIGKILL: -9}[number], output[-3000:]
         assert "Traceback" not in output
-        assert f"To go on:\n  {shlex.join(['pds', *command[1:]])}\n" in output
+        assert "Stopped after step" in output
         return output
 
-    stopped_after("edit/pds-edit-splat/run/*/step-*.ckpt")
+    output = stopped_after("edit/pds-edit-splat/run/*/step-*.ckpt", signal.SIGINT)
+    assert f"To go on:\n  {shlex.join(['pds', *command[1:]])}\n" in output
     first = progress(out / "edit/pds-edit-splat/run")
-    assert "Interrupted before" in stopped_after("edit/pds-edit-splat/run.1/../run/*/step-*.ckpt")
+    assert "Interrupted before" in stopped_after("edit/pds-edit-splat/run.1/../run/*/step-*.ckpt", signal.SIGKILL)
     second = progress(out / "edit/pds-edit-splat/run")
     assert first is not None
     assert second is not None
