@@ -8,8 +8,8 @@ table of its own, with s = N_l and o = 0; tiny-cuda-nn puts all levels (behind a
 network) into one flat vector, with s = N_l - 1 and o = 1/2, and stores levels small enough without hashing.
 
 A region reads a vertex where it overlaps the cells around it, which is decided in the unit cube (see `unit_cube`). The
-vertices are found through ever smaller blocks of them, and no more are looked at once a level is read whole: the work
-is bounded by the size of a table, not by the fineness of its levels.
+vertices are found through ever smaller blocks of them, and none are looked for where a region has many more than a
+level has entries: the work is bounded by the size of a table, not by the fineness of its levels.
 """
 
 import math
@@ -32,6 +32,10 @@ PRIMES = (1, 2654435761, 805459861)
 """Müller et al. 2022, eq. 4; of tiny-cuda-nn and nerfstudio alike."""
 BLOCK = 8
 """Vertices along each side of the smallest blocks, and blocks along each side of a larger one."""
+FULL = 32
+"""A region with so many vertices for each hashed entry reads all of them: by chance it misses one of e^32."""
+SHARE = 32
+"""Places along each axis of the unit cube by which the vertices of a region are counted roughly."""
 BLOCKS_AT_ONCE = 512
 """Of which the vertices are looked at together."""
 
@@ -158,6 +162,10 @@ def entries_read(model: NerfactoModel, region: Region) -> dict[str, Bool[Tensor,
 
 def _read(level: Level, reaches: Reaches, device: torch.device) -> Bool[Tensor, " entries"]:
     """Which entries of a level are read by a region, given by whether it reaches into boxes of the unit cube."""
+    places = (grid(SHARE, device).double() + 0.5) / SHARE
+    share = float(reaches(places - 1e-6, places + 1e-6).double().mean())
+    if level.stored is None and share * level.scale**3 > FULL * level.size:
+        return torch.ones(level.size, dtype=torch.bool, device=device)
     read = torch.zeros(level.size, dtype=torch.bool, device=device)
 
     def around(first: Tensor, side: int) -> Bool[Tensor, " blocks"]:
