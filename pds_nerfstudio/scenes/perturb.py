@@ -77,6 +77,8 @@ def perturb_nerf(model: NerfactoModel, fresh: Model, eta: float, where: Region |
     Returns:
         the share of the parameters' entries that were moved, in [0, 1].
     """
+    if eta == 0:
+        return 0.0
     other = dict(fresh.named_parameters())
     masks = None if where is None else entries_read(model, where)
     moved_entries = entries = 0
