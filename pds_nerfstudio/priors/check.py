@@ -47,6 +47,9 @@ INDICES = (".safetensors.index.json", ".safetensors.index.fp16.json")
 """How the lists of weights end that lie in several files beside them, by diffusers' and transformers' convention."""
 
 
+_SHARD = re.compile(r"[\w.-]+-of-\d+\.safetensors")
+
+
 def _weights(stem: str) -> tuple[tuple[str], ...]:
     """The names that a part's weights can have: one file or the list of several, whole or in half precision."""
     return tuple((stem + ending,) for ending in (".safetensors", ".fp16.safetensors", *INDICES))
@@ -199,10 +202,10 @@ def needed_files(has: Callable[[str], bool], where: str) -> list[str]:
 def _shards(folder: Path, index: str) -> list[str]:
     """The files, relative to the folder, that a list of weights names."""
     listed = read_json(folder / index).get("weight_map")
-    names = set(listed.values()) if isinstance(listed, dict) else set()
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise UserError(_damaged(folder / index, "it lists no files"))
-    return [f"{Path(index).parent}/{name}" for name in sorted(names)]
+    names = list(listed.values()) if isinstance(listed, dict) else []
+    if not names or not all(isinstance(name, str) and _SHARD.fullmatch(name) for name in names):
+        raise UserError(_damaged(folder / index, "it has to list safetensors files beside it"))
+    return [f"{Path(index).parent}/{name}" for name in sorted(set(names))]
 
 
 def camera_layout(folder: Path) -> CameraLayout | None:
@@ -359,7 +362,7 @@ def _download(name: str) -> Path:
         files += [file for file in listing if file.startswith("tokenizer/")]
         files += [file for file in listing if _is_of_camera(file)]
         listed = tuple(file[: file.index(".safetensors")] for file in files if file.endswith(INDICES))
-        files += [file for file in listing if file.startswith(listed) and re.search(r"-of-\d+\.safetensors$", file)]
+        files += [file for file in listing if file.startswith(listed) and _SHARD.fullmatch(Path(file).name)]
         return Path(snapshot_download(name, allow_patterns=files))
     except UserError:
         raise

@@ -383,8 +383,9 @@ def test_a_missing_file_of_several_is_named_and_their_list_may_name_nothing_else
     last.unlink()
     assert f"has no unet/{last.name}" in refusal(str(copy))
     index = copy / "unet" / "diffusion_pytorch_model.safetensors.index.json"
-    index.write_text('{"weight_map": {"a": "../../elsewhere.safetensors"}}')
-    assert "lists no files" in refusal(str(copy))
+    for listed in ('{"a": "../elsewhere-1-of-1.safetensors"}', '{"a": ["b"]}', '{"a": "b-1-of-1.bin"}', "{}", "3"):
+        index.write_text(f'{{"weight_map": {listed}}}')
+        assert "has to list safetensors files beside it" in refusal(str(copy))
 
 
 def test_of_a_hub_listing_all_files_of_a_list_of_weights_are_fetched(copy, monkeypatch):
