@@ -89,9 +89,10 @@ class Edit:
         self._keep(stages, done)
         console = Console(soft_wrap=True, highlight=False)
         for number, stage in enumerate(stages, start=1):
-            before = " (finished before)" if stage.name in done else ""
-            console.print(f"\n[bold]{number}/{len(stages)} {stage.name}[/]{before}")
-            if before:
+            console.print(
+                f"\n[bold]{number}/{len(stages)} {stage.name}[/]{' (finished before)' * (stage.name in done)}"
+            )
+            if stage.name in done:
                 console.print(stage.line, style="cyan", markup=False)
                 continue
             self._check_own(stage)

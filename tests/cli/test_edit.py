@@ -255,7 +255,7 @@ def test_ctrl_c_and_kill_9_of_pds_edit_end_its_stage_with_a_checkpoint_from_whic
     command += ["--edit-args=--max-num-iterations 100000 --pipeline.resolution 32 --steps-per-save 5 --vis tensorboard"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"}
 
-    def stopped_after(pattern: str, number: int) -> str:
+    def stopped_after(pattern: str, number: signal.Signals) -> str:
         ran = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         deadline = time.monotonic() + 300
         while not list(out.glob(pattern)):
