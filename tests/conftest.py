@@ -9,12 +9,15 @@ from pathlib import Path
 from textwrap import indent
 from types import ModuleType
 
+import hypothesis
 import pytest
 from distorted import write_capture
 
 from pds_nerfstudio import compat
 
 compat.apply()  # as the method table does for every ns-* command
+hypothesis.settings.register_profile("untimed", deadline=None)  # how fast an example is says nothing about it
+hypothesis.settings.load_profile("untimed")
 
 BIN = Path(sys.executable).parent
 

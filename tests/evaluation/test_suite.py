@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pds_nerfstudio.errors import UserError
@@ -130,7 +130,6 @@ WRONG = ["[]", "3", "{hat: maybe}", "{shape: [ball]}", "&a {shape: *a}", "{colou
 SCENES = st.sampled_from(["{shape: ball}", "{colour: blue}", *WRONG])
 
 
-@settings(deadline=None)
 @given(name=NAMES, kind=st.one_of(st.just("appearance"), NAMES), source=SCENES, target=SCENES)
 def test_any_suite_is_read_or_refused_in_a_sentence_and_names_stay_in_their_folder(
     tmp_path_factory, name, kind, source, target

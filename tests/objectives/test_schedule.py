@@ -47,7 +47,7 @@ def test_velocity_conversion_equals_diffusers():
     torch.testing.assert_close(SCHEDULE.velocity_to_epsilon(x_t, t, velocity), eps, rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), batch=st.integers(1, 4))
 def test_every_dialect_of_a_prior_gives_back_the_same_noise(seed, batch):
     x0, eps, t = latents(seed, batch=batch)

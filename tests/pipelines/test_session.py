@@ -260,7 +260,7 @@ ANYTHING = st.recursive(
 
 @pytest.mark.parametrize("method", ["pds-edit-splat", "piva-edit", "sdedit-refine-splat"])
 @given(name=st.sampled_from(NAMES), value=ANYTHING)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_a_setting_is_told_it_takes_or_refuses(method, name, value):
     config = pipeline_config(method)
     before = settings_of(config)
@@ -271,7 +271,7 @@ def test_whatever_a_setting_is_told_it_takes_or_refuses(method, name, value):
 
 
 @given(value=ANYTHING)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_whatever_a_session_begins_with_is_adopted_or_refused(value):
     if isinstance(value, dict):
         with contextlib.suppress(UserError):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -337,7 +337,6 @@ def test_a_vae_without_levels_is_named(copy, blocks):
         check_prior(str(copy))
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 2**64 - 1) | st.integers(0, 40),
     st.recursive(

@@ -109,7 +109,7 @@ WHOLE = (header(2) + ("0 " * 14 + "\n") * 2).encode()
 BINARY = header(2, first="ply\nformat binary_little_endian 1.0\n").encode() + bytes(2 * 56)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from([WHOLE, BINARY]), st.integers(0, 500), st.integers(0, 30), st.binary(max_size=30))
 def test_any_damage_is_an_answer_or_a_sentence(scratch, whole, start, length, put):
     scratch.write_bytes(whole[:start] + put + whole[start + length :])

@@ -101,7 +101,7 @@ def scratch(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("config")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, len(SPLATS) - 1), st.integers(0, 40), st.text(max_size=12))
 def test_a_damaged_configuration_is_an_answer_or_a_sentence(scratch, start, length, put):
     text = SPLATS[:start] + put + SPLATS[start + length :]

@@ -153,7 +153,7 @@ def test_the_end_of_a_closed_path_is_its_start(read):
     assert drawing.outlines.points[-1, 1] == drawing.outlines.points[0, 0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(alphabet="MmLlHhVvCcSsQqTtAaZz0123456789.,- e", max_size=40))
 def test_any_path_is_read_named_or_refused(tmp_path_factory, text):
     """Never with another exception, and what is read can be rendered."""
