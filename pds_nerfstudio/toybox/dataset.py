@@ -19,6 +19,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from pds_nerfstudio.files import write_whole, written
 from pds_nerfstudio.toybox.render import RGB, RenderedViews, camera_rays, focal_length, orbit_cameras, render
 from pds_nerfstudio.toybox.spec import SceneSpec, ToyEdit
 
@@ -61,7 +62,7 @@ def write_scene(
         _write_png(folder / "images" / name, views.image[i])
         _write_png(folder / "object_masks" / name, views.mask[i])
         depth = (views.depth[i] * MILLIMETRES_PER_METRE).round().numpy().astype(np.uint16)
-        Image.fromarray(depth).save(folder / "depth" / name)
+        _save(Image.fromarray(depth), folder / "depth" / name)
         matrix = torch.cat([cameras[i], torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
         frames.append(
             {
@@ -87,7 +88,7 @@ def write_scene(
         "test_filenames": held_out,
         "frames": frames,
     }
-    (folder / "transforms.json").write_text(json.dumps(transforms, indent=1))
+    write_whole(folder / "transforms.json", json.dumps(transforms, indent=1))
     return views
 
 
@@ -101,7 +102,7 @@ def write_edit(edit: ToyEdit, folder: Path, **settings: Any) -> tuple[RenderedVi
         "source_prompt": edit.source_prompt,
         "target_prompt": edit.target_prompt,
     }
-    (folder / "edit.json").write_text(json.dumps(description, indent=1))
+    write_whole(folder / "edit.json", json.dumps(description, indent=1))
     return source, target
 
 
@@ -147,7 +148,13 @@ def change_mask(
 
 
 def _write_png(path: Path, values: Float[Tensor, "height width *channels"]) -> None:
-    Image.fromarray((values * 255).round().clamp(0, 255).to(torch.uint8).numpy()).save(path)
+    _save(Image.fromarray((values * 255).round().clamp(0, 255).to(torch.uint8).numpy()), path)
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    """Whole or not at all: a scene is drawn again where it was interrupted."""
+    with written(path) as partial:
+        image.save(partial)
 
 
 def _write_ply(path: Path, points: Float[Tensor, "points 3"], colours: Float[Tensor, "points 3"]) -> None:
@@ -163,4 +170,4 @@ def _write_ply(path: Path, points: Float[Tensor, "points 3"], colours: Float[Ten
         "{:.5f} {:.5f} {:.5f} {} {} {}".format(*point, *colour)
         for point, colour in zip(points.tolist(), (colours * 255).round().int().tolist(), strict=True)
     ]
-    path.write_text("\n".join([*header, *rows]) + "\n")
+    write_whole(path, "\n".join([*header, *rows]) + "\n")
