@@ -12,6 +12,7 @@ import torch
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer.viewer import Viewer
 from PIL import Image
 from rich.console import Console
 from rich.progress import (
@@ -31,6 +32,8 @@ from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.interruption import FAILED, interruptions
 from pds_nerfstudio.scenes.families import family_of, scene_type
 
+LAST_PICTURE = 30
+"""Seconds that a page's last picture may take when a training has ended."""
 progress_console: Console = CONSOLE
 """Where progress bars are drawn; `pds demo` keeps nerfstudio's own output in a log file and draws elsewhere."""
 
@@ -102,6 +105,7 @@ class SceneTrainer(Trainer):
                 super().train()
             finally:
                 _close_event_writers()
+                self._let_pages_go()
 
     def train_iteration(self, step: int):
         """One step of nerfstudio's, shown in the bar.
@@ -148,6 +152,17 @@ class SceneTrainer(Trainer):
         """Wait for Ctrl-C, which then is no interruption."""
         self._waiting = True
         super()._train_complete_viewer()
+
+    def _let_pages_go(self) -> None:
+        """End the threads that render for open pages: a process that exits while one is inside torch is aborted."""
+        if not isinstance(self.viewer_state, Viewer):
+            return
+        self.viewer_state.ready = False  # whoever comes now waits
+        threads = list(self.viewer_state.render_statemachines.values())
+        for thread in threads:
+            thread.running, thread.interrupt_render_flag = False, True
+        for thread in threads:
+            thread.join(LAST_PICTURE)
 
     def _before_training(self) -> None:
         """What happens once, before the first step."""

@@ -6,11 +6,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from nerfstudio.viewer.viewer import Viewer
 
+from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer
 from pds_nerfstudio.scenes.source import find_run
 
 from .conftest import HEADLESS, PROMPTS
@@ -89,3 +92,19 @@ def test_a_signal_before_the_first_step_ends_in_one_sentence(ns_train, toy_splat
             signal.signal(known, handler)
     assert ended.value.code == code
     assert "Stopped before the first step: the same command begins again." in capfd.readouterr().err
+
+
+def test_threads_that_render_for_pages_end_with_the_training():
+    class Page(threading.Thread):
+        running, interrupt_render_flag = True, False
+
+        def run(self):
+            while self.running:
+                time.sleep(0.01)
+
+    trainer, viewer, page = SceneTrainer.__new__(SceneTrainer), Viewer.__new__(Viewer), Page(daemon=True)
+    viewer.ready, viewer.render_statemachines, trainer.viewer_state = True, {0: page}, viewer
+    page.start()
+    trainer._let_pages_go()
+    assert not page.is_alive()
+    assert not viewer.ready, "whoever comes now waits"
