@@ -159,7 +159,7 @@ def _require_ply(path: Path) -> None:
 def _infinite_only(values: np.ndarray) -> tuple[float, float]:
     """Bounds that an infinite value is clipped to, and no finite one."""
     finite = values[np.isfinite(values)]
-    return min(-OPAQUE, finite.min(initial=0)), max(OPAQUE, finite.max(initial=0))
+    return float(finite.min(initial=-OPAQUE)), float(finite.max(initial=OPAQUE))
 
 
 def _with_thickness(scales: np.ndarray) -> np.ndarray:
