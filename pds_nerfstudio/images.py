@@ -52,10 +52,13 @@ def _ends(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The two values that a picture's inverse depth is stretched between: OUTLIERS of all of it lie below the first,
     and OUTLIERS of its opaque part above the second, however small an object is."""
-    everything = inverse.flatten().sort().values
-    opaque = inverse[accumulation > 0.5].sort().values
-    opaque = opaque if len(opaque) else everything
-    return everything[int(OUTLIERS * len(everything))], opaque[-1 - int(OUTLIERS * len(opaque))]
+    everything = inverse.flatten()
+    opaque = accumulation.flatten() > 0.5
+    opaque = opaque | ~opaque.any()
+    # Not by a mask, whose number of elements a CPU would wait for.
+    near = everything.where(opaque, -torch.inf).sort().values
+    last = len(near) - 1 - (OUTLIERS * opaque.sum().double()).long()
+    return everything.sort().values[int(OUTLIERS * len(everything))], near.gather(0, last[None])[0]
 
 
 def working_size(height: int, width: int, short_side: int, multiple: int) -> tuple[int, int]:

@@ -85,8 +85,11 @@ class Adapters:
 
         def lifted(gradient: Tensor) -> Tensor:
             greatest = gradient.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
-            self._lifted[name] = torch.exp2(-greatest.log2().floor())
-            return gradient * self._lifted[name]
+            factor = torch.exp2(-greatest.log2().floor())
+            self._lifted[name] = factor.to(
+                self.unet.device
+            )  # where the matrices are, whose gradients are divided by it
+            return gradient * factor
 
         prediction.register_hook(lifted)
 
