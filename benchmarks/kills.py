@@ -92,7 +92,9 @@ def of_bench(out: Path) -> Any:
 
 
 def of_dreambooth(out: Path) -> Any:
-    return (out / "pytorch_lora_weights.safetensors").read_bytes(), torch.load(out / "training/checkpoint.pt")
+    return (out / "pytorch_lora_weights.safetensors").read_bytes(), torch.load(
+        out / "training/checkpoint.pt", weights_only=True
+    )
 
 
 COMMANDS = (

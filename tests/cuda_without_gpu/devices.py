@@ -147,19 +147,17 @@ class PretendedCuda:
 
     def device_of(self, tensor: Tensor) -> str:
         """Where a tensor would lie: "cpu", "cuda:0", "meta"."""
-        try:
-            storage = tensor.untyped_storage()._cdata
-        except (NotImplementedError, RuntimeError):  # a tensor without one
+        storage = _storage_of(tensor)
+        if storage is None:
             return tensor.device.type
-        known = self._tags.get(storage)
+        known = self._tags.get(storage._cdata)
         return HOST if known is None else known[1]
 
     def put(self, tensor: Any, device: str) -> Any:
         """Say that a tensor, or whatever else it is, lies there."""
         if isinstance(tensor, Tensor) and not tensor.is_meta:
-            try:
-                storage = tensor.untyped_storage()
-            except (NotImplementedError, RuntimeError):
+            storage = _storage_of(tensor)
+            if storage is None:
                 return tensor
             if device == HOST:
                 self._tags.pop(storage._cdata, None)
@@ -379,6 +377,14 @@ class _Move(torch.autograd.Function):
     def backward(ctx, *grads):
         with ctx.cuda.unwatched():
             return ctx.cuda.put(grads[0].clone(), ctx.source), None, None, None
+
+
+def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
+    """What holds its values; None for a tensor that has no storage, such as a sparse one."""
+    try:
+        return tensor.untyped_storage()
+    except RuntimeError:
+        return None
 
 
 def _named(device: Any) -> str:
