@@ -199,7 +199,7 @@ class EditTrainer(SceneTrainer):
         """
         try:
             return super().train_iteration(step)
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             done = self.pipeline.economise()
             if done is None:
                 raise UserError(

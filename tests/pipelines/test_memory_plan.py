@@ -80,7 +80,7 @@ def test_an_edit_that_runs_out_of_memory_once_ends_where_it_would_have(ns_train,
     def short_of_memory(self, step):
         if step == 1 and not failed:
             failed.append(step)
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
         return step_of(self, step)
 
     monkeypatch.setattr(EditTrainer.__mro__[1], "train_iteration", short_of_memory)
@@ -97,7 +97,7 @@ def test_an_edit_that_runs_out_of_memory_once_ends_where_it_would_have(ns_train,
 @pytest.mark.slow
 def test_an_edit_that_runs_out_of_memory_again_says_what_needs_less(ns_train, toy_splats, monkeypatch, capfd):
     def never(self, step):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
 
     monkeypatch.setattr(EditTrainer.__mro__[1], "train_iteration", never)
     with pytest.raises(SystemExit):
