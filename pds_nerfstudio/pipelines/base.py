@@ -30,7 +30,7 @@ from pds_nerfstudio.perceptual import Perceptual
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.finite import FiniteChecks
 from pds_nerfstudio.pipelines.half_precision import OF_MEANS
-from pds_nerfstudio.pipelines.memory_plan import Demand, available_memory, plan_memory
+from pds_nerfstudio.pipelines.memory_plan import Demand, plan_edit
 from pds_nerfstudio.pipelines.settings import (
     Compute,
     Flat,
@@ -44,11 +44,9 @@ from pds_nerfstudio.pipelines.settings import (
     listed_in_order,
 )
 from pds_nerfstudio.pipelines.source_views import SourceView, SourceViews
-from pds_nerfstudio.priors.check import latent_shape, prior_folder, read_json
 from pds_nerfstudio.prompts import check_prompts
 from pds_nerfstudio.scenes.families import family_of_model, scene_of
 from pds_nerfstudio.scenes.hull import Region
-from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
@@ -65,10 +63,6 @@ GROUPS_OF_THE_PHOTOGRAPHS = ("camera_opt", "bilateral_grid")
 SCENE = "_scene."
 """Prefix, in a checkpoint, of the scene's extra state."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-GLANCES, GLANCE = 8, 64
-"""How many views are looked at before an edit, and at which shorter side in pixels."""
-FAINT = 0.01
-"""Opacity below which there is nothing to see."""
 FROZEN_BEFORE = "held"
 """What runs of 0.1.0 call the frozen Gaussians in their checkpoints."""
 
@@ -221,26 +215,11 @@ class EditPipeline(VanillaPipeline):
 
     def plan_memory(self, device: torch.device, dtype: torch.dtype) -> None:
         """Before the prior is loaded: say what a step will take, and set what lets it fit (see `memory_plan`)."""
-        config = self.config
-        available = available_memory(config.compute.fit, device)
-        if available is None:
+        scene = self.model.parameters() if self.device == device else ()
+        plan = plan_edit(self.config, self.views, scene, device, dtype, DTYPES[self.config.network.vae_precision])
+        if plan is None:
             return
-        folder = prior_folder(config.prior, config.demand.edits_pictures)
-        stride, short_side = latent_shape(folder)[0], config.view.resolution
-        if short_side is None:
-            short_side = stride * read_json(folder / "unet" / "config.json")["sample_size"]
-        sizes = (working_size(*self.views.size(i), short_side, stride) for i in range(len(self.views)))
-        plan = plan_memory(
-            folder,
-            max(sizes, key=math.prod),
-            config.demand,
-            self.model.parameters() if self.device == device else (),
-            available,
-            dtype=dtype,
-            vae_dtype=DTYPES[config.network.vae_precision],
-            recompute_encoder=config.compute.recompute_encoder,
-        )
-        config.compute.recompute_encoder = plan.recompute_encoder
+        self.config.compute.recompute_encoder = plan.recompute_encoder
         self.decisions["memory"] = str(plan)
         CONSOLE.log(in_rich(str(plan)))
 
@@ -304,19 +283,6 @@ class EditPipeline(VanillaPipeline):
         kept = any(name.startswith(SCENE) for name in state) or FROZEN_BEFORE in state
         if not resumes or refreeze or not kept:
             self.freeze()
-
-    @torch.no_grad()
-    def require_visible(self) -> None:
-        """Raise UserError where training views, evenly chosen and small, show nothing of the scene."""
-        chosen = evenly(len(self.views), GLANCES)
-        for index in chosen:
-            size = working_size(*self.views.size(index), GLANCE, 1)
-            if bool((self.scene.render(self.views.camera(index, *size)).accumulation > FAINT).any()):
-                return
-        raise UserError(
-            f"{len(chosen)} training views show nothing of the scene, so no edit can reach it: look at the run with "
-            "ns-viewer; its cameras look elsewhere, or all of it is transparent."
-        )
 
     def get_param_groups(self):
         """The scene's parameter groups, without camera poses and per-image colour corrections."""

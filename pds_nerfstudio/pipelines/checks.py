@@ -1,4 +1,4 @@
-"""Does an edit do anything? Does its gradient reach the scene, does the scene move, and does it stay finite?"""
+"""Does an edit do anything? Do views show the scene, does a gradient reach it, does it move, does it stay finite?"""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,9 +6,31 @@ import torch
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.images import working_size
+from pds_nerfstudio.scenes.paths import evenly
+from pds_nerfstudio.scenes.scene import Scene
+from pds_nerfstudio.scenes.views import Views
 
+GLANCES, GLANCE = 8, 64
+"""How many views are looked at before an edit, and at which shorter side in pixels."""
+FAINT = 0.01
+"""Opacity below which there is nothing to see."""
 MOVED_AFTER = 20
 """Steps after which the scene must have moved."""
+
+
+@torch.no_grad()
+def require_visible(scene: Scene, views: Views) -> None:
+    """Raise UserError where training views, evenly chosen and small, show nothing of the scene."""
+    chosen = evenly(len(views), GLANCES)
+    for index in chosen:
+        size = working_size(*views.size(index), GLANCE, 1)
+        if bool((scene.render(views.camera(index, *size)).accumulation > FAINT).any()):
+            return
+    raise UserError(
+        f"{len(chosen)} training views show nothing of the scene, so no edit can reach it: look at the run with "
+        "ns-viewer; its cameras look elsewhere, or all of it is transparent."
+    )
 
 
 class MovementCheck:

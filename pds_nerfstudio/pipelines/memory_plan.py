@@ -2,16 +2,23 @@
 result: the VAE's encoder can run again in the backward pass, and a NeRF's rays come in smaller chunks.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from pds_nerfstudio.estimates import CONTEXT, COPIES, GIB, UNCOUNTED
+from pds_nerfstudio.images import working_size
+from pds_nerfstudio.priors.check import latent_shape, prior_folder, read_json
 from pds_nerfstudio.priors.footprint import Footprint, count
+from pds_nerfstudio.scenes.views import Views
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.pipelines.base import EditConfig
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,35 @@ class MemoryPlan:
                 "--pipeline.views-per-step, or a smaller --pipeline.resolution need less."
             )
         return said
+
+
+def plan_edit(
+    config: "EditConfig",
+    views: Views,
+    scene: Iterable[Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype,
+) -> MemoryPlan | None:
+    """What an edit will take on the prior's device at the largest of its views; None where nobody wants to know."""
+    available = available_memory(config.compute.fit, device)
+    if available is None:
+        return None
+    folder = prior_folder(config.prior, config.demand.edits_pictures)
+    stride, short_side = latent_shape(folder)[0], config.view.resolution
+    if short_side is None:
+        short_side = stride * read_json(folder / "unet" / "config.json")["sample_size"]
+    sizes = (working_size(*views.size(i), short_side, stride) for i in range(len(views)))
+    return plan_memory(
+        folder,
+        max(sizes, key=math.prod),
+        config.demand,
+        scene,
+        available,
+        dtype=dtype,
+        vae_dtype=vae_dtype,
+        recompute_encoder=config.compute.recompute_encoder,
+    )
 
 
 def available_memory(fit: float | Literal["auto", "off"], device: torch.device) -> float | None:

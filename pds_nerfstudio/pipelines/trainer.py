@@ -25,7 +25,7 @@ from pds_nerfstudio.draws import generator_at
 from pds_nerfstudio.errors import UserError, first_line, one_sentence
 from pds_nerfstudio.pipelines import distributed, scene_trainer
 from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
-from pds_nerfstudio.pipelines.checks import MovementCheck
+from pds_nerfstudio.pipelines.checks import MovementCheck, require_visible
 from pds_nerfstudio.pipelines.conclusion import conclude
 from pds_nerfstudio.pipelines.display import Display
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
@@ -229,7 +229,7 @@ class EditTrainer(SceneTrainer):
         plan = self.plan
         with self.train_lock:
             if not plan.resumes:
-                self.pipeline.require_visible()
+                require_visible(self.pipeline.scene, self.pipeline.views)
                 self.pipeline.begin(self.probe)
                 distributed.share(itertools.chain(*self.optimizers.parameters.values()))
             self.session.begin(self._start_step, plan.done, plan.run.config_path.parent if plan.resumes else None)
