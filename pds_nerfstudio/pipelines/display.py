@@ -6,37 +6,23 @@ nerfstudio's viewer renders the trained model itself, under the trainer's lock: 
 many steps, and leaves its background and its crop behind in the scene. The copy costs the scene's memory once more.
 """
 
-import ctypes
 import threading
 import time
-from contextlib import suppress
 from typing import Any
 
 import torch
 from nerfstudio.models.base_model import Model
 from nerfstudio.viewer.viewer import Viewer
 
+from pds_nerfstudio.heaps import return_free_memory
 from pds_nerfstudio.scenes.families import scene_of
 
 SECONDS_BETWEEN_COPIES = 0.1
+SECONDS_BETWEEN_TRIMS = 10.0
 VIEWER_SHARE = 0.5
 """The share of the time in which a picture is being rendered while a page is open; nerfstudio's own is 0.1."""
 DIVIDER = (0.133, 0.157, 0.192)
 """RGB in [0, 1] of the line between source and edited, as in the viewer's own split screen."""
-
-
-ARENAS, ARENA_MAX = 2, -8
-"""How many heaps glibc may keep for all threads, and the number that mallopt(3) knows this setting by."""
-
-
-def share_heaps() -> None:
-    """Let the threads that render for pages share heaps; on systems without glibc nothing happens.
-
-    Every page that opens brings a thread, for which glibc keeps a heap of its own with what it left in pieces there: an
-    edit whose pages come and go grows by about a megabyte with each.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(ARENA_MAX, ARENAS)
 
 
 class Display:
@@ -49,7 +35,8 @@ class Display:
         """Let `viewer` render `copy` in place of `trained`; the three models are of the same settings."""
         self.lock = threading.RLock()
         self._viewer, self._trained, self._copy, self._source = viewer, trained, copy, source
-        self._copied_at = -float("inf")
+        self._copied_at = self._trimmed_at = -float("inf")
+        self._pages: set[int] = set()
         for model in (copy, source):
             model.requires_grad_(False).eval()
             scene_of(model).begin_edit()
@@ -74,6 +61,7 @@ class Display:
         """Copy the scene if somebody watches, it is time, and no picture is being made."""
         self._viewer.last_move_time = 0  # nerfstudio would hold the edit while a camera moves
         self._viewer.train_util = 1 - VIEWER_SHARE
+        self._clear_after_pages()
         if not self.watched or time.monotonic() < self._copied_at + SECONDS_BETWEEN_COPIES:
             return
         if self.lock.acquire(blocking=False):
@@ -81,6 +69,15 @@ class Display:
                 self.refresh()
             finally:
                 self.lock.release()
+
+    def _clear_after_pages(self) -> None:
+        """Give back what pages that have left had taken, now and then."""
+        pages = set(self._viewer.render_statemachines)
+        if self._pages - pages and time.monotonic() > self._trimmed_at + SECONDS_BETWEEN_TRIMS:
+            return_free_memory()
+            self._trimmed_at = time.monotonic()
+            self._pages = pages
+        self._pages |= pages
 
     def _outputs(self, camera: Any, obb_box: Any = None) -> dict[str, torch.Tensor]:
         """The model's outputs, in `rgb` the source up to `source_share` of the width."""

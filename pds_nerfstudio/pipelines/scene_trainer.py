@@ -27,6 +27,7 @@ from rich.progress import (
 
 from pds_nerfstudio.errors import UserError, first_line, one_sentence
 from pds_nerfstudio.files import private_folder, require_writable
+from pds_nerfstudio.heaps import share_heaps
 from pds_nerfstudio.machine import require_device
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.interruption import FAILED, interruptions
@@ -79,6 +80,8 @@ class SceneTrainer(Trainer):
         with one_sentence():
             if (family := family_of(self.config)) is not None:
                 scene_type(family).require(str(self.device))
+            if self.config.is_viewer_enabled():
+                share_heaps()
             try:
                 super().setup(test_mode)
             except OSError as error:

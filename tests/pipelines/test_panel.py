@@ -95,6 +95,8 @@ def running(ns_train, toy_splats, free_port, monkeypatch) -> Iterator[Callable[.
 
     monkeypatch.setattr(EditTrainer, "setup", caught)
     monkeypatch.setattr(SceneApi, "set_background_image", watched)
+    shared: list[bool] = []
+    monkeypatch.setattr("pds_nerfstudio.pipelines.scene_trainer.share_heaps", lambda: shared.append(True))
 
     def run(method: str, *arguments: object) -> RunningEdit:
         options = (*TOYBOX, "--max-num-iterations", 100_000, "--start-paused", "True", *arguments)
@@ -103,6 +105,7 @@ def running(ns_train, toy_splats, free_port, monkeypatch) -> Iterator[Callable[.
         edit.start()
         wait(lambda: edit.trainer is not None or edit.error is not None)
         assert edit.error is None, edit.error
+        assert shared, "an edit whose pages each have a heap of their own grows with every page"
         return edit
 
     yield run
