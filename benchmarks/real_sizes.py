@@ -91,12 +91,12 @@ class Place:
         """An `ns-train` line."""
         return self._line("ns-train", job, *QUIET, "--output-dir", self.out / job, *arguments)
 
-    def edit(self, method: str, base: str, *arguments: object) -> list[str]:
+    def edit(self, method: str, base: str, *arguments: object, more_steps: int = 0) -> list[str]:
         """An `ns-train` line of a method that takes the prior."""
         prompts = ("--pipeline.src-prompt", EDIT.source_prompt, "--pipeline.tgt-prompt", EDIT.target_prompt)
         shown = ("--pipeline.prior", self.prior, "--pipeline.resolution", self.size)
         compute = ("--pipeline.precision", self.precision, "--pipeline.vae-precision", self.precision)
-        settings = (*prompts, *shown, *compute, "--max-num-iterations", self.steps, *arguments)
+        settings = (*prompts, *shown, *compute, "--max-num-iterations", self.steps + more_steps, *arguments)
         return self.train(method, "--load-dir", self.run_of(base), *settings)
 
     def command(self, name: str, *arguments: object) -> list[str]:
@@ -119,25 +119,26 @@ class Job:
 
 SPLATS, NERF = "source-splatfacto", "source-nerfacto"
 PNR = ("--pipeline.eta", 0.3, "--pipeline.refine-steps", 1)
+"""As many edit steps as the other methods have, and one of refinement."""
 
 
 def _source(name: str) -> Job:
     return Job(lambda at: at.train(name, "--data", at.scene, "--max-num-iterations", 3))
 
 
-def _edit(method: str, base: str, *arguments: object) -> Job:
-    return Job(lambda at: at.edit(method, base, *arguments), (base,))
+def _edit(method: str, base: str, *arguments: object, more_steps: int = 0) -> Job:
+    return Job(lambda at: at.edit(method, base, *arguments, more_steps=more_steps), (base,))
 
 
 JOBS = {
     SPLATS: _source(SPLATS),
     "pds-edit-splat": _edit("pds-edit-splat", SPLATS),
-    "pnr-edit-splat": _edit("pnr-edit-splat", SPLATS, *PNR),
+    "pnr-edit-splat": _edit("pnr-edit-splat", SPLATS, *PNR, more_steps=1),
     "piva-edit-splat": _edit("piva-edit-splat", SPLATS),
     "sdedit-refine-splat": _edit("sdedit-refine-splat", "pds-edit-splat", "--pipeline.num-steps", 10),
     NERF: _source(NERF),
     "pds-edit": _edit("pds-edit", NERF),
-    "pnr-edit": _edit("pnr-edit", NERF, *PNR),
+    "pnr-edit": _edit("pnr-edit", NERF, *PNR, more_steps=1),
     "piva-edit": _edit("piva-edit", NERF),
     "preview": Job(
         lambda at: at.command(
