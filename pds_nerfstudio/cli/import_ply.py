@@ -53,7 +53,7 @@ class ImportPly:
         Raises:
             UserError: the file or the dataset cannot be read, or the Gaussians are not where the cameras look.
         """
-        from pds_nerfstudio.scenes.ply import read_ply
+        from pds_nerfstudio.scenes.splat_files import read_splats
 
         for path, flag in ((self.ply, "the .ply"), (self.data, "--data")):
             if not path.exists():
@@ -64,7 +64,7 @@ class ImportPly:
         except ValueError as error:
             raise UserError(f"--experiment-name: {error}.") from error
         require_writable(self.output_dir, "--output-dir", room=max(1 << 20, 2 * self.ply.stat().st_size))
-        splats, broken = read_ply(self.ply)
+        splats, broken = read_splats(self.ply)
         if broken:
             Console().print(f"[yellow]{broken} Gaussians with values that are not finite are left out.")
 

@@ -55,19 +55,27 @@ class Malformed(Exception):
 
 
 def read_table(path: Path, name: str = "vertex") -> Table:
-    """The element of that name.
+    """The element of that name; see `read_tables`."""
+    return read_tables(path, name)[name]
+
+
+def read_tables(path: Path, name: str) -> dict[str, Table]:
+    """All elements of a file by their names, as far as they can be read: up to one with lists that follows `name`.
 
     Raises:
-        UserError: there is none, or the file is no .ply, is cut short, or lists what it does not hold.
+        UserError: none has that name, or the file is no .ply, is cut short, or lists what it does not hold.
     """
     try:
+        tables = {}
         with path.open("rb") as file:
             order, elements, comments = _header(file)
             for element in elements:
-                rows = _rows(file, path, order, element, elements[-1] is element)
-                if element.name == name:
-                    return Table(rows, comments)
-        raise Malformed(f"it has no {name}")
+                if name in tables and _has_lists(element):  # as faces have: what follows is not asked for
+                    break
+                tables[element.name] = Table(_rows(file, path, order, element), comments)
+        if name not in tables:
+            raise Malformed(f"it has no {name}")
+        return tables
     except (OSError, Malformed) as error:
         raise UserError(f"{path} cannot be read as a .ply ({error}): give a file of Gaussian splats.") from error
 
@@ -130,11 +138,13 @@ def _lines(file: BinaryIO) -> Iterator[str]:
         yield line.decode("ascii", errors="replace").strip()
 
 
-def _rows(file: BinaryIO, path: Path, order: str, element: Element, last: bool) -> np.ndarray:
+def _has_lists(element: Element) -> bool:
+    return any(kind == "list" for _, kind in element.columns)
+
+
+def _rows(file: BinaryIO, path: Path, order: str, element: Element) -> np.ndarray:
     """The rows of an element, from where the file stands."""
-    if any(kind == "list" for _, kind in element.columns):
-        if last and element.name == "face":  # what follows the vertices of a mesh is not asked for
-            return np.empty(0)
+    if _has_lists(element):
         raise Malformed(f"its {element.name} has lists, which rows of Gaussians do not")
     kind = np.dtype([(name, order + of) for name, of in element.columns])
     left = path.stat().st_size - file.tell()

@@ -93,28 +93,6 @@ def test_flat_gaussians_are_made_thin(written, how):
     torch.testing.assert_close(read.scales[:, 2].exp(), 0.01 * scales[:, :2].amin(dim=1).exp())
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "way_on"),
-    [
-        ("a.splat", b"\0" * 320, "export .ply"),
-        ("a.spz", b"\x1f\x8b" + b"\0" * 20, "convert it to .ply"),
-        ("a.ply", b"\x1f\x8b" + b"\0" * 20, "convert it to .ply"),
-        ("a.ksplat", b"\0" * 20, "export PLY from there"),
-    ],
-)
-def test_other_formats_of_splats_are_named_with_the_export_to_choose(tmp_path, name, content, way_on):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=way_on):
-        read_ply(tmp_path / name)
-
-
-def test_a_compressed_ply_is_named_with_the_export_to_choose(tmp_path):
-    columns = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
-    write_table(tmp_path / "a.ply", np.zeros(4, dtype=[(name, "u4") for name in columns]))
-    with pytest.raises(UserError, match="not as Compressed PLY"):
-        read_ply(tmp_path / "a.ply")
-
-
 @pytest.mark.parametrize("turn", [TURN, MIRROR], ids=["turned", "mirrored"])
 @pytest.mark.parametrize("degree", [0, 2])
 def test_a_moved_scene_looks_the_same_from_the_moved_camera(written, splats, camera, degree, turn):
