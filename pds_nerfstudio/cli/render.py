@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ROOM = 4 << 20
 """Bytes that pictures and films take at least."""
 FilmPath = Literal["training", "interpolated", "orbit"]
+SplatFormat = Literal["spz", "splat", "glb"]
+"""As `scenes.splat_files.WRITERS` has them, whose import would cost that of torch."""
 
 
 @dataclass
@@ -43,6 +45,9 @@ class Render:
     """Also the held-out views, as single pictures."""
     export: bool = False
     """Also write the edited scene as files: Gaussians and a mesh of splats, a textured mesh of a NeRF."""
+    formats: tuple[SplatFormat, ...] = ()
+    """What --export writes of splats besides splat.ply: Niantic's .spz (a tenth of the size), .splat (without view
+    dependence), glTF with KHR_gaussian_splatting (.glb)."""
     source: Path | None = None
     """Run to compare with; by default the one that the edit began with."""
     step: Annotated[int, Ge(0), Le(10**9)] | None = None
@@ -59,22 +64,30 @@ class Render:
             raise UserError("Nothing is asked for: give --paths, --held-out or --export.")
         if self.export and self.step is not None:
             raise UserError("--export writes the run's last checkpoint: leave --step out, or export without it.")
+        if self.formats and not self.export:
+            raise UserError(f"--formats {self.formats[0]} is of --export: add that.")
         from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
-        from pds_nerfstudio.evaluation.renders import export, export_splat_mesh
+        from pds_nerfstudio.evaluation.renders import convert, export, export_splat_mesh
         from pds_nerfstudio.pipelines.conclusion import export_lines
         from pds_nerfstudio.scenes.run_config import usable_config
 
-        plan = plan_pair(self.run_folder, self.step, self.source)
+        pictures = bool(self.paths or self.held_out)
+        plan = plan_pair(self.run_folder, self.step, self.source, compared=pictures)
+        if self.formats and plan.family != "splatfacto":
+            raise UserError(
+                f"--formats {self.formats[0]} is a format of splats, and {plan.folder} a NeRF: leave it out."
+            )
         out = self.out or plan.folder / "renders"
         require_writable(out, room=ROOM)
         console = Console(soft_wrap=True, highlight=False)
         written = []
-        if self.paths or self.held_out:
+        if pictures:
             pair = load_pair(plan)
             written = self._films_and_stills(pair, out, console)
         if self.export:
             files = [export(plan.run.config_path, plan.family, out / "export")]
             if plan.family == "splatfacto":
+                files += convert(files[0], self.formats)
                 files.append(export_splat_mesh(plan.run.config_path, out / "export" / "mesh.ply"))
             written += files
         for path in written:

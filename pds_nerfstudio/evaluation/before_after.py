@@ -69,15 +69,15 @@ class Pair:
     """Held-out views, or the training views where there are none."""
 
 
-def plan_pair(run: Path, step: int | None = None, source: Path | None = None) -> PairPlan:
-    """Find an edited run and what it is compared with.
+def plan_pair(run: Path, step: int | None = None, source: Path | None = None, compared: bool = True) -> PairPlan:
+    """Find an edited run and what it is compared with; unless `compared`, any run, and only that.
 
     Raises:
         UserError: either is missing, `run` is no edit and no `source` is named, or its dataset has moved.
     """
     found = find_run(run, step, called="The run")
     plan = PairPlan(found, None if source is None else find_run(source, called="--source"))
-    if source is None:
+    if source is None and compared:
         if plan.edit is None or plan.edit.run.base is None:
             raise UserError(
                 f"{plan.folder} is a run of {found.method_name}, which is no edit: give the folder of an edited run, "

@@ -1,6 +1,6 @@
 """Matched renderings before and after an edit: films, stills, sheets, and the scene as a file for other programs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pds_nerfstudio.pictures import heat, save_image, side_by_side, video
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.shots import Shot, before_after_sheet, depth_pictures, shoot, view_camera
+from pds_nerfstudio.scenes.splat_files import WRITERS, read_splats
 from pds_nerfstudio.scenes.views import train_views
 
 SHEET_COLUMNS = 8
@@ -102,6 +103,16 @@ def export(config_path: Path, family: Family, folder: Path, name: str = "splat.p
             return folder / "tsdf_mesh.ply"
         exporter.ExportGaussianSplat(load_config=config_path, output_dir=folder, output_filename=name).main()
     return folder / name
+
+
+def convert(ply: Path, formats: Iterable[str]) -> list[Path]:
+    """Gaussians of a .ply as files of other formats beside it; see `scenes.splat_files.WRITERS`."""
+    splats, _ = read_splats(ply)
+    files = []
+    for ending in formats:
+        files.append(ply.with_suffix(f".{ending}"))
+        WRITERS[ending](files[-1], splats)
+    return files
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.dot_splat import read_dot_splat, write_dot_splat
@@ -11,14 +10,12 @@ from pds_nerfstudio.scenes.gltf import write_glb
 from pds_nerfstudio.scenes.ply import read_ply
 from pds_nerfstudio.scenes.spz import MAGIC, read_spz, write_spz
 
-Format = Literal["ply", "spz", "splat", "glb"]
-"""What splats are exported as."""
-WRITERS: dict[Format, Callable[[Path, Splats], None]] = {
+WRITERS: dict[str, Callable[[Path, Splats], None]] = {
     "spz": write_spz,
     "splat": write_dot_splat,
     "glb": write_glb,
 }
-"""All of them but nerfstudio's own."""
+"""What splats are exported as beside nerfstudio's own .ply, by the ending of the name."""
 
 NOT_READ = {
     b"PK\x03\x04": "a .sog or another archive",

@@ -13,6 +13,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 from pds_nerfstudio.scenes.shots import shoot, view_camera
 from pds_nerfstudio.scenes.source import fingerprint
+from pds_nerfstudio.scenes.splat_files import read_splats
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +86,9 @@ def test_render_writes_matched_films_pictures_and_files(edits, toy_splats, run_c
     folder, _ = edits["splatfacto"]
     untouched = fingerprint(toy_splats.parent)
     paths = ("--paths", "training", "interpolated", "orbit")
-    run_command("pds", "render", folder, *paths, "--frames", 5, "--out", tmp_path, "--export")
+    run_command(
+        "pds", "render", folder, *paths, "--frames", 5, "--out", tmp_path, "--export", "--formats", "spz", "glb"
+    )
     for kind in ("training", "interpolated", "orbit"):
         films = {
             name: iio.imread(tmp_path / kind / f"{name}.mp4", plugin="FFMPEG")
@@ -101,6 +104,9 @@ def test_render_writes_matched_films_pictures_and_files(edits, toy_splats, run_c
         ]
     assert (tmp_path / "export" / "splat.ply").stat().st_size > 1000
     assert (tmp_path / "export" / "mesh.ply").stat().st_size > 1000
+    assert (tmp_path / "export" / "splat.glb").read_bytes().startswith(b"glTF")
+    exported, smaller = (read_splats(tmp_path / "export" / f"splat.{ending}")[0] for ending in ("ply", "spz"))
+    torch.testing.assert_close(smaller.means, exported.means, atol=1e-4, rtol=0)
     assert fingerprint(toy_splats.parent) == untouched
 
 
@@ -169,6 +175,7 @@ def test_runs_that_cannot_be_compared_are_named(edits, toy_splats, tmp_path):
         (("render", "nowhere", "--frames", 1), "at least 2"),
         (("render", "nowhere", "--paths", "--no-held-out"), "Nothing is asked for"),
         (("render", "nowhere", "--export", "--step", 5), "leave --step out"),
+        (("render", "nowhere", "--formats", "spz"), "--formats spz is of --export"),
         (("evaluate",), "No run is given"),
         (("evaluate", "nowhere"), "does not exist"),
     ],
