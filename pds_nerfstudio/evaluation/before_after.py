@@ -12,6 +12,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
+from pds_nerfstudio.scenes.dataset import reading_dataset
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.shots import held_out_views
 from pds_nerfstudio.scenes.source import SourceRun, find_run, load_source_state
@@ -142,7 +143,9 @@ def set_up(
         config.pipeline.model.eval_num_rays_per_chunk = eval_num_rays_per_chunk
     config.load_dir, config.load_step = run.checkpoint_path.parent, run.step
     state = load_source_state(run)
-    pipeline = config.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode=test_mode)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with reading_dataset(run.family == "splatfacto"):
+        pipeline = config.pipeline.setup(device=device, test_mode=test_mode)
     pipeline.eval()
     try:
         pipeline.load_pipeline(state, run.step)

@@ -4,6 +4,8 @@ import math
 import os
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,7 +15,6 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer import Viewer
-from PIL import Image
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -31,10 +32,13 @@ from pds_nerfstudio.heaps import share_heaps
 from pds_nerfstudio.machine import require_device
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.interruption import FAILED, interruptions
+from pds_nerfstudio.scenes.dataset import reading_dataset
 from pds_nerfstudio.scenes.families import family_of, scene_type
 
 LAST_PICTURE = 30
 """Seconds that a page's last picture may take when a training has ended."""
+BEGINNINGS = ("config.yml", "dataparser_transforms.json", "session.jsonl", "source.pt", "events.out.tfevents.*")
+"""What a run writes before its first checkpoint."""
 progress_console: Console = CONSOLE
 """Where progress bars are drawn; `pds demo` keeps nerfstudio's own output in a log file and draws elsewhere."""
 
@@ -77,15 +81,31 @@ class SceneTrainer(Trainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; a dataset that cannot be read ends in one sentence."""
-        with one_sentence():
+        with self._leaving_nothing(), reading_dataset(family_of(self.config) == "splatfacto"):
             if (family := family_of(self.config)) is not None:
                 scene_type(family).require(str(self.device))
             if self.config.is_viewer_enabled():
                 share_heaps()
-            try:
-                super().setup(test_mode)
-            except OSError as error:
-                raise UserError(_unreadable(self.config, error)) from error
+            super().setup(test_mode)
+            self._load_images()
+
+    def _load_images(self) -> None:
+        """Decode what a splats' datamanager otherwise decodes in the first steps, held-out photographs too."""
+        for split in ("train", "eval"):
+            getattr(self.pipeline.datamanager, f"cached_{split}", None)
+
+    @contextmanager
+    def _leaving_nothing(self) -> Iterator[None]:
+        """Within this block a mistake in the input ends the program in one sentence, and a run that thereby ends
+        without a checkpoint leaves no folder."""
+        try:
+            with one_sentence():
+                yield
+        except SystemExit:
+            if distributed.rank() == 0:
+                _close_event_writers()
+                forget_run(self.base_dir, self.config.output_dir)
+            raise
 
     def train(self) -> None:
         """Train under a progress bar whose remaining time comes from the last hundred steps."""
@@ -99,10 +119,10 @@ class SceneTrainer(Trainer):
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with one_sentence():
+        with self._leaving_nothing():
             self._before_training()
         bar = Progress(*columns, console=progress_console, refresh_per_second=2, disable=distributed.rank() > 0)
-        with one_sentence(), interruptions(self._interrupt), bar as self._bar:
+        with self._leaving_nothing(), interruptions(self._interrupt), bar as self._bar:
             try:
                 self._task = self._bar.add_task(self._title(0), total=total, completed=self._start_step, note="")
                 super().train()
@@ -203,6 +223,21 @@ class SceneTrainer(Trainer):
         return self.config.max_num_iterations
 
 
+def forget_run(folder: Path, below: Path) -> None:
+    """Remove the folder of a run that has written nothing but what a run begins with, and the folders that this leaves
+    empty, below `below`; any other folder stays as it is."""
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    if not all(any(path.match(name) for name in BEGINNINGS) for path in files):
+        return
+    for path in files:
+        path.unlink()
+    for place in (*sorted((p for p in folder.rglob("*")), reverse=True), folder, *folder.parents):
+        if place == below or (place.is_dir() and any(place.iterdir())):
+            return
+        with suppress(OSError):
+            place.rmdir()
+
+
 def _close_event_writers() -> None:
     """nerfstudio keeps its event writers: a second training in this process would log into the first one's files."""
     for event_writer in writer.EVENT_WRITERS:
@@ -210,17 +245,3 @@ def _close_event_writers() -> None:
             event_writer.tb_writer.close()
     writer.EVENT_WRITERS.clear()
     writer.EVENT_STORAGE.clear()
-
-
-def _unreadable(config: TrainerConfig, error: OSError) -> str:
-    """A sentence that names the image that cannot be read, or repeats what the system said."""
-    if isinstance(error, Image.UnidentifiedImageError) or error.errno is None:
-        data = config.pipeline.datamanager.data
-        paths = sorted(p for p in Path(data or ".").rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
-        for path in paths:
-            try:
-                with Image.open(path) as image:
-                    image.load()
-            except OSError as reason:
-                return f"The image {path} cannot be read ({reason}): replace it, or take it out of the dataset."
-    return f"The dataset cannot be read ({error}): check --data."

@@ -7,6 +7,7 @@ distorted rays. Both hand out a camera that fits its image, at any working size,
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes.dataset import unreadable
 
 CAMERA_INDEX = "cam_idx"
 """The key of `Cameras.metadata` under which nerfstudio's splats look up their row of the camera optimiser."""
@@ -136,7 +138,8 @@ def _views(datamanager: Any, split: str) -> Views:
         # Undistorting, at first access, also corrects the dataset's cameras: it has to come before they are taken.
         try:
             cached = getattr(datamanager, f"cached_{split}")
-        except OSError as error:
-            raise UserError(f"an image of the dataset cannot be read: {error}.") from error
+        except (OSError, SyntaxError) as error:
+            paths = [Path(name) for name in names]
+            raise UserError(unreadable(paths) or f"an image of the dataset cannot be read: {error}.") from error
         return Views(dataset.cameras, lambda index: cached[index]["image"], names, split == "train")
     return Views(dataset.cameras, lambda index: dataset.get_data(index)["image"], names, split == "train")
