@@ -1,14 +1,15 @@
 """`pds import-ply`: Gaussians of any tool become a splatfacto run that every other command takes.
 
-.ply + a nerfstudio dataset ─► config.yml, nerfstudio_models/step-000000000.ckpt ─► ns-train …-edit-splat --load-dir
+a file of splats + a dataset ─► config.yml, nerfstudio_models/step-000000000.ckpt ─► ns-train …-edit-splat --load-dir
 """
 
 import copy
 import dataclasses
 import shlex
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -17,21 +18,27 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import file_name, require_writable, written
 from pds_nerfstudio.text import in_rich, printable
 
-SEEN = 0.05
-"""At least this share of the Gaussians lies in some training view, or the two are not of one scene."""
+if TYPE_CHECKING:
+    from pds_nerfstudio.scenes.gaussians import Splats
 
 
 @dataclass
 class ImportPly:
-    """Make a splatfacto run of a .ply of Gaussian splats and a dataset with the cameras to edit it from."""
+    """Make a splatfacto run of a file of Gaussian splats and a dataset with the cameras to edit it from."""
 
     ply: Annotated[Path, tyro.conf.Positional]
-    """The file: from nerfstudio, Kerbl et al.'s code, or any tool that writes their layout."""
+    """The file: a .ply from nerfstudio, Kerbl et al.'s code, or any tool that writes their layout; SuperSplat's
+    compressed .ply; .spz; .splat."""
     data: Path
-    """The dataset: a folder with nerfstudio's transforms.json."""
-    frame: Literal["auto", "scene", "dataset"] = "auto"
-    """In which coordinates the file is: nerfstudio's scene, as `ns-export` writes it, or those of the dataset's poses,
-    as other tools do; by default, by who wrote the file."""
+    """The dataset: a folder with nerfstudio's transforms.json, with images and COLMAP's sparse/0, or of another kind
+    that nerfstudio reads."""
+    dataparser: str | None = None
+    """What reads the dataset, by `ns-train`'s names (nerfstudio-data, colmap, blender-data, …); by default, told by
+    what lies in its folder."""
+    frame: Literal["auto", "scene", "dataset", "poses"] = "auto"
+    """In which coordinates the file is: nerfstudio's scene, as `ns-export` writes it; the dataset's own, as tools that
+    read COLMAP's files write it; or those that transforms.json has its poses in. By default, those in which a few
+    renderings look like the photographs."""
     background_color: Literal["random", "white", "black"] = "random"
     """Of the scene; a .ply does not tell. "random" is splatfacto's own: grey in every picture."""
     output_dir: Path = Path("outputs")
@@ -55,7 +62,7 @@ class ImportPly:
         """
         from pds_nerfstudio.scenes.splat_files import read_splats
 
-        for path, flag in ((self.ply, "the .ply"), (self.data, "--data")):
+        for path, flag in ((self.ply, "the file"), (self.data, "--data")):
             if not path.exists():
                 raise UserError(f"{flag} {path} does not exist: give a path that does.")
         name = self.experiment_name or self.data.resolve().name
@@ -72,47 +79,60 @@ class ImportPly:
         from nerfstudio.configs.base_config import LoggingConfig
 
         from pds_nerfstudio.methods import METHODS
+        from pds_nerfstudio.scenes.dataparsers import dataparser_of, parse
 
         config: Any = copy.deepcopy(METHODS["source-splatfacto"].config)
         config.logging = LoggingConfig()
         config.output_dir, config.experiment_name = self.output_dir, name
-        config.data = config.pipeline.datamanager.data = config.pipeline.datamanager.dataparser.data = self.data
+        config.pipeline.datamanager.dataparser = dataparser_of(self.data, self.dataparser)
+        config.data = config.pipeline.datamanager.data = self.data
         config.pipeline.model.sh_degree = splats.sh_degree
         config.pipeline.model.background_color = self.background_color
-        try:
-            parsed = config.pipeline.datamanager.dataparser.setup().get_dataparser_outputs("train")
-        except (OSError, ValueError, KeyError, AssertionError) as error:
-            raise UserError(f"--data {self.data} is no nerfstudio dataset ({error}): give one.") from error
-        if self.frame == "dataset" or (self.frame == "auto" and not splats.of_nerfstudio):
-            splats = splats.moved(parsed.dataparser_transform, parsed.dataparser_scale)
-        _require_seen(splats.means, parsed.cameras, self.ply)
+        parsed = parse(config.pipeline.datamanager.dataparser)
 
+        def model_of(splats: "Splats", background: str, device: str = "cpu") -> Any:
+            few = dataclasses.replace(config.pipeline.model, num_random=8, background_color=background)
+            model = few.setup(scene_box=parsed.scene_box, num_train_data=len(parsed.cameras), metadata=parsed.metadata)
+            model.load_state_dict({f"gauss_params.{k}": v for k, v in splats.state_dict().items()}, strict=False)
+            return model.to(device)
+
+        splats = self._in_scene(splats, parsed, model_of)
         config.set_timestamp()
         run, models = config.get_base_dir(), config.get_checkpoint_dir()
         models.mkdir(parents=True)
         config.save_config()
         parsed.save_dataparser_transform(run / "dataparser_transforms.json")
-        few = dataclasses.replace(config.pipeline.model, num_random=8)
-        model = few.setup(scene_box=parsed.scene_box, num_train_data=len(parsed.cameras), metadata=parsed.metadata)
-        model.load_state_dict({f"gauss_params.{k}": v for k, v in splats.state_dict().items()}, strict=False)
-        state = {f"_model.{name}": value for name, value in model.state_dict().items()}
-        with written(models / "step-000000000.ckpt") as partial:
-            torch.save({"step": 0, "pipeline": state, "optimizers": {}, "schedulers": {}, "scalers": {}}, partial)
+        parameters = model_of(splats, self.background_color).state_dict()
+        state = {f"_model.{name}": value for name, value in parameters.items()}
+        with written(models / "step-000000000.ckpt") as path:
+            torch.save({"step": 0, "pipeline": state, "optimizers": {}, "schedulers": {}, "scalers": {}}, path)
         return run, len(splats.means)
 
+    def _in_scene(self, splats: "Splats", parsed: Any, model_of: Any) -> "Splats":
+        """The Gaussians in the coordinates of nerfstudio's scene.
 
-def _require_seen(means: Any, cameras: Any, ply: Path) -> None:
-    import torch
+        Raises:
+            UserError: the dataset has no such frame, its cameras do not see them, or no frame fits its photographs.
+        """
+        import torch
 
-    from pds_nerfstudio.scenes.hull import project
+        from pds_nerfstudio.scenes.frame import SEEN, choose_frame, frames_of, share_seen
 
-    seen = torch.zeros(len(means), dtype=torch.bool)
-    for i in range(len(cameras)):
-        place, depth = project(cameras[i : i + 1], means)
-        size = torch.stack([cameras.width[i], cameras.height[i]], dim=-1)
-        seen |= ((place >= 0) & (place < size)).all(-1) & (depth > 0)
-    if seen.float().mean() < SEEN:
-        raise UserError(
-            f"The dataset's cameras see {seen.float().mean():.0%} of the Gaussians of {ply}: they are of another "
-            "scene, or in other coordinates (--frame)."
-        )
+        if self.frame == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            frames = frames_of(parsed, self.data, as_stored=splats.of_spz)
+            tried = partial(model_of, background="black", device=device)
+            splats, sentence = choose_frame(splats, frames, parsed, tried, self.ply)
+            Console(soft_wrap=True, highlight=False).print(in_rich(sentence))
+            return splats
+        by_name = {frame.name: frame for frame in frames_of(parsed, self.data, distinct=False)}
+        if self.frame not in by_name:
+            raise UserError(f"--frame poses: {self.data} has no applied_transform, and poses and dataset are the same.")
+        frame = by_name[self.frame]
+        splats = splats.moved(frame.transform, frame.scale) if self.frame != "scene" else splats
+        if (seen := share_seen(splats.means, parsed.cameras)) < SEEN:
+            raise UserError(
+                f"The dataset's cameras see {seen:.0%} of the Gaussians of {self.ply}: they are of another scene, or "
+                "in other coordinates (--frame)."
+            )
+        return splats

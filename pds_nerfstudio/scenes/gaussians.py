@@ -42,8 +42,8 @@ class Splats:
     """Logits."""
     harmonics: Float[Tensor, "gaussians bases 3"]
     """Coefficients of the spherical harmonics, (L+1)² of them; colour is 0.5 plus their sum."""
-    of_nerfstudio: bool = False
-    """Whether nerfstudio wrote the file."""
+    of_spz: bool = False
+    """Whether they come from a .spz, whose axes not every tool turns."""
 
     @property
     def sh_degree(self) -> int:
@@ -74,7 +74,7 @@ class Splats:
             self.scales + math.log(scale),
             self.opacities,
             torch.einsum("ij,gjc->gic", _turned_harmonics(turn, self.harmonics.shape[1]), self.harmonics),
-            self.of_nerfstudio,
+            self.of_spz,
         )
 
 
@@ -85,7 +85,7 @@ def whole(
     scales: Float[np.ndarray, "gaussians axes"],
     opacities: Float[np.ndarray, "gaussians 1"],
     harmonics: Float[np.ndarray, "gaussians bases 3"],
-    of_nerfstudio: bool = False,
+    of_spz: bool = False,
 ) -> tuple[Splats, int]:
     """What a file holds as `Splats`, and how many Gaussians are left out because they are not finite.
 
@@ -108,7 +108,7 @@ def whole(
         raise UserError(f"{path} holds no Gaussian with finite values: export it again.")
     kept = [torch.from_numpy(np.ascontiguousarray(value[finite], dtype=np.float32)) for value in values]
     kept[-1] = kept[-1].reshape(-1, *harmonics.shape[1:])
-    return Splats(*kept, of_nerfstudio=of_nerfstudio), int((~finite).sum())
+    return Splats(*kept, of_spz=of_spz), int((~finite).sum())
 
 
 def logits(opacities: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:

@@ -66,6 +66,7 @@ def read_spz(path: Path) -> tuple[Splats, int]:
         scales=scales / np.float32(16) - 10,
         opacities=logits(opacities / np.float32(255)),
         harmonics=np.concatenate([first, rest], axis=1),
+        of_spz=True,
     )
     return splats.moved(torch.cat([OTHER_AXES, torch.zeros(3, 1)], dim=1), 1.0), broken
 

@@ -10,7 +10,7 @@ from nerfstudio.models.splatfacto import RGB2SH
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.families import render
-from pds_nerfstudio.scenes.ply import OF_NERFSTUDIO, read_ply
+from pds_nerfstudio.scenes.ply import read_ply
 from pds_nerfstudio.scenes.ply_file import write_table
 
 TURN = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(3))).Q
@@ -55,14 +55,13 @@ def written(splats, tmp_path):
 def test_a_file_is_read_as_it_was_written(written, degree):
     model, path = written(degree)
     read, broken = read_ply(path)
-    assert (read.sh_degree, broken, read.of_nerfstudio) == (degree, 0, False)
+    assert (read.sh_degree, broken) == (degree, 0)
     for name, value in read.state_dict().items():
         torch.testing.assert_close(value, model.gauss_params[name].detach(), atol=1e-5, rtol=1e-5)
 
 
-def test_who_wrote_it_is_known_and_gaussians_that_are_not_finite_are_left_out(written):
-    model, path = written(1, comment=f"{OF_NERFSTUDIO} 1.1.5")
-    assert read_ply(path)[0].of_nerfstudio
+def test_gaussians_that_are_not_finite_are_left_out(written):
+    model, path = written(1)
     model.gauss_params["scales"].data[[3, 7], 1] = torch.tensor([float("nan"), float("inf")])
     write(path, model)
     read, broken = read_ply(path)
