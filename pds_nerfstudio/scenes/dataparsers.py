@@ -65,9 +65,7 @@ def _fit_to_folder(parser: ColmapDataParserConfig, data: Path, colmap: str | Non
         parser.colmap_path = Path(colmap)
     images = data / parser.images_path
     if not images.is_dir():
-        raise UserError(
-            f"--data {data} has no folder {parser.images_path} beside COLMAP's: put the photographs there."
-        )
+        raise UserError(f"--data {data} has no folder {parser.images_path} beside COLMAP's: put the photographs there.")
     first = next((path for path in sorted(images.rglob("*")) if path.is_file()), None)
     try:
         with Image.open(first or images) as image:
