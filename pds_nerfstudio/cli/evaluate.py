@@ -40,6 +40,8 @@ class Evaluate:
     """In place of their target prompts."""
     source: Path | None = None
     """Run to compare all of them with; by default what each began with."""
+    data: Path | None = None
+    """The dataset, where it has moved; by default where each run names it, or found again from the run."""
     frames: Annotated[int, Ge(2), Le(100_000)] = 24
     """Frames of the path on which neighbouring frames are compared."""
     resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
@@ -56,7 +58,7 @@ class Evaluate:
             raise UserError("No run is given: name the folder of one edited run or more.")
         from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 
-        plans = [plan_pair(folder, source=self.source) for folder in self.run_folders]
+        plans = [plan_pair(folder, source=self.source, data=self.data) for folder in self.run_folders]
         out = self.out or (plans[0].folder / "evaluation" if len(plans) == 1 else Path("outputs/evaluation"))
         require_writable(out, room=ROOM)
         console = Console(soft_wrap=True, highlight=False)

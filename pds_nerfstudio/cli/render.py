@@ -50,6 +50,8 @@ class Render:
     dependence), glTF with KHR_gaussian_splatting (.glb)."""
     source: Path | None = None
     """Run to compare with; by default the one that the edit began with."""
+    data: Path | None = None
+    """The dataset, where it has moved; by default where the run names it, or found again from the run."""
     step: Annotated[int, Ge(0), Le(10**9)] | None = None
     """Checkpoint of the edited run; by default its last."""
     out: Path | None = None
@@ -72,7 +74,7 @@ class Render:
         from pds_nerfstudio.scenes.run_config import usable_config
 
         pictures = bool(self.paths or self.held_out)
-        plan = plan_pair(self.run_folder, self.step, self.source, compared=pictures)
+        plan = plan_pair(self.run_folder, self.step, self.source, self.data, compared=pictures)
         if self.formats and plan.family != "splatfacto":
             raise UserError(
                 f"--formats {self.formats[0]} is a format of splats, and {plan.folder} a NeRF: leave it out."
@@ -85,10 +87,10 @@ class Render:
             pair = load_pair(plan)
             written = self._films_and_stills(pair, out, console)
         if self.export:
-            files = [export(plan.run.config_path, plan.family, out / "export")]
+            files = [export(plan.run.config_path, plan.family, out / "export", data=plan.run.data)]
             if plan.family == "splatfacto":
                 files += convert(files[0], self.formats)
-                files.append(export_splat_mesh(plan.run.config_path, out / "export" / "mesh.ply"))
+                files.append(export_splat_mesh(plan.run.config_path, out / "export" / "mesh.ply", data=plan.run.data))
             written += files
         for path in written:
             console.print(f"  {printable(path)}", markup=False)

@@ -12,7 +12,9 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
+from pds_nerfstudio.pipelines.carried import find_source
 from pds_nerfstudio.scenes.dataset import reading_dataset
+from pds_nerfstudio.scenes.places import name_data
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.shots import held_out_views
 from pds_nerfstudio.scenes.source import SourceRun, find_run, load_source_state
@@ -70,8 +72,17 @@ class Pair:
     """Held-out views, or the training views where there are none."""
 
 
-def plan_pair(run: Path, step: int | None = None, source: Path | None = None, compared: bool = True) -> PairPlan:
+def plan_pair(
+    run: Path,
+    step: int | None = None,
+    source: Path | None = None,
+    data: Path | None = None,
+    compared: bool = True,
+) -> PairPlan:
     """Find an edited run and what it is compared with; unless `compared`, any run, and only that.
+
+    Args:
+        data: the dataset, where it is not at the place that the runs name.
 
     Raises:
         UserError: either is missing, `run` is no edit and no `source` is named, or its dataset has moved.
@@ -84,35 +95,41 @@ def plan_pair(run: Path, step: int | None = None, source: Path | None = None, co
                 f"{plan.folder} is a run of {found.method_name}, which is no edit: give the folder of an edited run, "
                 "or name what to compare it with by --source."
             )
-        if not plan.edit.run.base.exists():
+        if not find_source(plan.edit.run, found.config, plan.folder):
             raise UserError(
                 f"The scene that {plan.folder} was edited from is not at {plan.edit.run.base} any more: name it with "
                 "--source."
             )
-        find_run(plan.edit.run.base, plan.edit.run.base_step, called="The scene before the edit")
-    for side in (plan.run, plan.source):
-        if side is not None and side.data is not None and not side.data.exists():
-            raise UserError(
-                f"The dataset {side.data} of {side.config_path.parent} is not there (a relative path counts from where "
-                "the run was started): go there, or put the dataset back."
-            )
+        if plan.edit.run.carried is None:
+            find_run(plan.edit.run.base, plan.edit.run.base_step, called="The scene before the edit")
+    if data is not None:
+        name_data(found.config, data)
+    if found.data is not None and not found.data.exists():
+        raise UserError(f"The dataset {found.data} of {plan.folder} is not there: name it with --data.")
+    if plan.source is not None and found.data is not None and not _has_data(plan.source, data):
+        name_data(plan.source.config, found.data)
     return plan
+
+
+def _has_data(run: SourceRun, given: Path | None) -> bool:
+    """Whether the dataset that a run names is there, and no other was named."""
+    return given is None and run.data is not None and run.data.exists()
 
 
 def load_pair(plan: PairPlan) -> Pair:
     """Load both scenes in evaluation mode."""
-    edited = load_run(plan.run.config_path, plan.run.step)
+    edited = load_run(plan.run.config_path, plan.run.step, plan.run.data)
     if plan.source is not None:
-        before = load_run(plan.source.config_path, plan.source.step).model
+        before = load_run(plan.source.config_path, plan.source.step, plan.source.data).model
     else:
         assert isinstance(edited, EditPipeline)
         before = edited.source_scene()
     return Pair(plan, before, edited.model, train_views(edited.datamanager), held_out_views(edited.datamanager))
 
 
-def load_run(config_path: Path, step: int | None = None) -> VanillaPipeline:
+def load_run(config_path: Path, step: int | None = None, data: Path | None = None) -> VanillaPipeline:
     """A finished run (or its checkpoint of that step) as the `ns-*` commands load it, in evaluation mode."""
-    _, pipeline, _, _ = set_up(config_path, step=step)
+    _, pipeline, _, _ = set_up(config_path, step=step, data=data)
     return pipeline
 
 
@@ -121,10 +138,14 @@ def set_up(
     eval_num_rays_per_chunk: int | None = None,
     test_mode: Literal["test", "val", "inference"] = "test",
     step: int | None = None,
+    data: Path | None = None,
 ) -> tuple[TrainerConfig, VanillaPipeline, Path, int]:
     """What nerfstudio's `eval_setup` does, with the checkpoint that lies beside `config_path`, read safely.
 
     nerfstudio looks for the checkpoint at the place that `config.yml` names: of a run that was copied, the original's.
+
+    Args:
+        data: the dataset, where it is not at the place that the run names.
 
     Returns:
         configuration, pipeline in evaluation mode, the checkpoint, and its step.
@@ -136,6 +157,10 @@ def set_up(
 
     run = find_run(config_path, step, called="The run")
     config: Any = copy.deepcopy(run.config)
+    if isinstance(config.pipeline, EditConfig):
+        find_source(config.pipeline.run, config, config_path.parent)
+    if data is not None:
+        name_data(config, data)
     if run.method_name in all_methods:
         registered: Any = all_methods[run.method_name].pipeline
         config.pipeline.datamanager._target = registered.datamanager._target

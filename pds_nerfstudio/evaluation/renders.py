@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,18 +86,23 @@ def still_views(
     before_after_sheet([b for b, _ in kept], [a for _, a in kept], sheet, title)
 
 
-def export(config_path: Path, family: Family, folder: Path, name: str = "splat.ply", **mesh: Any) -> Path:
+def export(
+    config_path: Path, family: Family, folder: Path, name: str = "splat.ply", data: Path | None = None, **mesh: Any
+) -> Path:
     """The scene as a file by nerfstudio's own exporters: Gaussians of splats, a textured TSDF mesh of a NeRF.
 
     Args:
         name: of the Gaussians' file; a mesh is always tsdf_mesh.ply.
+        data: the dataset, where it is not at the place that the run names.
         mesh: settings of nerfstudio's `ExportTSDFMesh`, by default its own on a GPU and `CPU_MESH` elsewhere.
     """
     from unittest.mock import patch
 
     from nerfstudio.scripts import exporter
 
-    with patch.object(exporter, "eval_setup", set_up):  # its own reads a copied run's original, and runs code
+    with patch.object(
+        exporter, "eval_setup", partial(set_up, data=data)
+    ):  # its own reads a copied run's original, and runs code
         if family == "nerfacto":
             settings: dict[str, Any] = ({} if torch.cuda.is_available() else CPU_MESH) | mesh
             exporter.ExportTSDFMesh(load_config=config_path, output_dir=folder, **settings).main()
@@ -116,14 +122,14 @@ def convert(ply: Path, formats: Iterable[str]) -> list[Path]:
 
 
 @torch.no_grad()
-def export_splat_mesh(config_path: Path, path: Path, short_side: int = 512) -> Path:
+def export_splat_mesh(config_path: Path, path: Path, short_side: int = 512, data: Path | None = None) -> Path:
     """A mesh of splats with coloured vertices, from the depth of their training views.
 
     nerfstudio's `ns-export tsdf` asks for rays, which splats do not have; its TSDF does not.
     """
     from nerfstudio.exporter.tsdf_utils import TSDF
 
-    pipeline = load_run(config_path)
+    pipeline = load_run(config_path, data=data)
     model: Any = pipeline.model
     views = train_views(pipeline.datamanager)
     solid = model.means[torch.sigmoid(model.opacities).squeeze(-1) > 0.5].cpu()

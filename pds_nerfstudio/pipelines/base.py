@@ -28,6 +28,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import to_channels_last, working_size
 from pds_nerfstudio.perceptual import Perceptual
 from pds_nerfstudio.pipelines import distributed
+from pds_nerfstudio.pipelines.carried import source_state
 from pds_nerfstudio.pipelines.finite import FiniteChecks
 from pds_nerfstudio.pipelines.half_precision import OF_MEANS
 from pds_nerfstudio.pipelines.memory_plan import Demand, plan_edit
@@ -50,7 +51,6 @@ from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
-from pds_nerfstudio.scenes.source import find_run, load_source_state
 from pds_nerfstudio.scenes.views import Views, train_views
 from pds_nerfstudio.text import in_rich
 
@@ -401,8 +401,7 @@ class EditPipeline(VanillaPipeline):
 
     def source_state(self) -> Mapping[str, Tensor]:
         """The pipeline state dict of the run that is edited."""
-        assert self.config.run.base is not None
-        return load_source_state(find_run(self.config.run.base, self.config.run.base_step))
+        return source_state(self.config.run)
 
     def build_model(self, seed: int | None = None) -> Model:
         """Another scene of the same settings and data, as its initialisation leaves it, drawn from `seed`.

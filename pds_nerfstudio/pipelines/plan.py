@@ -20,6 +20,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import file_name, require_writable
 from pds_nerfstudio.machine import require_device
 from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.carried import find_source, name_source
 from pds_nerfstudio.pipelines.command_line import DATAPARSER, Given, merged
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
 from pds_nerfstudio.pipelines.refine import RefineConfig
@@ -28,15 +29,19 @@ from pds_nerfstudio.pipelines.settings import check_settings, read, settings, wr
 from pds_nerfstudio.pipelines.steering import FLAGS, SESSION_FILE, Change, adopt_settings, read_session, settings_at
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.scenes.families import family_of
-from pds_nerfstudio.scenes.source import SourceRun, as_config, find_run, load_source_state, scene_config
+from pds_nerfstudio.scenes.places import absolute, found_again
+from pds_nerfstudio.scenes.source import SourceRun, as_config, checksum, find_run, load_source_state, scene_config
 
 SPLAT_SUFFIX = "-splat"
 OF_THE_MACHINE = (
     *("_target", "output_dir", "method_name", "timestamp", "machine", "logging", "viewer", "vis", "data", "prompt"),
     *("load_dir", "load_step", "load_config", "load_checkpoint", "load_scheduler", "log_gradients", "start_paused"),
-    *("replay", "pipeline"),
+    *("replay", "pipeline", "made_in"),
 )
 """Trainer settings that a resumed edit takes from the command line alone; its pipeline's are merged one by one."""
+LOCAL = ("masks", "prior", "encoder", "control")
+"""Settings that may name a folder on this disk."""
+TOYBOX_NAME = "toybox"
 OF_THE_EDIT = ("src_prompt", "tgt_prompt", "prior", "vae_precision", "encoder", "resolution", "box", "masks")
 """What a refinement takes from the edit that it refines, where the command line does not say otherwise."""
 
@@ -97,10 +102,12 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         done, again = _session_of(config, run, given)
         due = due or _with_what_is_left(config, run, again)
         _adopt_run(config, previous, given, done)
+        _find_source_again(config, run, given)
     else:
-        pipeline.run.base, pipeline.run.base_step = run.config_path.resolve(), run.step
+        _begin_with(pipeline, run)
         if isinstance(pipeline, RefineConfig):
             _adopt_edit(pipeline, run, given)
+    _make_absolute(pipeline, run)
     pipeline.check_prompts()
     check_settings(pipeline)
     if pipeline.compute.prior_device is not None:
@@ -138,6 +145,8 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
             "changed: give it another --timestamp or --experiment-name."
         )
     require_writable(config.get_base_dir(), "--output-dir")
+    if not resumes:
+        pipeline.run.base_checksum = checksum(run.checkpoint_path)
     remaining = config.max_num_iterations - first_step
     what = (
         f"Resuming the edit {run.config_path.parent} at step {first_step}"
@@ -155,6 +164,43 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         done,
         due,
     )
+
+
+def _begin_with(pipeline: EditConfig, run: SourceRun) -> None:
+    """Name the source of a new edit. Raises UserError where the command line names another than its run."""
+    settings, config_path = pipeline.run, run.config_path.resolve()
+    if settings.base is not None and absolute(settings.base) not in (config_path, config_path.parent):
+        raise UserError(
+            "--pipeline.base says where the scene is that an edit to be resumed began with, and this is a new edit: "
+            "name the run to edit with --load-dir alone."
+        )
+    settings.base, settings.base_step, settings.carried = config_path, run.step, None
+
+
+def _find_source_again(config: TrainerConfig, run: SourceRun, given: Given) -> None:
+    """Name the source of an edit that goes on, where it lies now. Raises UserError where it lies nowhere."""
+    assert isinstance(config.pipeline, EditConfig)
+    assert isinstance(run.config.pipeline, EditConfig)
+    settings, folder = config.pipeline.run, run.config_path.parent
+    named, before = settings.base, run.config.pipeline.run
+    settings.base_step = before.base_step
+    if "pipeline.base" in given and named is not None:
+        name_source(settings, named)
+    elif not find_source(settings, run.config, folder):
+        raise UserError(
+            f"The scene that {folder} was edited from is not at {settings.base} any more: say where it is with "
+            "--pipeline.base."
+        )
+
+
+def _make_absolute(pipeline: EditConfig, run: SourceRun) -> None:
+    """Name folders on this disk so that the edit can be resumed from elsewhere; of a run that has moved, find them."""
+    for name, holder in settings(pipeline):
+        value = getattr(holder, name)
+        if name in LOCAL and value is not None and value != TOYBOX_NAME:
+            place = absolute(found_again(Path(value), run.config_path.parent, run.config))
+            if place is not None and place.is_dir():
+                setattr(holder, name, type(value)(place))
 
 
 def _experiment_of(run: SourceRun) -> str | None:
@@ -369,10 +415,7 @@ def _datamanager(config: TrainerConfig, run: SourceRun, given: Given) -> Any:
     of_run = merged(of_run, now, given, "pipeline.datamanager")
     data = config.data or now.data or run.data
     if data is None or not Path(data).exists():
-        raise UserError(
-            f"The dataset {data} of {run.config_path.parent} is not there (a relative path counts from where the run "
-            "was started): name it with --data."
-        )
+        raise UserError(f"The dataset {data} of {run.config_path.parent} is not there: name it with --data.")
     of_run.data = dataparser.data = Path(data)
     of_run.dataparser = dataparser
     return of_run

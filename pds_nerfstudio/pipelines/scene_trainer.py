@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -34,6 +35,7 @@ from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.interruption import FAILED, interruptions
 from pds_nerfstudio.scenes.dataset import reading_dataset
 from pds_nerfstudio.scenes.families import family_of, scene_type
+from pds_nerfstudio.scenes.places import absolute, make_absolute
 
 LAST_PICTURE = 30
 """Seconds that a page's last picture may take when a training has ended."""
@@ -48,6 +50,8 @@ class SceneTrainerConfig(TrainerConfig):
     """nerfstudio's trainer settings, for a `SceneTrainer`."""
 
     _target: type = field(default_factory=lambda: SceneTrainer)
+    made_in: Annotated[Path | None, tyro.conf.Suppress] = None
+    """The run's folder when it began, from which its dataset is found again when both have moved; set by the run."""
 
     def set_timestamp(self) -> None:
         """The first thing nerfstudio calls once it has read the command line: refuse what cannot work.
@@ -57,12 +61,14 @@ class SceneTrainerConfig(TrainerConfig):
         with one_sentence():
             require_device(str(self.machine.device_type), "--machine.device-type")
             require_writable(self.output_dir, "--output-dir")
+        make_absolute(self)
         given = self.timestamp
         super().set_timestamp()
         while self.timestamp != given and self.get_base_dir().exists():
             time.sleep(0.1)
             self.timestamp = given
             super().set_timestamp()
+        self.made_in = absolute(self.get_base_dir())
 
 
 class SceneTrainer(Trainer):

@@ -246,9 +246,17 @@ class RunSettings(Group):
     seed: Seed = 0
     """Seed of views, timesteps and noise; a step draws the same ones in an interrupted and in a straight run."""
     base: Path | None = None
-    """config.yml of the run being edited; set from --load-dir."""
+    """The run that an edit to be resumed began with, where it has moved: its folder or config.yml. A new edit sets it
+    from --load-dir."""
     base_step: int | None = None
     """The checkpoint of that run; set from --load-dir and --load-step."""
+    base_checksum: Annotated[str | None, tyro.conf.Suppress] = None
+    """SHA-256 of that checkpoint's file; set by a new edit."""
+    carry_source: bool = True
+    """Keep the source's weights in the edit's own folder (source.pt), so that the edit can be resumed, rendered and
+    measured where its source is not."""
+    carried: Annotated[Path | None, tyro.conf.Suppress] = None
+    """That file; set by the edit."""
 
 
 @dataclass

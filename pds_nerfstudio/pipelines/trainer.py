@@ -25,6 +25,7 @@ from pds_nerfstudio.draws import generator_at
 from pds_nerfstudio.errors import UserError, first_line, one_sentence
 from pds_nerfstudio.pipelines import distributed, scene_trainer
 from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
+from pds_nerfstudio.pipelines.carried import carry
 from pds_nerfstudio.pipelines.checks import MovementCheck, require_visible
 from pds_nerfstudio.pipelines.conclusion import conclude
 from pds_nerfstudio.pipelines.display import Display
@@ -123,6 +124,8 @@ class EditTrainer(SceneTrainer):
         plan = self.plan
         with one_sentence():
             self.pipeline.open(load_source_state(plan.run), plan.resumes, plan.refreeze)
+            if distributed.rank() == 0:
+                carry(self.pipeline.config.run, self.base_dir)
         self.optimizers = self._build_optimizers()
         for optimizer in self.optimizers.optimizers.values():
             optimizer.register_step_pre_hook(lambda optimizer, *_: self.pipeline.scene.mask_gradients(optimizer))

@@ -175,12 +175,17 @@ def usable_config(config_path: Path, config: TrainerConfig, folder: Path) -> Pat
         config_path, config: the run's.
         folder: where a new file is written if one is needed.
     """
-    if config.get_base_dir().resolve() == config_path.parent.resolve():
+    at_home = config.get_base_dir().resolve() == config_path.parent.resolve()
+    if at_home and _data_of(config) == _data_of(load_config(config_path)):
         return config_path
     own = copy.copy(config)
     own.relative_model_dir = (config_path.parent / config.relative_model_dir).resolve()
     write_whole(folder / "config.yml", yaml.dump(own))
     return folder / "config.yml"
+
+
+def _data_of(config: TrainerConfig) -> Any:
+    return getattr(config.pipeline.datamanager, "data", None)
 
 
 def _within(name: str, packages: tuple[str, ...]) -> bool:

@@ -28,6 +28,7 @@ from pds_nerfstudio.scenes.nerfacto import (
     implementation_of,
     require_implementation,
 )
+from pds_nerfstudio.scenes.places import find_data
 from pds_nerfstudio.scenes.run_config import load_config
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.soundness import sound
@@ -93,7 +94,7 @@ class SourceRun:
 
     @property
     def data(self) -> Path | None:
-        """The dataset, as the run names it: a relative path is relative to where the run was started."""
+        """The dataset where it lies now, or else as the run names it."""
         for holder in (self.datamanager_config, self.dataparser_config, self.config):
             data = getattr(holder, "data", None)
             if data is not None and Path(data) != Path():
@@ -123,6 +124,7 @@ def find_run(load_dir: Path, load_step: int | None = None, called: str = "--load
             "run's own folder."
         )
     config = load_config(config_path)
+    find_data(config, config_path.parent)
     family = family_of(config)
     if family is None:
         raise UserError(
@@ -178,6 +180,15 @@ def fingerprint(*folders: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def _choose_checkpoint(folder: Path, load_step: int | None) -> tuple[Path, int]:
     files = folder.glob("step-*.ckpt")
     steps = {int(match[1]): path for path in files if (match := CHECKPOINT.fullmatch(path.name))}
@@ -187,7 +198,7 @@ def _choose_checkpoint(folder: Path, load_step: int | None) -> tuple[Path, int]:
         )
     step = max(steps) if load_step is None else load_step
     if step not in steps:
-        raise UserError(f"{folder} has no checkpoint of step {step}; --load-step can be {_listed(sorted(steps))}.")
+        raise UserError(f"{folder} has no checkpoint of step {step}, only of {_listed(sorted(steps))}.")
     return steps[step], step
 
 

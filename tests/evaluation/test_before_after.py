@@ -162,6 +162,7 @@ def test_runs_that_cannot_be_compared_are_named(edits, toy_splats, tmp_path):
         plan_pair(edits["splatfacto"][0], step=77)
     orphan = tmp_path / "orphan"
     shutil.copytree(edits["splatfacto"][0], orphan)
+    (orphan / "source.pt").unlink()
     text = (orphan / "config.yml").read_text()
     (orphan / "config.yml").write_text(text.replace(f"- {toy_splats.parent.name}", "- gone"))
     with pytest.raises(UserError, match=r"not at .*gone.*--source"):

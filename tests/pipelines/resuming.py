@@ -23,7 +23,8 @@ from .conftest import HEADLESS, PROMPTS
 
 EDITS = [name for name, method in METHODS.items() if isinstance(method.config.pipeline, EditConfig)]
 SAVED_EVERY, KILLED_AT, STEPS = 3, 5, 7
-NOT_SET = ("_target", "datamanager", "model", "base", "base_step", "src_prompt", "tgt_prompt")
+OF_THE_RUN = ("base", "base_step", "base_checksum", "carried")
+NOT_SET = ("_target", "datamanager", "model", *OF_THE_RUN, "src_prompt", "tgt_prompt")
 """Nothing that a user sets here; prompts are PROMPTS."""
 CHOSEN: dict[str, Any] = {
     "prior": "toybox",

@@ -1,0 +1,66 @@
+"""Where what a run names lies now: a run and its dataset are moved together, and copied to other machines.
+
+A `config.yml` names places as they were when the run began. What is not there any more is looked for where it lay as
+seen from the run, so that a folder that holds both can be moved as a whole.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nerfstudio.engine.trainer import TrainerConfig
+
+
+def absolute(path: Path | None) -> Path | None:
+    """The same place from wherever it is named; links in it stay links."""
+    return None if path is None or Path(path) == Path() else Path(os.path.abspath(path))
+
+
+def found_again(path: Path, folder: Path, config: TrainerConfig) -> Path:
+    """Where `path` lies now; as it is where it lies nowhere.
+
+    Args:
+        path: as the run's configuration names it.
+        folder: where the run lies now.
+        config: the run's configuration.
+    """
+    return next((place for place in (path, *_moved(path, folder, config)) if place.exists()), path)
+
+
+def find_data(config: TrainerConfig, folder: Path) -> None:
+    """Let a run's configuration name its dataset where it lies now."""
+    for holder in _holders(config):
+        if absolute(holder.data) is not None:
+            holder.data = found_again(Path(holder.data), folder, config)
+
+
+def name_data(config: TrainerConfig, data: Path) -> None:
+    """Let a configuration name this dataset."""
+    for holder in _holders(config):
+        holder.data = data
+
+
+def make_absolute(config: TrainerConfig) -> None:
+    """Let a configuration name its dataset from wherever it is read."""
+    for holder in _holders(config):
+        if (data := absolute(holder.data)) is not None:
+            holder.data = data
+
+
+def _holders(config: TrainerConfig) -> Iterator[Any]:
+    """What of a configuration names a dataset."""
+    datamanager: Any = config.pipeline.datamanager
+    for holder in (config, datamanager, getattr(datamanager, "dataparser", None)):
+        if hasattr(holder, "data"):
+            yield holder
+
+
+def _moved(path: Path, folder: Path, config: TrainerConfig) -> Iterator[Path]:
+    """Where `path` may have been moved to together with the run."""
+    began, own = getattr(config, "made_in", None) or config.get_base_dir(), config.get_base_dir()
+    folder = Path(os.path.abspath(folder))
+    if path.is_absolute() and began.is_absolute():
+        yield Path(os.path.normpath(folder / os.path.relpath(path, began)))
+    elif not path.is_absolute() and not own.is_absolute() and folder.parts[-len(own.parts) :] == own.parts:
+        yield Path(*folder.parts[: -len(own.parts)]) / path  # from where the run was started
