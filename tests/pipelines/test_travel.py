@@ -32,7 +32,8 @@ def moved(folder: Path, to: Path) -> Path:
 @pytest.fixture(scope="module")
 def home(toy_scene, toy_splats, tmp_path_factory) -> Path:
     """A folder with a dataset, a run of it, and an edit of that run, of two steps."""
-    there, home = toy_scene.parent, tmp_path_factory.mktemp("home") / there.name
+    there = toy_scene.parent
+    home = tmp_path_factory.mktemp("home") / there.name
     shutil.copytree(toy_scene / "source", home / "scene" / "source")
     run = home / toy_splats.relative_to(there)
     shutil.copytree(toy_splats.parent, run.parent)
