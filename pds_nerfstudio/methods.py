@@ -26,7 +26,7 @@ from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.vsd import VSD
 from pds_nerfstudio.pipelines.base import EditConfig
-from pds_nerfstudio.pipelines.command_line import names_one_of, refuse_load_config
+from pds_nerfstudio.pipelines.command_line import names_one_of, refuse_load_config, tidy_command_line
 from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
 from pds_nerfstudio.pipelines.idu import IduConfig
 from pds_nerfstudio.pipelines.interruption import stop_before_the_first_step
@@ -255,4 +255,5 @@ METHODS: dict[str, MethodSpecification] = {
 
 if names_one_of(sys.argv, METHODS):
     stop_before_the_first_step()
+    tidy_command_line(METHODS[sys.argv[1]].config)
 refuse_load_config(sys.argv, METHODS.keys() - {"source-nerfacto", "source-splatfacto"})

@@ -67,6 +67,12 @@ def check_range(settings: Any, name: str, prefix: str = "--", error: type[Except
             _check(flag, number, _bounds_of(type(settings))[name], error)
 
 
+def require_steps(config: Any) -> None:
+    """Raise UserError where a training of nerfstudio's is asked for less than one step."""
+    if config.max_num_iterations < 1:
+        raise UserError(f"--max-num-iterations is {config.max_num_iterations}: give at least 1.")
+
+
 def range_of(settings: type, name: str) -> tuple[Bound, ...]:
     """The bounds of one field, none where it has none."""
     return _bounds_of(settings)[name]

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
-from pds_nerfstudio.prompts import check_prompts
+from pds_nerfstudio.prompts import check_prompts, unknown_words
 from pds_nerfstudio.ranges import Guidance, LearningRate, Pixels, Seed, Steps, check_ranges
 from pds_nerfstudio.text import in_rich, printable
 
@@ -162,6 +162,8 @@ class Preview:
         if self.device == "cuda" and not cuda:
             raise UserError("--device cuda is not available on this machine: leave --device out.")
         console = Console()
+        if warning := unknown_words(self.prior, self.src_prompt, *self.tgt_prompt):
+            console.print(f"[yellow]{in_rich(warning)}")
         console.print(f"[cyan]Loading the prior {in_rich(self.prior)}")
         prior = load_prior(self.prior, "cuda" if cuda and self.device == "auto" else self.device.replace("auto", "cpu"))
         images = read_photographs(photographs.paths, prior, self.resolution).to(prior.device)

@@ -12,6 +12,7 @@ import tyro
 from pds_nerfstudio.cli.preview import SDEDIT, known_editors, parsed_setting
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.prompts import unknown_words
 from pds_nerfstudio.ranges import Guidance, Pixels, Steps, check_ranges
 from pds_nerfstudio.text import in_rich, visible
 
@@ -136,6 +137,8 @@ class Svg:
         if self.device == "cuda" and not cuda:
             raise UserError("--device cuda is not available on this machine: leave --device out.")
         console = Console()
+        if warning := unknown_words(self.prior, *self._prompts()):
+            console.print(f"[yellow]{in_rich(warning)}")
         console.print(f"[cyan]Loading the prior {in_rich(self.prior)}")
         prior = load_prior(self.prior, "cuda" if cuda and self.device == "auto" else self.device.replace("auto", "cpu"))
         columns = (TextColumn("editing"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())

@@ -45,7 +45,7 @@ from pds_nerfstudio.pipelines.settings import (
     listed_in_order,
 )
 from pds_nerfstudio.pipelines.source_views import SourceView, SourceViews
-from pds_nerfstudio.prompts import check_prompts
+from pds_nerfstudio.prompts import check_prompts, require_read_differently
 from pds_nerfstudio.scenes.families import family_of_model, scene_of
 from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks
@@ -210,6 +210,8 @@ class EditPipeline(VanillaPipeline):
             channels_last=config.compute.channels_last,
             compiled=config.compute.compile_prior,
         )
+        if config.reads_source_prompt and hasattr(prior, "tokenizer"):
+            require_read_differently(config.src_prompt, config.tgt_prompt, prior.tokenizer)
         self.decisions["prior"] = f"{config.prior}, {str(prior.unet.dtype).removeprefix('torch.')}"
         return prior
 

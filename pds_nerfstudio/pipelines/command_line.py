@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.errors import UserError, one_sentence
+from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, tidied
 from pds_nerfstudio.pipelines.settings import Group, NerfCompute
 
 DATAPARSER = "pipeline.datamanager.dataparser"
@@ -90,6 +91,25 @@ def refuse_load_config(arguments: Sequence[str], edits: Container[str]) -> None:
                 f"ns-train {method} --load-config would train the run that it names again, in its own folder: name the "
                 "run to edit with --load-dir."
             )
+
+
+def tidy_command_line(config: Any) -> None:
+    """Before nerfstudio reads it: bring the prompts' flags of this `ns-train` into form, and end one that is mistyped
+    in a sentence. nerfstudio answers after half a minute, with flags of all of its methods.
+
+    Args:
+        config: of the method that it names.
+    """
+    if hasattr(config.pipeline, "src_prompt"):
+        sys.argv[:] = tidied(sys.argv, "--pipeline.")
+
+    def known() -> set[str]:
+        names = {name.replace("_", "-") for name, _ in _leaves(config)}
+        typed = {word[2:].partition("=")[0].replace("_", "-") for word in sys.argv[2:] if word.startswith("--")}
+        return names if typed <= names else names | flags_of(parser_of(type(config), config))
+
+    with one_sentence():
+        refuse_mistyped(sys.argv[2:], f"ns-train {sys.argv[1]}", known)
 
 
 def names_one_of(arguments: Sequence[str], methods: Container[str]) -> bool:

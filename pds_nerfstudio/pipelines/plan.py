@@ -28,6 +28,8 @@ from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.settings import check_settings, read, settings, write
 from pds_nerfstudio.pipelines.steering import FLAGS, SESSION_FILE, Change, adopt_settings, read_session, settings_at
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
+from pds_nerfstudio.prompts import unknown_words
+from pds_nerfstudio.ranges import require_steps
 from pds_nerfstudio.scenes.families import family_of
 from pds_nerfstudio.scenes.places import absolute, found_again
 from pds_nerfstudio.scenes.source import SourceRun, as_config, checksum, find_run, load_source_state, scene_config
@@ -62,6 +64,8 @@ class Plan:
     """Whether the command line says anew where a resumed edit may change its scene."""
     done: tuple[Change, ...] = ()
     """What was changed in a resumed edit before `first_step`."""
+    warning: str = ""
+    """What the prior will not make of the prompts."""
     due: tuple[Change, ...] = ()
     """What is to be changed from there on: by --replay, or again, where an edit was interrupted after the change and
     before its next checkpoint."""
@@ -85,12 +89,13 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     pipeline = config.pipeline
     assert isinstance(pipeline, EditConfig)
     given = Given.of(config, default)
+    require_steps(config)
     if config.machine.seed != default.machine.seed:
         raise UserError(
             f"--machine.seed {config.machine.seed} means nothing to an edit, which draws from a generator of its own: "
             f"give --pipeline.seed {config.machine.seed}."
         )
-    _adopt_prompt_flag(config)
+    adopted = _adopt_prompt_flag(config)
     run = _named_run(config)
     replayed = () if _replays_on(config, run) else _adopt_replay(config)
     _check_family(config, run)
@@ -108,6 +113,11 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         if isinstance(pipeline, RefineConfig):
             _adopt_edit(pipeline, run, given)
     _make_absolute(pipeline, run)
+    if adopted and pipeline.reads_source_prompt and not pipeline.src_prompt.strip():
+        raise UserError(
+            f'--prompt is taken for the target prompt ("{adopted}"), and the source prompt is empty: say what is '
+            'there, --pipeline.src-prompt "a photo of …".'
+        )
     pipeline.check_prompts()
     check_settings(pipeline)
     if pipeline.compute.prior_device is not None:
@@ -130,7 +140,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     if config.experiment_name is None:
         config.experiment_name = _experiment_of(run)
 
-    _share_between_stages(config, given)
+    _share_between_stages(config, given, resumes)
     _decay_over_the_edit(config, default, previous if resumes else None, given)
 
     first_step = run.step + 1 if resumes else 0
@@ -162,6 +172,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         _restored(config, default, given) if resumes else "",
         any(f"pipeline.{name}" in given for name, holder in settings(pipeline) if holder is pipeline.region),
         done,
+        unknown_words(pipeline.prior, pipeline.src_prompt, pipeline.tgt_prompt),
         due,
     )
 
@@ -214,8 +225,8 @@ def _experiment_of(run: SourceRun) -> str | None:
         ) from error
 
 
-def _adopt_prompt_flag(config: TrainerConfig) -> None:
-    """nerfstudio's own --prompt, which it writes to the model's settings, is the target prompt."""
+def _adopt_prompt_flag(config: TrainerConfig) -> str | None:
+    """nerfstudio's own --prompt, which it writes to the model's settings, is the target prompt; returns it."""
     pipeline = config.pipeline
     assert isinstance(pipeline, EditConfig)
     prompt = config.prompt or pipeline.model.prompt
@@ -224,6 +235,7 @@ def _adopt_prompt_flag(config: TrainerConfig) -> None:
             raise UserError("--prompt and --pipeline.tgt-prompt name two target prompts: give one of them.")
         pipeline.tgt_prompt = prompt
         config.prompt = pipeline.model.prompt = None
+    return prompt
 
 
 def _adopt_replay(config: TrainerConfig) -> tuple[Change, ...]:
@@ -355,13 +367,21 @@ def _adopt_edit(pipeline: RefineConfig, run: SourceRun, given: Given) -> None:
             write(pipeline, name, read(edit, name))
 
 
-def _share_between_stages(config: TrainerConfig, given: Given) -> None:
-    """--max-num-iterations counts both stages of a perturbed edit; the refinement keeps its length."""
+def _share_between_stages(config: TrainerConfig, given: Given, resumes: bool) -> None:
+    """--max-num-iterations counts both stages of a perturbed edit.
+
+    A new edit that is shorter than the method's own shortens both in proportion; otherwise, and where either was given
+    a length, the refinement keeps its own.
+    """
     pipeline = config.pipeline
     if not isinstance(pipeline, ReviseConfig):
         return
     refine_steps = pipeline.refinement.refine_steps
     if "max_num_iterations" in given:
+        shorter = config.max_num_iterations < pipeline.steps and not resumes
+        if shorter and not any(f"pipeline.{name}" in given for name in ("edit_steps", "refine_steps")):
+            refine_steps = round(refine_steps * config.max_num_iterations / pipeline.steps)
+            pipeline.refinement.refine_steps = refine_steps
         pipeline.edit_steps = config.max_num_iterations - refine_steps
         if pipeline.edit_steps < 1:
             raise UserError(

@@ -33,6 +33,7 @@ from pds_nerfstudio.heaps import share_heaps
 from pds_nerfstudio.machine import require_device
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.interruption import FAILED, interruptions
+from pds_nerfstudio.ranges import require_steps
 from pds_nerfstudio.scenes.dataset import reading_dataset
 from pds_nerfstudio.scenes.families import family_of, scene_type
 from pds_nerfstudio.scenes.places import absolute, make_absolute
@@ -59,6 +60,7 @@ class SceneTrainerConfig(TrainerConfig):
         The time is the clock's unless one was given; a run that began in the same second keeps its folder to itself.
         """
         with one_sentence():
+            require_steps(self)
             require_device(str(self.machine.device_type), "--machine.device-type")
             require_writable(self.output_dir, "--output-dir")
         make_absolute(self)

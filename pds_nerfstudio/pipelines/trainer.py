@@ -67,6 +67,8 @@ class EditTrainerConfig(SceneTrainerConfig):
         CONSOLE.log(in_rich(plan.summary))
         if plan.restored:
             CONSOLE.log(in_rich(plan.restored))
+        if plan.warning:
+            CONSOLE.log(f"[yellow]{in_rich(plan.warning)}")
 
     @functools.cached_property
     def plan(self) -> Plan:

@@ -1,5 +1,6 @@
 """What a toybox scene is made of: an object, its colour, a floor, perhaps a hat. The words are the prompts."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -140,3 +141,10 @@ def find_edit(name: str) -> ToyEdit:
         if edit.name == name:
             return edit
     raise ValueError(f"There is no toybox edit {name!r}; choose one of: {', '.join(edit.name for edit in EDITS)}.")
+
+
+@functools.cache
+def words() -> frozenset[str]:
+    """Every word of the captions of toybox's scenes: what its prior has been taught."""
+    captions = (spec.prompt(c, f) for spec in all_specs() for c in (True, False) for f in (True, False))
+    return frozenset(word for caption in captions for word in caption.lower().split())

@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ class Evil:
 def named(tmp_path_factory, toy_scene, toy_splats) -> dict[str, Path | str]:
     """Everything by the name that the catalogue has for it; `mark` must never come to be."""
     root = tmp_path_factory.mktemp("named")
+    data = toy_scene / "source"
     mark, mine, log = root / "mark", root / "mine", root / "mine_with_log"
     for folder in (mine / "thesis", log, root / "empty", root / "garbage_data"):
         folder.mkdir(parents=True)
@@ -66,6 +68,8 @@ def named(tmp_path_factory, toy_scene, toy_splats) -> dict[str, Path | str]:
         "file": root / "file",
         "empty": root / "empty",
         "garbage_data": root / "garbage_data",
+        "la": dataset(data, root / "la", lambda path: Image.open(path).convert("LA").save(path)),
+        "cut": dataset(data, root / "cut", lambda path: path.write_bytes(path.read_bytes()[:900])),
         "long": "x" * 300,
         "runs": damaged_runs(root / "runs", toy_splats.parent, mark),
         "pictures": pictures(root / "pictures"),
@@ -76,6 +80,13 @@ def named(tmp_path_factory, toy_scene, toy_splats) -> dict[str, Path | str]:
         "replays": replays(root / "replays"),
         "prior": prior_of_huge_samples(root / "prior"),
     }
+
+
+def dataset(data: Path, folder: Path, change: Callable[[Path], object]) -> Path:
+    """A copy of a dataset with one photograph changed."""
+    shutil.copytree(data, folder)
+    change(folder / "images" / "train_003.png")
+    return folder
 
 
 def damaged_runs(folder: Path, run: Path, mark: Path) -> Path:

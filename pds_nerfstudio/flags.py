@@ -1,0 +1,97 @@
+"""What people type for flags: prompts by one name in every command, and the right flag for a mistyped one."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import tyro
+
+from pds_nerfstudio.errors import UserError
+
+SHORT = {"from": "src-prompt", "to": "tgt-prompt"}
+PROMPTS = ("src-prompt", "tgt-prompt")
+"""The flags of an edit's prompts, by these names in every command, with or without `pipeline.` before them."""
+TEXTS = (*PROMPTS, "prompt", "class-prompt", "instance-prompt")
+"""Flags whose values may begin with a dash, as no flag's name does."""
+ALIKE = 0.75
+"""How alike two flags must be, by difflib's measure, for one to be a mistyped other."""
+
+
+def tidied(arguments: Sequence[str], prefix: str) -> list[str]:
+    """The same command line with its prompts' flags as this command has them.
+
+    A prompt that begins with a dash is joined to its flag, since argparse takes it for a flag of its own.
+
+    Args:
+        prefix: what stands before "src-prompt": "--", or "--pipeline." of `ns-train`.
+    """
+    words: list[str] = []
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        flag, equals, value = word.partition("=")
+        name = _plain(flag).removeprefix("pipeline.")
+        name = SHORT.get(name, name)
+        if not flag.startswith("--") or name not in TEXTS:
+            words.append(word)
+            continue
+        flag = prefix + name if name in PROMPTS else flag
+        alone = len(left) == 1 or (len(left) > 1 and left[1].startswith("--"))
+        if not equals and alone and _is_text(left[0]):
+            equals, value = "=", left.pop(0)
+        words.append(flag + equals + value)
+    return words
+
+
+def refuse_mistyped(arguments: Sequence[str], command: str, known: Callable[[], set[str]]) -> None:
+    """Raise UserError for a flag that this command does not have where it has one like it.
+
+    Args:
+        arguments: the words behind the command.
+        known: makes the names of its flags, which takes a while.
+    """
+    flags = known() if any(map(_is_flag, arguments)) else set()
+    for word in filter(_is_flag, arguments):
+        typed = _plain(word.partition("=")[0])
+        if typed in flags or typed.partition(".")[0] == "help":
+            continue
+        last = typed.rpartition(".")[2]
+        ends = sorted((flag for flag in flags if flag.rpartition(".")[2] == last), key=len)
+        close = ends or get_close_matches(typed, flags, 1, ALIKE) or _alike_at_the_end(typed, flags)
+        if close:
+            raise UserError(f"{command} has no --{typed}: did you mean --{close[0]}?")
+
+
+def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    """The names of all flags of a parser and of the subcommands below it, with dashes."""
+    names: set[str] = set()
+    for action in parser._actions:
+        names |= {_plain(name) for name in action.option_strings}
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                names |= flags_of(below)
+    return names
+
+
+def parser_of(kind: Any, default: Any = None) -> argparse.ArgumentParser:
+    """tyro's parser of a command's class, or of a configuration."""
+    return tyro.extras.get_parser(kind) if default is None else tyro.extras.get_parser(kind, default=default)
+
+
+def _plain(flag: str) -> str:
+    return flag.removeprefix("--").replace("_", "-")
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("--") and len(word) > 2 and " " not in word.partition("=")[0]
+
+
+def _is_text(word: str) -> bool:
+    return word.startswith("-") and word != "-h" and (" " in word or not word.startswith("--"))
+
+
+def _alike_at_the_end(typed: str, flags: set[str]) -> list[str]:
+    """Flags whose last part is nearly what was typed, whatever stands before it."""
+    by_end = {flag.rpartition(".")[2]: flag for flag in sorted(flags, key=len, reverse=True)}
+    return [by_end[end] for end in get_close_matches(typed.rpartition(".")[2], by_end, 1, ALIKE)]

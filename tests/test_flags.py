@@ -1,0 +1,92 @@
+"""Flags as people type them: prompts by one name in every command, and the right flag for a mistyped one."""
+
+import argparse
+
+import pytest
+
+from pds_nerfstudio import cli
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, tidied
+from pds_nerfstudio.prompts import check_prompts, require_read_differently, unknown_words
+
+FLAGS = {"pipeline.src-prompt", "pipeline.resolution", "pipeline.objective.guidance-scale", "max-num-iterations"}
+
+
+@pytest.mark.parametrize("prefix", ["--", "--pipeline."])
+@pytest.mark.parametrize("typed", ["--src-prompt", "--src_prompt", "--pipeline.src-prompt", "--from"])
+def test_prompts_go_by_one_name(prefix, typed):
+    assert tidied(["x", typed, "a cat", "--out", "o"], prefix) == ["x", f"{prefix}src-prompt", "a cat", "--out", "o"]
+    assert tidied(["x", f"{typed}=a cat"], prefix) == ["x", f"{prefix}src-prompt=a cat"]
+
+
+def test_a_prompt_may_begin_with_a_dash():
+    words = ["--tgt-prompt", "-a cat", "--src-prompt", "--a -- dog"]
+    assert tidied(words, "--") == ["--tgt-prompt=-a cat", "--src-prompt=--a -- dog"]
+    missing = ["--tgt-prompt", "--src-prompt", "a"]
+    assert tidied(missing, "--") == missing
+    several = ["--tgt-prompt", "-a", "-b", "--out", "o"]
+    assert tidied(several, "--") == several
+
+
+def test_other_words_stay_as_they_are():
+    words = ["pds-edit", "--load-dir", "-x", "--vis=tensorboard", "--optimizers.to.lr", "1", "a", "--"]
+    assert tidied(words, "--pipeline.") == words
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--pipeline.resolutoin", "pipeline.resolution"),
+        ("--resolution", "pipeline.resolution"),
+        ("--guidance-scale=3", "pipeline.objective.guidance-scale"),
+        ("--pipeline.guidance_scale", "pipeline.objective.guidance-scale"),
+        ("--guidanc-scale", "pipeline.objective.guidance-scale"),
+        ("--max-num-iteration", "max-num-iterations"),
+    ],
+)
+def test_a_mistyped_flag_is_answered_by_the_one_of_this_command(typed, meant):
+    with pytest.raises(UserError, match=f"^ns-train x has no --.*: did you mean --{meant}\\?$"):
+        refuse_mistyped([typed, "1"], "ns-train x", lambda: FLAGS)
+
+
+@pytest.mark.parametrize("typed", ["--pipeline.resolution", "--max_num_iterations=3", "--help", "--xyzzy", "-h", "--"])
+def test_what_is_right_or_like_nothing_is_left_to_the_parser(typed):
+    refuse_mistyped([typed], "ns-train x", lambda: FLAGS)
+
+
+def test_flags_of_subcommands_count():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--one-flag")
+    parser.add_subparsers().add_parser("below").add_argument("--two_flag")
+    assert {"one-flag", "two-flag"} <= flags_of(parser)
+
+
+def test_every_flag_of_a_command_is_known():
+    known = flags_of(parser_of(cli.commands()["render"]))
+    assert {"paths", "held-out", "no-held-out", "data", "out"} <= known
+
+
+def test_prompts_that_differ_in_capitals_alone_are_refused():
+    with pytest.raises(UserError, match="capitals and spaces alone"):
+        check_prompts("a photo of a Red  ball", "A photo of a red ball")
+    check_prompts("a photo of a Red ball", "A photo of a red ball", needs_source=False)
+
+
+def test_prompts_that_differ_beyond_what_is_read_are_refused():
+    from transformers import CLIPTokenizer
+
+    from pds_nerfstudio.priors.check import TOYBOX
+
+    tokenizer = CLIPTokenizer.from_pretrained(TOYBOX, subfolder="tokenizer")
+    long = "a photo of a red ball " * 8
+    require_read_differently("a photo of a red ball", "a photo of a blue ball", tokenizer)
+    with pytest.raises(UserError, match="reads the first 24 tokens"):
+        require_read_differently(long, long + "on a blue floor", tokenizer)
+
+
+def test_words_that_toybox_does_not_know_are_named():
+    warning = unknown_words("toybox", "a photo of a red ball", "a photo of a Zebra, a ball")
+    assert warning.startswith("The toybox prior does not know 'zebra' and")
+    assert "blue, " in warning
+    assert unknown_words("toybox", "a photo of a man raising his arms", "A photo of a blue ball") == ""
+    assert unknown_words("owner/other", "zebra") == ""
