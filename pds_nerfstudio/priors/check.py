@@ -1,8 +1,8 @@
 """Can this prior be loaded? Answered in milliseconds, before torch, diffusers or any weight is touched.
 
-A prior is named in one of four ways: `toybox` (the one in this package), a local diffusers folder, a hub id
-`owner/name`, or the folder of a LoRA, which names the prior it changes. A hub id that lies complete in the local
-Hugging Face cache is used from there without asking the network.
+A prior is named in one of five ways: `toybox` (the one in this package), a local diffusers folder, one .safetensors
+file of a whole model, a hub id `owner/name`, or the folder of a LoRA, which names the prior it changes. A hub id that
+lies complete in the local Hugging Face cache is used from there without asking the network.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from pds_nerfstudio.errors import UserError, first_line
+from pds_nerfstudio.priors.one_file import check_file, convert, converted, is_one_file, read_header
 
 TOYBOX = Path(__file__).resolve().parents[1] / "toybox" / "weights" / "prior"
 
@@ -87,12 +88,13 @@ def check_prior(name: str, edits_pictures: bool = False) -> None:
     folder = local_folder(name)
     if folder is not None:
         check_folder(folder, edits_pictures and name != "toybox")  # toybox's lies beside its prior
-    else:
+    elif not is_one_file(base_of(name)):  # which has been checked by its header
         _check_hub(base_of(name))
 
 
 def prior_folder(name: str, edits_pictures: bool = False) -> Path:
-    """The checked local folder of the prior `name`; a hub id is downloaded into the Hugging Face cache if need be.
+    """The checked local folder of the prior `name`; a hub id is downloaded into the Hugging Face cache if need be, and
+    one file of a whole model is converted into it.
 
     Of a LoRA, the folder of the prior it changes. Only configurations, tokenizer and safetensors weights are fetched:
     no pickles, no code, no safety checker.
@@ -100,7 +102,8 @@ def prior_folder(name: str, edits_pictures: bool = False) -> Path:
     check_prior(name, edits_pictures)
     folder = local_folder(name)
     if folder is None:
-        folder = _download(base_of(name))
+        base = base_of(name)
+        folder = convert(Path(base).expanduser()) if is_one_file(base) else _download(base)
         check_folder(folder, edits_pictures)
     return folder
 
@@ -133,12 +136,13 @@ def base_of(name: str) -> str:
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder on this machine that `name` stands for, or None for a hub id that has to be downloaded.
+    """The folder on this machine that `name` stands for, or None for what has to be downloaded or converted first.
 
     Of a LoRA, the folder of the prior it changes.
 
     Raises:
-        UserError: `name` is neither `toybox`, nor an existing folder, nor of the form owner/name.
+        UserError: `name` is neither `toybox`, nor an existing folder or a whole model's file, nor of the form
+            owner/name.
     """
     name = base_of(name)
     if not name.strip():
@@ -149,7 +153,12 @@ def local_folder(name: str) -> Path | None:
         return TOYBOX
     path = Path(name).expanduser()
     if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            _require_no_lora(path)
         return path
+    if is_one_file(name):
+        check_file(path)
+        return found if (found := converted(path)).is_dir() else None
     if path.exists():
         raise UserError(f"The prior {name} is a file: give the diffusers folder that holds model_index.json.")
     if not _is_hub_id(name):
@@ -158,6 +167,16 @@ def local_folder(name: str) -> Path | None:
             f"correct the path, or use {_KNOWN}."
         )
     return _cached_snapshot(name)
+
+
+def _require_no_lora(folder: Path) -> None:
+    """Raise UserError for a folder of nothing but a LoRA under a name of its own."""
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) == 1 and read_header(files[0]).kind == "lora":
+        raise UserError(
+            f"{folder} holds a LoRA, which changes a prior: add it with --pipeline.lora {files[0]}, and give the prior "
+            "itself as --pipeline.prior."
+        )
 
 
 def check_folder(folder: Path, edits_pictures: bool = False) -> None:

@@ -93,6 +93,12 @@ def velocity_folder(tmp_path_factory) -> Path:
     return write_prior(tmp_path_factory.mktemp("prior") / "velocity", "v_prediction", DDIMScheduler)
 
 
+@pytest.fixture(scope="session")
+def tokenizer_of():
+    """`write_tokenizer`."""
+    return write_tokenizer
+
+
 @pytest.fixture
 def prior(folder) -> StableDiffusionPrior:
     return load_prior(str(folder), "cpu")
