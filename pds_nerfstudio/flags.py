@@ -1,6 +1,5 @@
 """What people type for flags: prompts by one name in every command, and the right flag for a mistyped one."""
 
-import argparse
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -63,19 +62,19 @@ def refuse_mistyped(arguments: Sequence[str], command: str, known: Callable[[], 
             raise UserError(f"{command} has no --{typed}: did you mean --{close[0]}?")
 
 
-def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+def flags_of(parser: Any) -> set[str]:
     """The names of all flags of a parser and of the subcommands below it, with dashes."""
     names: set[str] = set()
     for action in parser._actions:
         names |= {_plain(name) for name in action.option_strings}
-        if isinstance(action, argparse._SubParsersAction):
+        if isinstance(action.choices, dict):  # of subcommands
             for below in action.choices.values():
                 names |= flags_of(below)
     return names
 
 
-def parser_of(kind: Any, default: Any = None) -> argparse.ArgumentParser:
-    """tyro's parser of a command's class, or of a configuration."""
+def parser_of(kind: Any, default: Any = None) -> Any:
+    """tyro's parser of a command's class, or of a configuration; argparse's class, or tyro's copy of it."""
     return tyro.extras.get_parser(kind) if default is None else tyro.extras.get_parser(kind, default=default)
 
 

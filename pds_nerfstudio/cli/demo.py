@@ -151,7 +151,7 @@ class Demo:
             comparison.sheet(out / "contact_sheet.png")
             trial.film(edit, source, edited, out / "orbit.mp4")
         with self._stage("export", "Exporting the edited scene", console, seconds):
-            mesh = {"resolution": 96, "batch_size": 4, "num_pixels_per_side": 256}  # for 64-pixel views
+            mesh: dict[str, Any] = {"resolution": 96, "batch_size": 4, "num_pixels_per_side": 256}  # for 64-pixel views
             exported = renders.export(edited, self.family, out / "export", "edited.ply", **mesh)
         report = {
             "edit": edit.name,

@@ -12,6 +12,7 @@ colour. Positions, log-scales and colours are shares of the range that they have
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def read_ply(path: Path) -> tuple[Splats, int]:
             f"{path} has no {missing[0] if missing else 'whole set of f_rest'}: give Gaussians with spherical "
             "harmonics (not a mesh, a point cloud, or an export with --ply-color-mode rgb)."
         )
-    values = {name: _columns(vertices, columns) for name, columns in layout.items()}
+    values: dict[str, Any] = {name: _columns(vertices, columns) for name, columns in layout.items()}
     harmonics = _harmonics(_columns(vertices, first), _columns(vertices, rest))
     return whole(path, **values, harmonics=harmonics)
 
