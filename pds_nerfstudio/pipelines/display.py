@@ -18,7 +18,7 @@ from pds_nerfstudio.heaps import return_free_memory
 from pds_nerfstudio.scenes.families import scene_of
 
 SECONDS_BETWEEN_COPIES = 0.1
-SECONDS_BETWEEN_TRIMS = 10.0
+SECONDS_BETWEEN_TRIMS = 20.0
 VIEWER_SHARE = 0.5
 """The share of the time in which a picture is being rendered while a page is open; nerfstudio's own is 0.1."""
 DIVIDER = (0.133, 0.157, 0.192)
