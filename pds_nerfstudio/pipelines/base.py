@@ -129,13 +129,16 @@ class EditConfig(VanillaPipelineConfig):
 
     def check_prior(self) -> None:
         """Raise UserError for a prior that cannot be loaded, or settings that do not fit it; nothing is loaded."""
-        from pds_nerfstudio.priors.check import latent_shape, local_folder
+        from pds_nerfstudio.priors.check import latent_shape, local_folder, read_json
+        from pds_nerfstudio.priors.extras import check_extras
         from pds_nerfstudio.priors.tiny import check_encoder
 
         self._check_model()
         folder = local_folder(self.prior)
         if self.network.encoder is not None:
             check_encoder(self.network.encoder, folder)
+        width = None if folder is None else read_json(folder / "text_encoder" / "config.json").get("hidden_size")
+        check_extras(self.network.lora, self.network.embedding, width)
         if self.view.resolution is None or folder is None:
             return
         stride, _ = latent_shape(folder)
@@ -209,10 +212,13 @@ class EditPipeline(VanillaPipeline):
             encoder=config.network.encoder,
             channels_last=config.compute.channels_last,
             compiled=config.compute.compile_prior,
+            loras=config.network.lora,
+            embeddings=config.network.embedding,
         )
         if config.reads_source_prompt and hasattr(prior, "tokenizer"):
             require_read_differently(config.src_prompt, config.tgt_prompt, prior.tokenizer)
-        self.decisions["prior"] = f"{config.prior}, {str(prior.unet.dtype).removeprefix('torch.')}"
+        named = " + ".join([config.prior, *config.network.lora, *map(str, config.network.embedding)])
+        self.decisions["prior"] = f"{named}, {str(prior.unet.dtype).removeprefix('torch.')}"
         return prior
 
     def plan_memory(self, device: torch.device, dtype: torch.dtype) -> None:

@@ -41,10 +41,13 @@ OF_THE_MACHINE = (
     *("replay", "pipeline", "made_in"),
 )
 """Trainer settings that a resumed edit takes from the command line alone; its pipeline's are merged one by one."""
-LOCAL = ("masks", "prior", "encoder", "control")
-"""Settings that may name a folder on this disk."""
+LOCAL, SEVERAL_LOCAL = ("masks", "prior", "encoder", "control"), ("lora", "embedding")
+"""Settings that may name a folder or a file on this disk, and those that may name several."""
 TOYBOX_NAME = "toybox"
-OF_THE_EDIT = ("src_prompt", "tgt_prompt", "prior", "vae_precision", "encoder", "resolution", "box", "masks")
+OF_THE_EDIT = (
+    *("src_prompt", "tgt_prompt", "prior", "lora", "embedding"),
+    *("vae_precision", "encoder", "resolution", "box", "masks"),
+)
 """What a refinement takes from the edit that it refines, where the command line does not say otherwise."""
 
 
@@ -209,9 +212,19 @@ def _make_absolute(pipeline: EditConfig, run: SourceRun) -> None:
     for name, holder in settings(pipeline):
         value = getattr(holder, name)
         if name in LOCAL and value is not None and value != TOYBOX_NAME:
-            place = absolute(found_again(Path(value), run.config_path.parent, run.config))
-            if place is not None and place.is_dir():
-                setattr(holder, name, type(value)(place))
+            setattr(holder, name, _found(value, run))
+        elif name in SEVERAL_LOCAL:
+            setattr(holder, name, tuple(_found(each, run) for each in value))
+
+
+def _found(named: Any, run: SourceRun) -> Any:
+    """What a run names, "PATH:WEIGHT" of a LoRA too, where it lies now; what lies nowhere, as on the hub, as it is."""
+    path, colon, weight = str(named).rpartition(":")
+    for way, rest in ((str(named), ""), (path, colon + weight)):
+        place = absolute(found_again(Path(way), run.config_path.parent, run.config)) if way else None
+        if place is not None and place.exists():
+            return type(named)(f"{place}{rest}")
+    return named
 
 
 def _experiment_of(run: SourceRun) -> str | None:

@@ -235,6 +235,10 @@ class NetworkSettings(Group):
 
     encoder: str | None = None
     """A tiny encoder (diffusers' AutoencoderTiny) in place of the VAE's: a hub id, a local folder, or "toybox"."""
+    lora: tuple[str, ...] = ()
+    """LoRAs added to the prior, PATH[:weight] each: a .safetensors of kohya's, diffusers' or peft's, or its folder."""
+    embedding: tuple[Path, ...] = ()
+    """Textual inversions (.safetensors); prompts hold them by their files' names."""
     vae_precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the prior's VAE, which overflows in fp16. bf16 halves what its encoder keeps for backward."""
 

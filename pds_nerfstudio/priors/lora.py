@@ -21,6 +21,8 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """The attention layers that LoRA adapts in diffusion models."""
 LAYERS = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut")
 """Those, and the other layers of a U-Net's transformer and residual blocks."""
+OF_PEFT = "base_model.model."
+"""What peft's own files put before the names of layers."""
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 """The same in CLIP's text encoder."""
 
@@ -63,22 +65,40 @@ def save_lora(folder: Path, base: str, unet: Any, text_encoder: Any | None) -> N
     write_whole(folder / LORA_BASE, json.dumps({"base": base}) + "\n")
 
 
-def fuse_lora(prior: "StableDiffusionPrior", folder: Path) -> None:
-    """Add the LoRA in `folder` to the weights of its prior.
+def fuse_lora(prior: "StableDiffusionPrior", file: Path, weight: float = 1.0) -> None:
+    """Add the LoRA in `file`, times `weight`, to the weights of its prior.
 
     Raises:
-        UserError: it was made for a prior of other sizes, or cannot be read.
+        UserError: it was made for a prior of other sizes or layers, or cannot be read.
     """
     pipeline = prior.pipeline()
+    networks = {"unet": prior.unet, "text_encoder": prior.text_encoder}
     try:
-        pipeline.load_lora_weights(folder, weight_name=LORA_WEIGHTS, use_safetensors=True, local_files_only=True)
+        pipeline.load_lora_weights(_in_diffusers_terms(file))
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(
-            f"The LoRA {folder} cannot be added to its prior ({reason}): {LORA_BASE} must name the one it was made for."
+            f"The LoRA {file} cannot be added to its prior ({reason}): give the prior that it was made for."
         ) from error
-    pipeline.fuse_lora(components=[part for part in ("unet", "text_encoder") if _is_adapted(getattr(pipeline, part))])
+    adapted = [part for part, network in networks.items() if _is_adapted(network)]
+    if not adapted:
+        raise UserError(f"The LoRA {file} changes no layer of its prior: give the prior that it was made for.")
+    pipeline.fuse_lora(components=adapted, lora_scale=weight)
     pipeline.unload_lora_weights()
+
+
+def _in_diffusers_terms(file: Path) -> dict[str, Any]:
+    """Its matrices by names that diffusers knows; it knows kohya's itself, and here those of peft are translated."""
+    from safetensors.torch import load_file
+
+    state = load_file(file)
+    if not all(name.startswith(OF_PEFT) for name in state):
+        return state
+    settings = file.with_name("adapter_config.json")
+    told = json.loads(settings.read_text(encoding="utf8")) if settings.is_file() else {}
+    scale = float(told.get("lora_alpha", 1)) / float(told.get("r", 1))
+    scaled = {name: value * scale if ".lora_B." in name else value for name, value in state.items()}
+    return {f"unet.{name.removeprefix(OF_PEFT)}": value for name, value in scaled.items()}
 
 
 def _is_adapted(network: Any) -> bool:

@@ -17,6 +17,7 @@ queries came from.
 The trap: a prior here is a plain object. As an nn.Module attribute of a pipeline it would end up in every checkpoint.
 """
 
+import re
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ from pds_nerfstudio.files import private_folder
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.priors.adapters import Adapters
-from pds_nerfstudio.priors.check import camera_layout, lora_folder, prior_folder, reads_framing
+from pds_nerfstudio.priors.check import LORA_WEIGHTS, camera_layout, lora_folder, prior_folder, reads_framing
+from pds_nerfstudio.priors.extras import LoraFile, lora_file
 from pds_nerfstudio.priors.lora import fuse_lora
 from pds_nerfstudio.priors.parts import load_part, load_scheduler
 from pds_nerfstudio.priors.tiny import load_tiny
@@ -63,8 +65,11 @@ def load_prior(
     channels_last: bool = False,
     compiled: bool = False,
     edits_pictures: bool = False,
+    loras: Sequence[str] = (),
+    embeddings: Sequence[Path] = (),
 ) -> "StableDiffusionPrior":
-    """Load the prior `name`: `toybox`, a local diffusers folder, a hub id (downloaded once), or a LoRA's folder.
+    """Load the prior `name`: `toybox`, a local diffusers folder, one file of a whole model (converted once), a hub id
+    (downloaded once), or a LoRA's folder.
 
     A folder whose U-Net takes cameras gives a `MultiViewPrior`.
 
@@ -79,6 +84,8 @@ def load_prior(
         channels_last: lay images out with their channels last, which half-precision convolutions on GPUs like.
         compiled: torch.compile U-Net and encoder; their first calls then take minutes.
         edits_pictures: expect the U-Net of an InstructPix2Pix (see `priors.instruct`).
+        loras: further ones, PATH[:weight] each, added in this order (see `priors.extras`).
+        embeddings: files of textual inversions, whose names prompts may then hold.
 
     Raises:
         UserError: `name` cannot be loaded (see `check_prior`), or the VAE is asked to run in float16.
@@ -89,7 +96,9 @@ def load_prior(
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     folder, lora = prior_folder(name, edits_pictures), lora_folder(name)
-    exact = dtype if lora is None else torch.float32
+    added = [] if lora is None else [LoraFile(lora / LORA_WEIGHTS, 1.0)]
+    added += [lora_file(named) for named in loras]
+    exact = torch.float32 if added else dtype
     kind: Any = StableDiffusionPrior
     if edits_pictures or camera_layout(folder) is None:
         unet = load_part(UNet2DConditionModel, folder, "unet", torch_dtype=exact)
@@ -107,9 +116,11 @@ def load_prior(
         scheduler=load_scheduler(folder),
         recompute_encoder=recompute_encoder,
     )
-    if lora is not None:
-        fuse_lora(prior, lora)
-    if lora is not None and dtype != exact:
+    for file in added:
+        fuse_lora(prior, file.path, file.weight)
+    for path in embeddings:
+        prior.add_word(path.expanduser())
+    if dtype != exact:
         prior.unet.to(dtype)
         prior.text_encoder.to(dtype)
     if encoder is not None:
@@ -151,6 +162,8 @@ class StableDiffusionPrior:
     """An AutoencoderTiny that encodes in place of the VAE."""
     schedule: NoiseSchedule = field(init=False, repr=False)
     """ᾱ of the folder's scheduler, in float64."""
+    words: dict[str, str] = field(init=False, repr=False, default_factory=dict)
+    """Names of textual inversions, and the tokens that each stands for."""
     _texts: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -293,6 +306,8 @@ class StableDiffusionPrior:
 
     def token_ids(self, prompt: str) -> Integer[Tensor, "1 tokens"]:
         """What the text encoder reads: as many tokens as it can, the prompt's and then padding."""
+        for word, known in self.words.items():
+            prompt = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", known, prompt)
         length = self.tokenizer.model_max_length
         tokens = len(self.tokenizer(prompt, verbose=False).input_ids)
         if tokens > length:
@@ -308,6 +323,37 @@ class StableDiffusionPrior:
         ids = self.token_ids(prompt)
         with self._own_precision():
             return self.text_encoder(ids).last_hidden_state[0]
+
+    @torch.no_grad()
+    def add_word(self, file: Path) -> str:
+        """Let prompts hold a textual inversion (Gal et al. 2022) under its file's name, which is returned.
+
+        Raises:
+            UserError: its vectors do not fit the text encoder, or prompts know the word already.
+        """
+        from safetensors.torch import load_file
+        from tokenizers import AddedToken
+
+        (vectors, *_) = load_file(file).values()
+        vectors, name = torch.atleast_2d(vectors), file.stem
+        table = self.text_encoder.get_input_embeddings().weight
+        if vectors.shape[1] != table.shape[1]:
+            raise UserError(
+                f"The textual inversion {file} has {vectors.shape[1]} numbers and the prior's words {table.shape[1]}: "
+                "give one for the prior's own kind."
+            )
+        tokens = [name, *(f"{name}_{i}" for i in range(1, len(vectors)))]
+        if any(token in self.tokenizer.get_vocab() for token in tokens):
+            raise UserError(f"The prior knows the word {name} already: give {file} another name.")
+        self.tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+        self.text_encoder.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+        ids = self.tokenizer.convert_tokens_to_ids(tokens)
+        table = self.text_encoder.get_input_embeddings().weight
+        table[ids] = vectors.to(table)
+        self.text_encoder.requires_grad_(False)
+        self.words[name] = " ".join(tokens)
+        self.forget_texts()
+        return name
 
     def pipeline(self) -> Any:
         """The same networks as diffusers' StableDiffusionPipeline."""

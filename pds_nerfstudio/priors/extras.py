@@ -1,0 +1,90 @@
+"""What people add to a prior: LoRAs with a weight each, and words of their own (textual inversions); by their headers.
+
+    W' = W + Σ wᵢ (αᵢ/rᵢ) Bᵢ Aᵢ        wᵢ as given, αᵢ and rᵢ of the file
+
+Nothing here imports torch: an edit that names the wrong file ends before anything is loaded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.priors.one_file import Header, read_header
+
+OWN_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+"""Of a LoRA in the folders of diffusers and of peft."""
+OF_SDXL = ("lora_te2_", "text_encoder_2.", "clip_g")
+"""What keys of a LoRA, or of a word, for Stable Diffusion XL hold."""
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA and how strongly it is added."""
+
+    path: Path
+    weight: float
+
+
+def lora_file(named: str) -> LoraFile:
+    """Of PATH[:weight]: a .safetensors, or a folder with one.
+
+    Raises:
+        UserError: nothing is there, or several files are.
+    """
+    path, colon, number = named.rpartition(":")
+    try:
+        weight = float(number) if colon and path else 1.0
+        path = path if colon and path else named
+    except ValueError:  # a colon of the path's own
+        path, weight = named, 1.0
+    found = Path(path).expanduser()
+    if found.is_dir():
+        files = sorted(found.glob("*.safetensors"))
+        own = [file for file in files if file.name in OWN_NAMES] or files
+        if len(own) != 1:
+            raise UserError(f"--pipeline.lora {found} holds {len(own)} .safetensors: name the file of the LoRA.")
+        found = own[0]
+    if not found.is_file():
+        raise UserError(f"--pipeline.lora {found} does not exist: give a LoRA's file or folder, and :weight behind it.")
+    if not abs(weight) <= 10:
+        raise UserError(
+            f"--pipeline.lora {named} has the weight {weight:g}: give one from -10 to 10, usually 0.5 to 1."
+        )
+    return LoraFile(found, weight)
+
+
+def check_extras(loras: Sequence[str], embeddings: Sequence[Path], text_width: int | None) -> None:
+    """Raise UserError for what is no LoRA or no textual inversion, or was made for another kind of prior.
+
+    Args:
+        text_width: numbers of a text feature of the prior; None where it is not on this machine yet.
+    """
+    for named in loras:
+        file = lora_file(named).path
+        header = read_header(file)
+        if header.kind != "lora":
+            raise UserError(f"--pipeline.lora {file} is no LoRA, by the names of its weights: give one.")
+        widths = {s[1] for n, s in header.shapes.items() if "attn2" in n and "to_k" in n and _is_down(n) and len(s) > 1}
+        _check_fits(f"--pipeline.lora {file}", header, widths, text_width)
+    for path in embeddings:
+        if not path.expanduser().is_file():
+            raise UserError(f"--pipeline.embedding {path} does not exist: give a textual inversion's .safetensors.")
+        header = read_header(path.expanduser())
+        if header.kind != "embedding":
+            raise UserError(f"--pipeline.embedding {path} is no textual inversion: give a file with its vectors alone.")
+        _check_fits(f"--pipeline.embedding {path}", header, {s[-1] for s in header.shapes.values() if s}, text_width)
+
+
+def _is_down(name: str) -> bool:
+    return any(sign in name for sign in ("lora_down", "lora_A", "lora.down"))
+
+
+def _check_fits(what: str, header: Header, widths: set[int], text_width: int | None) -> None:
+    if any(sign in name for name in header.shapes for sign in OF_SDXL):
+        raise UserError(f"{what} was made for Stable Diffusion XL: give one for the prior's own kind.")
+    if text_width is not None and widths - {text_width}:
+        raise UserError(
+            f"{what} was made for text features of {max(widths - {text_width})} numbers and the prior has {text_width} "
+            "(768: Stable Diffusion 1.x, 1024: 2.x, 2048: XL): give one for the prior's own kind."
+        )
