@@ -69,7 +69,7 @@ def named(tmp_path_factory, toy_scene, toy_splats) -> dict[str, Path | str]:
         "empty": root / "empty",
         "garbage_data": root / "garbage_data",
         "la": dataset(data, root / "la", lambda path: Image.open(path).convert("LA").save(path)),
-        "cut": dataset(data, root / "cut", lambda path: path.write_bytes(path.read_bytes()[:900])),
+        "cut": dataset(data, root / "cut", lambda path: path.write_bytes(path.read_bytes()[:300])),
         "long": "x" * 300,
         "runs": damaged_runs(root / "runs", toy_splats.parent, mark),
         "pictures": pictures(root / "pictures"),
