@@ -12,7 +12,6 @@ colour. Positions, log-scales and colours are shares of the range that they have
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -52,9 +51,9 @@ def read_ply(path: Path) -> tuple[Splats, int]:
             f"{path} has no {missing[0] if missing else 'whole set of f_rest'}: give Gaussians with spherical "
             "harmonics (not a mesh, a point cloud, or an export with --ply-color-mode rgb)."
         )
-    values: dict[str, Any] = {name: _columns(vertices, columns) for name, columns in layout.items()}
+    means, quats, scales, opacities = (_columns(vertices, columns) for columns in layout.values())
     harmonics = _harmonics(_columns(vertices, first), _columns(vertices, rest))
-    return whole(path, **values, harmonics=harmonics)
+    return whole(path, means, quats, scales, opacities, harmonics)
 
 
 def _columns(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
