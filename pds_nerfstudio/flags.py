@@ -67,14 +67,14 @@ def flags_of(parser: Any) -> set[str]:
     names: set[str] = set()
     for action in parser._actions:
         names |= {_plain(name) for name in action.option_strings}
-        if isinstance(action.choices, dict):  # of subcommands
+        if isinstance(action.choices, dict):  # subcommands; tyro's argparse is a copy of Python's
             for below in action.choices.values():
                 names |= flags_of(below)
     return names
 
 
 def parser_of(kind: Any, default: Any = None) -> Any:
-    """tyro's parser of a command's class, or of a configuration; argparse's class, or tyro's copy of it."""
+    """tyro's parser of a command's class, or of a configuration."""
     return tyro.extras.get_parser(kind) if default is None else tyro.extras.get_parser(kind, default=default)
 
 
