@@ -90,7 +90,9 @@ def widened(prior: StableDiffusionPrior) -> InstructPrior:
 
 
 def _editing(prior: StableDiffusionPrior) -> InstructPrior:
-    return InstructPrior(**{part.name: getattr(prior, part.name) for part in fields(prior) if part.init})
+    editing = InstructPrior(**{part.name: getattr(prior, part.name) for part in fields(prior) if part.init})
+    editing.words = dict(prior.words)
+    return editing
 
 
 def check_instruct(name: str) -> None:
