@@ -23,6 +23,8 @@ from pds_nerfstudio.toybox.dataset import write_edit
 from pds_nerfstudio.toybox.spec import find_edit
 
 SIZE = 48
+LONGEST = 600
+"""Seconds that a command may take."""
 PROMPTS = ("--src-prompt", "a photo of a red ball", "--tgt-prompt", "a photo of a blue ball")
 STEPS = ("source", "edit", "render", "evaluate", "export")
 TINY_NERF = (
@@ -140,7 +142,13 @@ def row(name: str, family: str, source: Path, out: Path) -> list[str]:
     for step, command in commands(family, data, place).items():
         program = [str(Path(sys.executable).parent / command[0]), *command[1:]]
         start = time.time()
-        done = subprocess.run(program, capture_output=True, text=True, env=environment, check=False)
+        try:
+            done = subprocess.run(
+                program, capture_output=True, text=True, env=environment, check=False, timeout=LONGEST
+            )
+        except subprocess.TimeoutExpired:
+            cells.append(f"**no end** in {LONGEST} s")
+            break
         output = done.stdout + done.stderr
         (place / f"{step}.txt").write_text(output)
         cells.append(said(output, done.returncode))
