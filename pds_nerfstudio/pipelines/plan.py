@@ -214,7 +214,7 @@ def _make_absolute(pipeline: EditConfig, run: SourceRun) -> None:
         if name in LOCAL and value is not None and value != TOYBOX_NAME:
             setattr(holder, name, _found(value, run))
         elif name in SEVERAL_LOCAL:
-            setattr(holder, name, tuple(_found(each, run) for each in value))
+            setattr(holder, name, tuple(_found(each, run) for each in value or ()))
 
 
 def _found(named: Any, run: SourceRun) -> Any:
