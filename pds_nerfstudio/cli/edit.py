@@ -58,6 +58,10 @@ class Edit:
     """pnr-edit, pds-edit, dds-edit …; of splats, -splat is added."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, a LoRA's folder, or "toybox"."""
+    lora: tuple[str, ...] = ()
+    """LoRAs to add to the prior, PATH[:weight] each."""
+    embedding: tuple[Path, ...] = ()
+    """Textual inversions (.safetensors); prompts hold them by their files' names."""
     class_prompt: str = ""
     """What the scene shows without the rare word that --src-prompt has for it: with it, DreamBooth comes first."""
     dreambooth_args: str = ""
@@ -114,9 +118,11 @@ class Edit:
             UserError: prompts are missing or equal, or the run, the method or the prior is none.
         """
         check_prompts(self.src_prompt, self.tgt_prompt)
-        from pds_nerfstudio.priors.check import check_prior
+        from pds_nerfstudio.priors.check import check_prior, local_folder
+        from pds_nerfstudio.priors.extras import check_extras, text_width
 
         check_prior(self.prior)
+        check_extras(self.lora, self.embedding, text_width(local_folder(self.prior)), flags="--")
         from pds_nerfstudio.methods import METHODS
         from pds_nerfstudio.scenes.source import find_run
 
@@ -137,6 +143,8 @@ class Edit:
             stages.append(Stage("dreambooth", tuple(command), Path(prior) / CARD))
         prompts = ("--pipeline.src-prompt", self.src_prompt, "--pipeline.tgt-prompt", self.tgt_prompt)
         what = (*prompts, "--pipeline.prior", prior)
+        for flag, added in (("--pipeline.lora", self.lora), ("--pipeline.embedding", self.embedding)):
+            what += (flag, *map(str, added)) if added else ()
         edit = self._training("edit", method, source.checkpoint_path.parent, what, self.edit_args)
         edited = edit.result
         stages.append(edit)

@@ -85,6 +85,10 @@ class Preview:
     strength …), or learning-rate, steps, seed."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
+    lora: tuple[str, ...] = ()
+    """LoRAs to add to the prior, PATH[:weight] each."""
+    embedding: tuple[Path, ...] = ()
+    """Textual inversions (.safetensors); prompts hold them by their files' names."""
     views: tuple[Annotated[int, Ge(0), Le(10**9)], ...] = (0,)
     """Which training photographs of a dataset or run, counted from 0."""
     resolution: Pixels | None = None
@@ -102,13 +106,15 @@ class Preview:
 
     def run(self) -> None:
         """Edit every variant, write the sheet, print the lines."""
-        from pds_nerfstudio.priors.check import check_prior
+        from pds_nerfstudio.priors.check import check_prior, local_folder
+        from pds_nerfstudio.priors.extras import check_extras, text_width
         from pds_nerfstudio.scenes.photographs import find_photographs
 
         if not self.inputs:
             raise UserError("No photographs are given: name image files, a dataset's folder or a run's.")
         variants, axes = self._variants()
         check_prior(self.prior)
+        check_extras(self.lora, self.embedding, text_width(local_folder(self.prior)), flags="--")
         require_writable(self.out)
         photographs = find_photographs(self.inputs, self.views)
         start = time.perf_counter()
@@ -165,7 +171,8 @@ class Preview:
         if warning := unknown_words(self.prior, self.src_prompt, *self.tgt_prompt):
             console.print(f"[yellow]{in_rich(warning)}")
         console.print(f"[cyan]Loading the prior {in_rich(self.prior)}")
-        prior = load_prior(self.prior, "cuda" if cuda and self.device == "auto" else self.device.replace("auto", "cpu"))
+        device = "cuda" if cuda and self.device == "auto" else self.device.replace("auto", "cpu")
+        prior = load_prior(self.prior, device, loras=self.lora, embeddings=self.embedding)
         images = read_photographs(photographs.paths, prior, self.resolution).to(prior.device)
         with torch.no_grad():
             x0 = prior.encode(images)
@@ -224,6 +231,8 @@ class Preview:
             "photographs": [str(path) for path in photographs.paths],
             "src_prompt": self.src_prompt,
             "prior": self.prior,
+            "lora": self.lora,
+            "embedding": [str(path) for path in self.embedding],
             "seconds": round(seconds, 1),
             "cells": [dict(v.settings) | {"number": v.number, "line": lines[v.number]} for v in variants],
         }
@@ -310,6 +319,8 @@ def ns_train_line(variant: Variant, preview: Preview, photographs: "Photographs"
     if preview.src_prompt:
         arguments += ["--pipeline.src-prompt", preview.src_prompt]
     arguments += ["--pipeline.tgt-prompt", variant.tgt_prompt, "--pipeline.prior", preview.prior]
+    for flag, added in (("--pipeline.lora", preview.lora), ("--pipeline.embedding", preview.embedding)):
+        arguments += [flag, *map(str, added)] if added else []
     if preview.resolution is not None:
         arguments += ["--pipeline.resolution", str(preview.resolution)]
     default = type(variant.editor)()

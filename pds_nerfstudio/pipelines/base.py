@@ -129,16 +129,15 @@ class EditConfig(VanillaPipelineConfig):
 
     def check_prior(self) -> None:
         """Raise UserError for a prior that cannot be loaded, or settings that do not fit it; nothing is loaded."""
-        from pds_nerfstudio.priors.check import latent_shape, local_folder, read_json
-        from pds_nerfstudio.priors.extras import check_extras
+        from pds_nerfstudio.priors.check import latent_shape, local_folder
+        from pds_nerfstudio.priors.extras import check_extras, text_width
         from pds_nerfstudio.priors.tiny import check_encoder
 
         self._check_model()
         folder = local_folder(self.prior)
         if self.network.encoder is not None:
             check_encoder(self.network.encoder, folder)
-        width = None if folder is None else read_json(folder / "text_encoder" / "config.json").get("hidden_size")
-        check_extras(self.network.lora, self.network.embedding, width)
+        check_extras(self.network.lora, self.network.embedding, text_width(folder))
         if self.view.resolution is None or folder is None:
             return
         stride, _ = latent_shape(folder)

@@ -42,6 +42,8 @@ LAST_PICTURE = 30
 """Seconds that a page's last picture may take when a training has ended."""
 BEGINNINGS = ("config.yml", "dataparser_transforms.json", "session.jsonl", "source.pt", "events.out.tfevents.*")
 """What a run writes before its first checkpoint."""
+begun_here: set[Path] = set()
+"""Folders of runs that were not there before this process began them."""
 progress_console: Console = CONSOLE
 """Where progress bars are drawn; `pds demo` keeps nerfstudio's own output in a log file and draws elsewhere."""
 
@@ -71,6 +73,8 @@ class SceneTrainerConfig(TrainerConfig):
             self.timestamp = given
             super().set_timestamp()
         self.made_in = absolute(self.get_base_dir())
+        if self.made_in is not None and not self.made_in.exists():
+            begun_here.add(self.made_in)
 
 
 class SceneTrainer(Trainer):
@@ -105,12 +109,12 @@ class SceneTrainer(Trainer):
     @contextmanager
     def _leaving_nothing(self) -> Iterator[None]:
         """Within this block a mistake in the input ends the program in one sentence, and a run that thereby ends
-        without a checkpoint leaves no folder."""
+        without a checkpoint leaves no folder, unless it began in one that was there."""
         try:
             with one_sentence():
                 yield
         except SystemExit:
-            if distributed.rank() == 0:
+            if absolute(self.base_dir) in begun_here and distributed.rank() == 0:
                 _close_event_writers()
                 forget_run(self.base_dir, self.config.output_dir)
             raise

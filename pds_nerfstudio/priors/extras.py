@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.priors.check import read_json
 from pds_nerfstudio.priors.one_file import Header, read_header
 
 OWN_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
@@ -26,8 +27,11 @@ class LoraFile:
     weight: float
 
 
-def lora_file(named: str) -> LoraFile:
+def lora_file(named: str, flags: str = "--pipeline.") -> LoraFile:
     """Of PATH[:weight]: a .safetensors, or a folder with one.
+
+    Args:
+        flags: what stands before "lora" in the flag that named it.
 
     Raises:
         UserError: nothing is there, or several files are.
@@ -43,37 +47,43 @@ def lora_file(named: str) -> LoraFile:
         files = sorted(found.glob("*.safetensors"))
         own = [file for file in files if file.name in OWN_NAMES] or files
         if len(own) != 1:
-            raise UserError(f"--pipeline.lora {found} holds {len(own)} .safetensors: name the file of the LoRA.")
+            raise UserError(f"{flags}lora {found} holds {len(own)} .safetensors: name the file of the LoRA.")
         found = own[0]
     if not found.is_file():
-        raise UserError(f"--pipeline.lora {found} does not exist: give a LoRA's file or folder, and :weight behind it.")
+        raise UserError(f"{flags}lora {found} does not exist: give a LoRA's file or folder, and :weight behind it.")
     if not abs(weight) <= 10:
-        raise UserError(
-            f"--pipeline.lora {named} has the weight {weight:g}: give one from -10 to 10, usually 0.5 to 1."
-        )
+        raise UserError(f"{flags}lora {named} has the weight {weight:g}: give one from -10 to 10, usually 0.5 to 1.")
     return LoraFile(found, weight)
 
 
-def check_extras(loras: Sequence[str], embeddings: Sequence[Path], text_width: int | None) -> None:
+def text_width(folder: Path | None) -> int | None:
+    """Numbers of a text feature of the prior in `folder`; None where that is not known or not here."""
+    return None if folder is None else read_json(folder / "text_encoder" / "config.json").get("hidden_size")
+
+
+def check_extras(
+    loras: Sequence[str], embeddings: Sequence[Path], text_width: int | None, flags: str = "--pipeline."
+) -> None:
     """Raise UserError for what is no LoRA or no textual inversion, or was made for another kind of prior.
 
     Args:
         text_width: numbers of a text feature of the prior; None where it is not on this machine yet.
+        flags: what stands before "lora" and "embedding" in the flags that name them.
     """
     for named in loras:
-        file = lora_file(named).path
+        file = lora_file(named, flags).path
         header = read_header(file)
         if header.kind != "lora":
-            raise UserError(f"--pipeline.lora {file} is no LoRA, by the names of its weights: give one.")
+            raise UserError(f"{flags}lora {file} is no LoRA, by the names of its weights: give one.")
         widths = {s[1] for n, s in header.shapes.items() if "attn2" in n and "to_k" in n and _is_down(n) and len(s) > 1}
-        _check_fits(f"--pipeline.lora {file}", header, widths, text_width)
+        _check_fits(f"{flags}lora {file}", header, widths, text_width)
     for path in embeddings:
         if not path.expanduser().is_file():
-            raise UserError(f"--pipeline.embedding {path} does not exist: give a textual inversion's .safetensors.")
+            raise UserError(f"{flags}embedding {path} does not exist: give a textual inversion's .safetensors.")
         header = read_header(path.expanduser())
         if header.kind != "embedding":
-            raise UserError(f"--pipeline.embedding {path} is no textual inversion: give a file with its vectors alone.")
-        _check_fits(f"--pipeline.embedding {path}", header, {s[-1] for s in header.shapes.values() if s}, text_width)
+            raise UserError(f"{flags}embedding {path} is no textual inversion: give a file with its vectors alone.")
+        _check_fits(f"{flags}embedding {path}", header, {s[-1] for s in header.shapes.values() if s}, text_width)
 
 
 def _is_down(name: str) -> bool:

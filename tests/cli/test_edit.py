@@ -13,7 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
+from safetensors.torch import save_file
 
 from pds_nerfstudio.children import Ended
 from pds_nerfstudio.cli.dreambooth import Dreambooth
@@ -38,6 +40,8 @@ def edit(run, out, **changes) -> Edit:
         ({"src_prompt": ""}, "source prompt is empty"),
         ({"tgt_prompt": FROM}, "are the same"),
         ({"prior": "nowhere"}, "nowhere"),
+        ({"lora": ("gone.safetensors:0.5",)}, "--lora gone.safetensors does not exist"),
+        ({"embedding": (Path("gone.safetensors"),)}, "--embedding gone.safetensors does not exist"),
         ({"method": "source"}, "no method 'source'"),
         ({"method": "source-splatfacto"}, "no method 'source-splatfacto'"),
         ({"run_folder": "gone"}, "RUN .*gone does not exist"),
@@ -60,9 +64,12 @@ def test_a_folder_with_something_else_is_left_alone(toy_splats, tmp_path):
 def test_every_stage_is_a_command_that_its_program_reads(toy_splats, tmp_path):
     from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
 
+    detail = tmp_path / "add detail.safetensors"
+    save_file({"lora_unet_mid_block.lora_down.weight": torch.zeros(1, 1)}, detail)
     stages = edit(
         toy_splats.parent,
         tmp_path / "an out",
+        lora=(f"{detail}:0.5", str(detail)),
         class_prompt="a photo of a can",
         edit_args="--max-num-iterations 7",
         dreambooth_args="--rank 4",
@@ -75,6 +82,7 @@ def test_every_stage_is_a_command_that_its_program_reads(toy_splats, tmp_path):
     assert config.method_name == "pnr-edit-splat"
     assert (config.pipeline.src_prompt, config.pipeline.tgt_prompt) == (FROM, TO)
     assert config.pipeline.prior == str(taught.out)
+    assert config.pipeline.network.lora == (f"{detail}:0.5", str(detail))
     assert config.max_num_iterations == 7
     assert config.load_dir == find_run(toy_splats).checkpoint_path.parent
     assert config.get_base_dir() == stages[1].result

@@ -80,6 +80,7 @@ def test_settings_are_read_as_what_they_are(text, expected):
         ({"set": ("min-step-percent=0.9", "max-step-percent=0.5")}, "min_step_percent"),
         ({"set": ("seed=1,2", "stride=1,2"), "guidance_scale": (1.0, 2.0)}, "vary two"),
         ({"prior": "nowhere"}, "nowhere"),
+        ({"lora": ("gone.safetensors",)}, "--lora gone.safetensors does not exist"),
     ],
 )
 def test_what_cannot_work_is_one_sentence(tmp_path, changes, sentence):
@@ -107,6 +108,7 @@ def test_the_printed_line_is_one_that_ns_train_reads_as_the_same_edit(tmp_path, 
         set=("regularisation=0.4", "noisy-source=separate"),
         resolution=48,
         src_prompt="a photo of the artist's can",
+        lora=("add detail.safetensors:0.5",),
     )
     (cell,), _ = asked._variants()
     run = tmp_path / "a run"
@@ -117,6 +119,7 @@ def test_the_printed_line_is_one_that_ns_train_reads_as_the_same_edit(tmp_path, 
     assert config.pipeline.objective == cell.editor
     assert (config.pipeline.src_prompt, config.pipeline.tgt_prompt) == (asked.src_prompt, asked.tgt_prompt[0])
     assert (config.pipeline.prior, config.pipeline.view.resolution) == ("toybox", 48)
+    assert config.pipeline.network.lora == asked.lora
 
 
 @pytest.mark.slow

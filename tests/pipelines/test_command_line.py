@@ -2,11 +2,14 @@
 
 import copy
 import sys
+from typing import Any
 
 import pytest
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.command_line import Given, merged, named
+from pds_nerfstudio.pipelines.plan import _share_between_stages
 from pds_nerfstudio.pipelines.settings import change
 
 from .conftest import PROMPTS
@@ -42,6 +45,24 @@ def test_parts_are_merged_one_by_one():
     given = Given({"rates.a.lr"})
     assert merged(before, now, given, "rates") == {"a": {"lr": 2, "eps": 1}, "b": 1}
     assert merged(before, now, Given({"rates"}), "rates") == now
+
+
+def test_a_short_trial_shortens_both_stages_in_proportion():
+    def stages(steps: int, *names: str, resumes: bool = False) -> tuple[int, int]:
+        config: Any = copy.deepcopy(METHODS["pnr-edit-splat"].config)
+        config.max_num_iterations = steps
+        _share_between_stages(config, Given({"max_num_iterations", *names}), resumes)
+        return config.pipeline.edit_steps, config.pipeline.refinement.refine_steps
+
+    default: Any = METHODS["pnr-edit-splat"].config.pipeline
+    whole, refined = default.steps, default.refinement.refine_steps
+    assert stages(60) == (60 - round(60 * refined / whole), round(60 * refined / whole))
+    assert min(stages(60)) > 0
+    assert stages(whole + 100) == (whole + 100 - refined, refined)
+    assert stages(refined + 5, "pipeline.refine_steps") == (5, refined), "what was asked for stays"
+    assert stages(refined + 5, resumes=True) == (5, refined)
+    with pytest.raises(UserError, match="leaves no step"):
+        stages(60, "pipeline.refine_steps")
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 from pds_nerfstudio.evaluation.trial import edit_config, train
 from pds_nerfstudio.pipelines.carried import CARRIED
-from pds_nerfstudio.pipelines.plan import prepare
+from pds_nerfstudio.pipelines.plan import _found, prepare
+from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig
 from pds_nerfstudio.pipelines.trainer import default_of
 from pds_nerfstudio.scenes.places import found_again
 from pds_nerfstudio.scenes.run_config import load_config, usable_config
@@ -135,3 +136,34 @@ def test_a_dataset_that_moved_alone_is_named(home, tmp_path):
 def test_an_edit_can_go_without(home, tmp_path):
     config = edit(base_of(home), tmp_path, 1, run=train, carry_source=False)
     assert not (config.parent / CARRIED).exists()
+
+
+def test_files_of_the_prior_are_found_where_they_lie_now(home, tmp_path):
+    run = find_run(edit_of(home))
+    lora, gone = home / "detail.safetensors", home.parent / "gone" / "detail.safetensors"
+    lora.touch()
+    for rest in ("", ":0.5"):
+        assert _found(f"{lora}{rest}", run) == f"{lora}{rest}"
+    assert _found(Path(lora), run) == lora
+    assert _found(f"{gone}:0.5", run) == f"{gone}:0.5", "what lies nowhere is not guessed at"
+    assert _found("somebody/prior", run) == "somebody/prior"
+
+
+def test_only_a_folder_that_a_run_has_made_is_removed_when_it_is_refused(tmp_path, monkeypatch):
+    def refused(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yml").touch()
+        trainer = SceneTrainer.__new__(SceneTrainer)
+        trainer.base_dir, trainer.config = folder, SceneTrainerConfig(output_dir=tmp_path)
+        with pytest.raises(SystemExit), trainer._leaving_nothing():
+            raise UserError("no")
+
+    made, older, full = (tmp_path / "e" / "m" / name for name in ("made", "older", "full"))
+    monkeypatch.setattr("pds_nerfstudio.pipelines.scene_trainer.begun_here", {made, full})
+    (full / "nerfstudio_models").mkdir(parents=True)
+    (full / "nerfstudio_models" / "step-000000001.ckpt").touch()
+    for folder in (made, older, full):
+        refused(folder)
+    assert not made.exists()
+    assert (older / "config.yml").is_file(), "it was there before"
+    assert (full / "config.yml").is_file(), "a checkpoint is in it"

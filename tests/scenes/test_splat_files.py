@@ -244,6 +244,7 @@ def test_a_glb_holds_what_the_extension_asks_for(tmp_path):
         ("a.spz", b"\x1f\x8b" + bytes(40), "cannot be read"),
         ("a.bin", b"\0" * 64, "cannot be read as a .ply"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else value,  # gzip writes the time into its header
 )
 def test_files_that_cannot_be_read_are_named_with_a_way_on(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
