@@ -131,7 +131,7 @@ def test_what_the_doctor_repeats_is_what_the_package_uses():
 
 
 @pytest.mark.slow
-def test_a_splat_run_on_a_gpu_without_kernels_ends_before_anything_is_loaded(monkeypatch, capfd):
+def test_a_splat_run_on_a_gpu_without_kernels_ends_before_anything_is_loaded(monkeypatch, capfd, tmp_path):
     from pds_nerfstudio.methods import METHODS
     from pds_nerfstudio.pipelines import scene_trainer
 
@@ -139,6 +139,7 @@ def test_a_splat_run_on_a_gpu_without_kernels_ends_before_anything_is_loaded(mon
     monkeypatch.setattr("shutil.which", lambda name: None)
     trainer = object.__new__(scene_trainer.SceneTrainer)
     trainer.config, trainer.device = METHODS["source-splatfacto"].config, "cuda:0"
+    trainer.base_dir = tmp_path
     with pytest.raises(SystemExit):
         trainer.setup()
     assert "no nvcc on the path" in capfd.readouterr().err

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.base import EditConfig
@@ -54,6 +56,8 @@ CHOSEN: dict[str, Any] = {
     "editor": "inversion",
 }
 """Values that are off the default and still work together; all others are found by `another`."""
+EXTRAS = {"lora": "detail.safetensors:0.5", "embedding": "word.safetensors"}
+"""What is added to the prior, as the flags name it, below the folder of everything."""
 RESOLUTIONS = {"pnr-edit": 64, "pnr-edit-splat": 64}
 """At which the prior sees where this edit would change something."""
 KEPT = {("PDS", "weighting"): "its other weighting has no gradient beside the other coefficients"}
@@ -84,6 +88,8 @@ def choices(holder: Any, name: str, flag: str, masks: Path) -> Iterator[tuple[st
             yield from choices(value, member.name, f"{flag}.{member.name}", masks)
     elif name == "masks":
         yield flag, masks
+    elif name in EXTRAS:
+        yield flag, f"{masks.parent / EXTRAS[name]}"
     elif name in CHOSEN:
         yield flag, CHOSEN[name]
     else:
@@ -174,6 +180,20 @@ def all_white(folder: Path, scene: Path) -> Path:
     return folder
 
 
+def write_extras(folder: Path) -> None:
+    """A LoRA of one layer of toybox's prior, and a word for it."""
+    from pds_nerfstudio.priors.check import prior_folder
+
+    with safe_open(prior_folder("toybox") / "unet" / "diffusion_pytorch_model.safetensors", "pt") as unet:
+        layer = next(name for name in sorted(unet.keys()) if name.endswith("attn2.to_k.weight")).removesuffix(".weight")
+        outwards, inwards = unet.get_slice(f"{layer}.weight").get_shape()
+    generator = torch.Generator().manual_seed(0)
+    down, up = torch.randn(1, inwards, generator=generator), torch.randn(outwards, 1, generator=generator)
+    lora = {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": 0.1 * up}
+    save_file(lora, folder / EXTRAS["lora"].partition(":")[0])
+    save_file({"emb_params": torch.randn(1, inwards, generator=generator)}, folder / EXTRAS["embedding"])
+
+
 def check_resuming(method: str, base: Path, scene: Path, folder: Path) -> None:
     """Kill an edit in the middle, resume it by its folder alone, and compare with one that never stopped.
 
@@ -182,6 +202,7 @@ def check_resuming(method: str, base: Path, scene: Path, folder: Path) -> None:
         scene: the toybox scene that it shows.
         folder: where everything is written.
     """
+    write_extras(folder)
     flags = flags_off_default(method, all_white(folder / "masks", scene))
     edit = [method, *HEADLESS, "--load-dir", str(base.parent), *PROMPTS, *flags]
     assert in_a_process_of_its_own([*edit, "--output-dir", str(folder / "straight")]) == 0
