@@ -3,18 +3,20 @@
 import math
 import os
 import shlex
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer import Viewer
 from rich.console import Console
 from rich.progress import (
@@ -189,11 +191,15 @@ class SceneTrainer(Trainer):
         super()._train_complete_viewer()
 
     def _let_pages_go(self) -> None:
-        """End the threads that render for open pages: a process that exits while one is inside torch is aborted."""
+        """End the threads that render for pages: a process that exits while one is inside torch is aborted.
+
+        A page that has left is not listed any more while its thread finishes its last picture.
+        """
         if not isinstance(self.viewer_state, Viewer):
             return
         self.viewer_state.ready = False  # whoever comes now waits
-        threads = list(self.viewer_state.render_statemachines.values())
+        threads: set[Any] = {*self.viewer_state.render_statemachines.values()}
+        threads |= {thread for thread in threading.enumerate() if isinstance(thread, RenderStateMachine)}
         for thread in threads:
             thread.running, thread.interrupt_render_flag = False, True
         for thread in threads:

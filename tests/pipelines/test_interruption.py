@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer import Viewer
 
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer
@@ -95,16 +96,20 @@ def test_a_signal_before_the_first_step_ends_in_one_sentence(ns_train, toy_splat
 
 
 def test_threads_that_render_for_pages_end_with_the_training():
-    class Page(threading.Thread):
-        running, interrupt_render_flag = True, False
+    class Page(RenderStateMachine):
+        def __init__(self):
+            threading.Thread.__init__(self, daemon=True)
+            self.running, self.interrupt_render_flag = True, False
 
         def run(self):
             while self.running:
                 time.sleep(0.01)
 
-    trainer, viewer, page = SceneTrainer.__new__(SceneTrainer), Viewer.__new__(Viewer), Page(daemon=True)
+    trainer, viewer, page, gone = SceneTrainer.__new__(SceneTrainer), Viewer.__new__(Viewer), Page(), Page()
+    gone.start()  # its page has left
     viewer.ready, viewer.render_statemachines, trainer.viewer_state = True, {0: page}, viewer
     page.start()
     trainer._let_pages_go()
     assert not page.is_alive()
+    assert not gone.is_alive()
     assert not viewer.ready, "whoever comes now waits"
