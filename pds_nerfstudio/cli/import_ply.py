@@ -60,7 +60,7 @@ class ImportPly:
         Raises:
             UserError: the file or the dataset cannot be read, or the Gaussians are not where the cameras look.
         """
-        from pds_nerfstudio.scenes.splat_files import read_splats
+        from pds_nerfstudio.scenes.formats.splat_files import read_splats
 
         for path, flag in ((self.ply, "the file"), (self.data, "--data")):
             if not path.exists():

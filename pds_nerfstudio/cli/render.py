@@ -20,7 +20,7 @@ ROOM = 4 << 20
 """Bytes that pictures and films take at least."""
 FilmPath = Literal["training", "interpolated", "orbit"]
 SplatFormat = Literal["spz", "splat", "glb"]
-"""As `scenes.splat_files.WRITERS` has them, whose import would cost that of torch."""
+"""As `scenes.formats.splat_files.WRITERS` has them, whose import would cost that of torch."""
 
 
 @dataclass

@@ -13,10 +13,10 @@ from nerfstudio.models.base_model import Model
 from pds_nerfstudio.evaluation.before_after import Pair, load_run, set_up
 from pds_nerfstudio.files import distinct_names, written
 from pds_nerfstudio.pictures import heat, save_image, side_by_side, video
+from pds_nerfstudio.scenes.formats.splat_files import WRITERS, read_splats
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.shots import Shot, before_after_sheet, depth_pictures, shoot, view_camera
-from pds_nerfstudio.scenes.splat_files import WRITERS, read_splats
 from pds_nerfstudio.scenes.views import train_views
 
 SHEET_COLUMNS = 8
@@ -112,7 +112,7 @@ def export(
 
 
 def convert(ply: Path, formats: Iterable[str]) -> list[Path]:
-    """Gaussians of a .ply as files of other formats beside it; see `scenes.splat_files.WRITERS`."""
+    """Gaussians of a .ply as files of other formats beside it; see `scenes.formats.splat_files.WRITERS`."""
     splats, _ = read_splats(ply)
     files = []
     for ending in formats:

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.families import render
+from pds_nerfstudio.scenes.formats.spz import OTHER_AXES
 from pds_nerfstudio.scenes.gaussians import Splats
 from pds_nerfstudio.scenes.hull import project
 from pds_nerfstudio.scenes.paths import evenly
-from pds_nerfstudio.scenes.spz import OTHER_AXES
 from pds_nerfstudio.scenes.views import Views
 
 VIEWS = 4

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gsplat.cuda._torch_impl import _eval_sh_bases_fast, _quat_to_rotmat
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from nerfstudio.models.splatfacto import SH2RGB
 from torch import Tensor
 
@@ -115,6 +115,22 @@ def logits(opacities: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"
     """Of opacities in [0, 1]; of 0 and 1 they are infinite."""
     with np.errstate(divide="ignore"):
         return np.log(opacities) - np.log1p(-opacities)
+
+
+def with_largest(
+    others: Float[np.ndarray, "gaussians 3"], which: Integer[np.ndarray, " gaussians"]
+) -> Float[np.ndarray, "gaussians 4"]:
+    """Quaternions of length 1 of which a file gives all components in order but the largest, which is not negative.
+
+    Args:
+        which: the place of the largest, 0 to 3.
+    """
+    largest = np.sqrt(np.clip(1 - (others**2).sum(axis=1), 0, None))
+    quats = np.empty((len(others), 4), np.float32)
+    for place in range(4):
+        rows = which == place
+        quats[rows] = np.insert(others[rows], place, largest[rows], axis=1)
+    return quats
 
 
 def _infinite_only(values: np.ndarray) -> tuple[float, float]:

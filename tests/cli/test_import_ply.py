@@ -13,8 +13,8 @@ from pds_nerfstudio.cli.import_ply import ImportPly
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.metrics import psnr
 from pds_nerfstudio.evaluation.trial import TrialSettings, load_run, render_eval_views, run_edit
+from pds_nerfstudio.scenes.formats.splat_files import WRITERS, read_splats
 from pds_nerfstudio.scenes.source import find_run
-from pds_nerfstudio.scenes.splat_files import WRITERS, read_splats
 from pds_nerfstudio.scenes.views import eval_views
 from pds_nerfstudio.toybox.spec import find_edit
 
@@ -48,7 +48,7 @@ def test_a_round_trip_gives_the_same_pictures(exported, toy_splats, toy_scene, t
 def test_a_file_in_the_coordinates_of_the_dataset_lands_where_the_cameras_look(
     exported, toy_splats, toy_scene, tmp_path
 ):
-    from pds_nerfstudio.scenes.ply_file import read_table, write_table
+    from pds_nerfstudio.scenes.formats.ply_file import read_table, write_table
 
     before = load_run(toy_splats)
     outputs = before.datamanager.train_dataparser_outputs

@@ -151,7 +151,7 @@ def test_the_prior_of_these_edits_cannot_be_loaded_any_more(run_without_prior, e
 
 
 def test_gaussians_are_exported_as_they_are_in_the_checkpoint(export, edited):
-    from pds_nerfstudio.scenes.ply_file import read_table
+    from pds_nerfstudio.scenes.formats.ply_file import read_table
 
     vertices = read_table(export("gaussian-splat", edited.splats) / "splat.ply").rows
     assert all(np.isfinite(vertices[name]).all() for name in vertices.dtype.names or ())

@@ -11,9 +11,9 @@ from PIL import Image
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
+from pds_nerfstudio.scenes.formats.splat_files import read_splats
 from pds_nerfstudio.scenes.shots import shoot, view_camera
 from pds_nerfstudio.scenes.source import fingerprint
-from pds_nerfstudio.scenes.splat_files import read_splats
 
 pytestmark = pytest.mark.slow
 

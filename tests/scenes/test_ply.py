@@ -10,8 +10,8 @@ from nerfstudio.models.splatfacto import RGB2SH
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.families import render
-from pds_nerfstudio.scenes.ply import read_ply
-from pds_nerfstudio.scenes.ply_file import write_table
+from pds_nerfstudio.scenes.formats.ply import read_ply
+from pds_nerfstudio.scenes.formats.ply_file import write_table
 
 TURN = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(3))).Q
 TURN = TURN * torch.det(TURN).sign()

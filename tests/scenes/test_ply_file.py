@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.scenes.ply import read_ply
-from pds_nerfstudio.scenes.ply_file import read_table, write_table
+from pds_nerfstudio.scenes.formats.ply import read_ply
+from pds_nerfstudio.scenes.formats.ply_file import read_table, write_table
 
 KINDS = [("x", "f4"), ("y", "f4"), ("z", "f4"), ("a", "u1"), ("b", "i2"), ("c", "f8"), ("d", "u4")]
 HEAD = "ply\nformat ascii 1.0\n"

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.metrics import psnr
 from pds_nerfstudio.scenes.families import render
+from pds_nerfstudio.scenes.formats.gltf import write_glb
+from pds_nerfstudio.scenes.formats.splat_files import WRITERS, read_splats
+from pds_nerfstudio.scenes.formats.spz import write_spz
 from pds_nerfstudio.scenes.gaussians import C0, OPAQUE, Splats
-from pds_nerfstudio.scenes.gltf import write_glb
-from pds_nerfstudio.scenes.splat_files import WRITERS, read_splats
-from pds_nerfstudio.scenes.spz import write_spz
 
 SPZ = struct.Struct("<4sIIBBBB")
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.scenes.dot_splat import read_dot_splat, write_dot_splat
+from pds_nerfstudio.scenes.formats.dot_splat import read_dot_splat, write_dot_splat
+from pds_nerfstudio.scenes.formats.gltf import write_glb
+from pds_nerfstudio.scenes.formats.ply import read_ply
+from pds_nerfstudio.scenes.formats.spz import MAGIC, read_spz, write_spz
 from pds_nerfstudio.scenes.gaussians import Splats
-from pds_nerfstudio.scenes.gltf import write_glb
-from pds_nerfstudio.scenes.ply import read_ply
-from pds_nerfstudio.scenes.spz import MAGIC, read_spz, write_spz
 
 WRITERS: dict[str, Callable[[Path, Splats], None]] = {
     "spz": write_spz,

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.scenes.gaussians import C0, MOST_DEGREE, Splats, logits, whole
-from pds_nerfstudio.scenes.ply_file import Table, read_tables
+from pds_nerfstudio.scenes.formats.ply_file import Table, read_tables
+from pds_nerfstudio.scenes.gaussians import C0, MOST_DEGREE, Splats, logits, whole, with_largest
 
 CHUNK = 256
 """Gaussians that share one range in a compressed .ply."""
@@ -130,9 +130,4 @@ def _shares(packed: np.ndarray, bits: tuple[int, ...]) -> np.ndarray:
 def _smallest_three(packed: np.ndarray) -> np.ndarray:
     """Quaternions of which two bits name the largest component, and ten each give the others, in [−√½, √½]."""
     others = (_shares(packed, (2, 10, 10, 10))[:, 1:] - 0.5) * math.sqrt(2)
-    largest = np.sqrt(np.clip(1 - (others**2).sum(axis=1), 0, None))
-    quats = np.empty((len(packed), 4), np.float32)
-    for which in range(4):
-        rows = packed >> np.uint32(30) == which
-        quats[rows] = np.insert(others[rows], which, largest[rows], axis=1)
-    return quats
+    return with_largest(others, packed >> np.uint32(30))

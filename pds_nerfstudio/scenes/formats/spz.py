@@ -19,7 +19,7 @@ import torch
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import written
-from pds_nerfstudio.scenes.gaussians import MOST_DEGREE, Splats, logits, whole
+from pds_nerfstudio.scenes.gaussians import MOST_DEGREE, Splats, logits, whole, with_largest
 
 MAGIC = b"NGSP"
 HEADER = struct.Struct("<4sIIBBBB")
@@ -136,12 +136,7 @@ def _smallest_three(rotations: np.ndarray) -> np.ndarray:
     packed = rotations.astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16, 1 << 24], np.uint32)
     fields = np.stack([packed >> np.uint32(low) & np.uint32(1023) for low in (20, 10, 0)], axis=1)
     others = np.where(fields & 512, -1, 1) * (fields & 511) * np.float32(math.sqrt(0.5) / 511)
-    largest = np.sqrt(np.clip(1 - (others**2).sum(axis=1), 0, None))
-    xyzw = np.empty((len(packed), 4), np.float32)
-    for which in range(4):
-        rows = packed >> np.uint32(30) == which
-        xyzw[rows] = np.insert(others[rows], which, largest[rows], axis=1)
-    return xyzw[:, [3, 0, 1, 2]]
+    return with_largest(others, packed >> np.uint32(30))[:, [3, 0, 1, 2]]
 
 
 def _packed_rotations(quats: np.ndarray) -> np.ndarray:
