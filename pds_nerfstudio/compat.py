@@ -11,14 +11,12 @@ import importlib
 import inspect
 import ipaddress
 import math
-import shlex
 import shutil
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -50,7 +48,6 @@ def apply() -> None:
     listen_on_loopback()
     guard_the_viewer()
     end_data_workers_with_their_parent()
-    offer_formats_of_splats()
 
 
 def allow_numpy_scalars_in_checkpoints() -> None:
@@ -309,41 +306,6 @@ def end_data_workers_with_their_parent() -> None:
 
     setattr(run_with_parent, "_ends_with_parent", True)  # noqa: B010
     kind.run = run_with_parent
-
-
-def offer_formats_of_splats() -> None:
-    """Let the viewer's export tab name the command for .spz, .splat and .glb as well.
-
-    nerfstudio writes Gaussians as .ply alone. Can go when `ns-export gaussian-splat` has a format to choose.
-    """
-    panel: Any = _module_or_none("nerfstudio.viewer.export_panel")
-    populate = getattr(panel, "populate_splat_tab", None)
-    if populate is None or getattr(populate, "_with_formats", False):
-        return
-
-    @functools.wraps(populate)
-    def populate_splat_tab(server: Any, control_panel: Any, config_path: Path, viewing_gsplat: bool) -> None:
-        populate(server, control_panel, config_path, viewing_gsplat)
-        if not viewing_gsplat:
-            return
-        chosen = server.gui.add_dropdown("Other formats", ("spz", "splat", "glb"), initial_value="spz")
-
-        def show(event: Any) -> None:
-            words = [
-                "pds",
-                "render",
-                str(Path(config_path).parent),
-                "--paths",
-                "--no-held-out",
-                "--export",
-                "--formats",
-            ]
-            panel.show_command_modal(event.client, "splat", shlex.join([*words, chosen.value]))
-
-        server.gui.add_button("Generate Command (other formats)").on_click(show)
-
-    setattr(populate_splat_tab, "_with_formats", True)  # noqa: B010
-    panel.populate_splat_tab = populate_splat_tab
 
 
 def lpips_weights_on_disk() -> bool:

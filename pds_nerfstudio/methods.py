@@ -18,7 +18,7 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from pds_nerfstudio import compat
+from pds_nerfstudio import compat, export_tab
 from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.objectives.dds import DDS
 from pds_nerfstudio.objectives.pds import PDS
@@ -39,6 +39,7 @@ from pds_nerfstudio.scenes.nerfacto import NerfactoSceneConfig, available_implem
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
 compat.apply()
+export_tab.extend()
 
 
 def _adam(lr: float, final: float | None = None, steps: int = 30_000) -> dict:

@@ -8,7 +8,6 @@ import pickle
 import socket
 import urllib.error
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -246,30 +245,6 @@ def test_a_server_in_the_style_of_newer_websockets_is_guarded_as_well():
     assert asyncio.run(attempt(None)) == b"hello"
     with pytest.raises(websockets.exceptions.InvalidStatus):
         asyncio.run(attempt("http://evil.example"))
-
-
-def test_the_export_tab_names_the_command_for_other_formats_of_splats(monkeypatch):
-    from nerfstudio.viewer import export_panel
-
-    buttons, said = [], []
-
-    class Handle:
-        value = "spz"
-
-        def on_click(self, hook):
-            buttons.append(hook)
-
-    gui = SimpleNamespace(
-        **dict.fromkeys(("add_markdown", "add_text", "add_button", "add_dropdown"), lambda *_, **__: Handle())
-    )
-    monkeypatch.setattr(export_panel, "show_command_modal", lambda client, what, command: said.append(command))
-    server = SimpleNamespace(gui=gui)
-    export_panel.populate_splat_tab(server, None, Path("outputs/a run/config.yml"), True)
-    buttons[-1](SimpleNamespace(client="page"))
-    assert said == ["pds render 'outputs/a run' --paths --no-held-out --export --formats spz"]
-    before = len(buttons)
-    export_panel.populate_splat_tab(server, None, Path("config.yml"), False)
-    assert len(buttons) == before  # a NeRF has none
 
 
 def test_markdown_reads_no_picture_from_this_machines_disk(viewer, tmp_path):
