@@ -20,7 +20,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import file_name, require_writable
 from pds_nerfstudio.machine import require_device
 from pds_nerfstudio.pipelines.base import EditConfig
-from pds_nerfstudio.pipelines.carried import find_source, name_source
+from pds_nerfstudio.pipelines.belongings import begin_with, find_local_files, find_source_again
 from pds_nerfstudio.pipelines.command_line import DATAPARSER, Given, merged
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
 from pds_nerfstudio.pipelines.refine import RefineConfig
@@ -31,7 +31,6 @@ from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.prompts import unknown_words
 from pds_nerfstudio.ranges import require_steps
 from pds_nerfstudio.scenes.families import family_of
-from pds_nerfstudio.scenes.places import absolute, found_again
 from pds_nerfstudio.scenes.source import SourceRun, as_config, checksum, find_run, load_source_state, scene_config
 
 SPLAT_SUFFIX = "-splat"
@@ -41,9 +40,6 @@ OF_THE_MACHINE = (
     *("replay", "pipeline", "made_in"),
 )
 """Trainer settings that a resumed edit takes from the command line alone; its pipeline's are merged one by one."""
-LOCAL, SEVERAL_LOCAL = ("masks", "prior", "encoder", "control"), ("lora", "embedding")
-"""Settings that may name a folder or a file on this disk, and those that may name several."""
-TOYBOX_NAME = "toybox"
 OF_THE_EDIT = (
     *("src_prompt", "tgt_prompt", "prior", "lora", "embedding"),
     *("vae_precision", "encoder", "resolution", "box", "masks"),
@@ -110,12 +106,12 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         done, again = _session_of(config, run, given)
         due = due or _with_what_is_left(config, run, again)
         _adopt_run(config, previous, given, done)
-        _find_source_again(config, run, given)
+        find_source_again(config, run, given)
     else:
-        _begin_with(pipeline, run)
+        begin_with(pipeline, run)
         if isinstance(pipeline, RefineConfig):
             _adopt_edit(pipeline, run, given)
-    _make_absolute(pipeline, run)
+    find_local_files(pipeline, run)
     if adopted and pipeline.reads_source_prompt and not pipeline.src_prompt.strip():
         raise UserError(
             f'--prompt is taken for the target prompt ("{adopted}"), and the source prompt is empty: say what is '
@@ -178,53 +174,6 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         unknown_words(pipeline.prior, pipeline.src_prompt, pipeline.tgt_prompt),
         due,
     )
-
-
-def _begin_with(pipeline: EditConfig, run: SourceRun) -> None:
-    """Name the source of a new edit. Raises UserError where the command line names another than its run."""
-    settings, config_path = pipeline.run, run.config_path.resolve()
-    if settings.base is not None and absolute(settings.base) not in (config_path, config_path.parent):
-        raise UserError(
-            "--pipeline.base says where the scene is that an edit to be resumed began with, and this is a new edit: "
-            "name the run to edit with --load-dir alone."
-        )
-    settings.base, settings.base_step, settings.carried = config_path, run.step, None
-
-
-def _find_source_again(config: TrainerConfig, run: SourceRun, given: Given) -> None:
-    """Name the source of an edit that goes on, where it lies now. Raises UserError where it lies nowhere."""
-    assert isinstance(config.pipeline, EditConfig)
-    assert isinstance(run.config.pipeline, EditConfig)
-    settings, folder = config.pipeline.run, run.config_path.parent
-    named, before = settings.base, run.config.pipeline.run
-    settings.base_step = before.base_step
-    if "pipeline.base" in given and named is not None:
-        name_source(settings, named)
-    elif not find_source(settings, run.config, folder):
-        raise UserError(
-            f"The scene that {folder} was edited from is not at {settings.base} any more: say where it is with "
-            "--pipeline.base."
-        )
-
-
-def _make_absolute(pipeline: EditConfig, run: SourceRun) -> None:
-    """Name folders on this disk so that the edit can be resumed from elsewhere; of a run that has moved, find them."""
-    for name, holder in settings(pipeline):
-        value = getattr(holder, name)
-        if name in LOCAL and value is not None and value != TOYBOX_NAME:
-            setattr(holder, name, _found(value, run))
-        elif name in SEVERAL_LOCAL:
-            setattr(holder, name, tuple(_found(each, run) for each in value or ()))
-
-
-def _found(named: Any, run: SourceRun) -> Any:
-    """What a run names, "PATH:WEIGHT" of a LoRA too, where it lies now; what lies nowhere, as on the hub, as it is."""
-    path, colon, weight = str(named).rpartition(":")
-    for way, rest in ((str(named), ""), (path, colon + weight)):
-        place = absolute(found_again(Path(way), run.config_path.parent, run.config)) if way else None
-        if place is not None and place.exists():
-            return type(named)(f"{place}{rest}")
-    return named
 
 
 def _experiment_of(run: SourceRun) -> str | None:

@@ -9,8 +9,9 @@ import torch
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 from pds_nerfstudio.evaluation.trial import edit_config, train
+from pds_nerfstudio.pipelines.belongings import _found
 from pds_nerfstudio.pipelines.carried import CARRIED
-from pds_nerfstudio.pipelines.plan import _found, prepare
+from pds_nerfstudio.pipelines.plan import prepare
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig
 from pds_nerfstudio.pipelines.trainer import default_of
 from pds_nerfstudio.scenes.places import found_again
