@@ -41,6 +41,7 @@ from pds_nerfstudio.priors.extras import LoraFile, lora_file
 from pds_nerfstudio.priors.lora import fuse_lora
 from pds_nerfstudio.priors.parts import load_part, load_scheduler
 from pds_nerfstudio.priors.tiny import load_tiny
+from pds_nerfstudio.priors.words import add_word
 
 try:
     from diffusers import AutoencoderKL, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
@@ -119,7 +120,7 @@ def load_prior(
     for file in added:
         fuse_lora(prior, file.path, file.weight)
     for path in embeddings:
-        prior.add_word(path.expanduser())
+        add_word(prior, path.expanduser())
     if dtype != exact:
         prior.unet.to(dtype)
         prior.text_encoder.to(dtype)
@@ -323,37 +324,6 @@ class StableDiffusionPrior:
         ids = self.token_ids(prompt)
         with self._own_precision():
             return self.text_encoder(ids).last_hidden_state[0]
-
-    @torch.no_grad()
-    def add_word(self, file: Path) -> str:
-        """Let prompts hold a textual inversion (Gal et al. 2022) under its file's name, which is returned.
-
-        Raises:
-            UserError: its vectors do not fit the text encoder, or prompts know the word already.
-        """
-        from safetensors.torch import load_file
-        from tokenizers import AddedToken
-
-        (vectors, *_) = load_file(file).values()
-        vectors, name = torch.atleast_2d(vectors), file.stem
-        table = self.text_encoder.get_input_embeddings().weight
-        if vectors.shape[1] != table.shape[1]:
-            raise UserError(
-                f"The textual inversion {file} has {vectors.shape[1]} numbers and the prior's words {table.shape[1]}: "
-                "give one for the prior's own kind."
-            )
-        tokens = [name, *(f"{name}_{i}" for i in range(1, len(vectors)))]
-        if any(token in self.tokenizer.get_vocab() for token in tokens):
-            raise UserError(f"The prior knows the word {name} already: give {file} another name.")
-        self.tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
-        self.text_encoder.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
-        ids = self.tokenizer.convert_tokens_to_ids(tokens)
-        table = self.text_encoder.get_input_embeddings().weight
-        table[ids] = vectors.to(table)
-        self.text_encoder.requires_grad_(False)
-        self.words[name] = " ".join(tokens)
-        self.forget_texts()
-        return name
 
     def pipeline(self) -> Any:
         """The same networks as diffusers' StableDiffusionPipeline."""

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.priors.extras import check_extras, lora_file
 from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.words import add_word
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 
@@ -70,7 +71,7 @@ def test_a_word_of_several_vectors_is_read_where_prompts_hold_it(folder, prior, 
     torch.testing.assert_close(learned.embed("a ball"), prior.embed("a ball"))
     assert not torch.equal(learned.embed("a MyBall"), learned.embed("a ball"))
     with pytest.raises(UserError, match="knows the word MyBall already"):
-        learned.add_word(tmp_path / "MyBall.safetensors")
+        add_word(learned, tmp_path / "MyBall.safetensors")
 
 
 def test_a_lora_of_other_layers_is_refused(folder, tmp_path):
