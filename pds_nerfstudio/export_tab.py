@@ -26,7 +26,8 @@ def populate_splat_tab(server: Any, control_panel: Any, config_path: Path, viewi
     _populate(server, control_panel, config_path, viewing_gsplat)
     if not viewing_gsplat:
         return
-    chosen = server.gui.add_dropdown("Other formats", tuple(WRITERS), initial_value=next(iter(WRITERS)))
+    first, hint = next(iter(WRITERS)), "pds render writes them into renders/export of the run's own folder."
+    chosen = server.gui.add_dropdown("Other formats", tuple(WRITERS), initial_value=first, hint=hint)
     run = str(Path(config_path).parent)
 
     def show(event: Any) -> None:

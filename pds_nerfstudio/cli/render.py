@@ -46,8 +46,8 @@ class Render:
     export: bool = False
     """Also write the edited scene as files: Gaussians and a mesh of splats, a textured mesh of a NeRF."""
     formats: tuple[SplatFormat, ...] = ()
-    """What --export writes of splats besides splat.ply: Niantic's .spz (a tenth of the size), .splat (without view
-    dependence), glTF with KHR_gaussian_splatting (.glb)."""
+    """What --export writes of splats besides splat.ply: Niantic's .spz (a quarter of the size or less), .splat (without
+    view dependence), glTF with KHR_gaussian_splatting (.glb)."""
     source: Path | None = None
     """Run to compare with; by default the one that the edit began with."""
     data: Path | None = None

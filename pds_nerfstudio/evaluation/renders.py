@@ -100,9 +100,8 @@ def export(
 
     from nerfstudio.scripts import exporter
 
-    with patch.object(
-        exporter, "eval_setup", partial(set_up, data=data)
-    ):  # its own reads a copied run's original, and runs code
+    # nerfstudio's own set-up reads a copied run's original, and runs code.
+    with patch.object(exporter, "eval_setup", partial(set_up, data=data)):
         if family == "nerfacto":
             settings: dict[str, Any] = ({} if torch.cuda.is_available() else CPU_MESH) | mesh
             exporter.ExportTSDFMesh(load_config=config_path, output_dir=folder, **settings).main()

@@ -1,4 +1,4 @@
-"""Gaussians as Niantic's .spz, about a tenth of a .ply: github.com/nianticlabs/spz, versions 2 and 3.
+"""Gaussians as Niantic's .spz, a quarter of a .ply or less: github.com/nianticlabs/spz, versions 2 and 3.
 
 A gzip stream of 16 bytes of header and then, of all Gaussians each, positions (24-bit fixed point), opacities, colours
 (0.5 + 0.15 f_dc), log-scales (10 + s, in sixteenths), rotations and harmonics (one byte each, in [−1, 1]).
