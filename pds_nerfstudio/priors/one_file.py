@@ -24,6 +24,8 @@ OF_SDXL = "conditioner.embedders."
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 LORA_SIGNS = (".lora_down.", ".lora_up.", ".lora.down.", ".lora_A.", ".lora_B.", "lora_linear", ".hada_", ".lokr_")
 Kind = Literal["model", "sdxl", "unet", "lora", "embedding", "unknown"]
+SAMPLE_OF_V = 96
+"""Latents' side of those 2.x that predict v, which were trained at 768 pixels."""
 VOCABULARY = ("vocab.json", "merges.txt")
 
 
@@ -185,12 +187,15 @@ def convert(path: Path) -> Path:
             empty = [name for name, value in getattr(pipeline, part).state_dict().items() if value.is_meta]
             if empty:
                 raise UserError(f"{path} lacks {len(empty)} weights of its {part}, as {empty[0]}: get it again.")
-        whole = partial / "whole"
-        pipeline.save_pretrained(whole, safe_serialization=True)
-        shutil.copytree(layout / "tokenizer", whole / "tokenizer", dirs_exist_ok=True)
         scheduler = json.loads((layout / "scheduler" / "scheduler_config.json").read_text())
         if "prediction_type" not in scheduler:
             scheduler["prediction_type"] = _told_by_noise(pipeline.unet.float())
+            pipeline.unet.to(dtype)
+        if header.having(OPEN_CLIP) and scheduler["prediction_type"] == "v_prediction":
+            pipeline.unet.register_to_config(sample_size=SAMPLE_OF_V)
+        whole = partial / "whole"
+        pipeline.save_pretrained(whole, safe_serialization=True)
+        shutil.copytree(layout / "tokenizer", whole / "tokenizer", dirs_exist_ok=True)
         (whole / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
         try:
             os.replace(whole, target)

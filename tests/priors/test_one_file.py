@@ -1,13 +1,15 @@
 """A Stable Diffusion in one file predicts what the same networks do as a diffusers folder."""
 
 import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import constants
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from pds_nerfstudio.errors import UserError
@@ -15,6 +17,7 @@ from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.priors.check import check_prior, local_folder
 from pds_nerfstudio.priors.one_file import read_header
 from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.toybox.tokenizer import build_tokenizer
 
 LAYERS = 2
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3"}
@@ -61,12 +64,42 @@ def first_vae_name(name: str, levels: int) -> str:
     return name
 
 
+def open_clip_state(text: CLIPTextModel) -> dict[str, torch.Tensor]:
+    """A text encoder as OpenCLIP has it: q, k and v in one matrix, everything else under other names."""
+    names = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    names |= {"self_attn.out_proj": "attn.out_proj", "encoder.layers": "transformer.resblocks"}
+    names |= {"embeddings.token_embedding": "token_embedding", "final_layer_norm": "ln_final"}
+    names |= {"embeddings.position_embedding.weight": "positional_embedding"}
+    state = {name.removeprefix("text_model."): value for name, value in text.state_dict().items()}
+    renamed = {}
+    for name, value in state.items():
+        if match := re.match(r"encoder\.layers\.(\d+)\.self_attn\.q_proj\.(weight|bias)", name):
+            parts = [state[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            renamed[f"transformer.resblocks.{match[1]}.attn.in_proj_{match[2]}"] = torch.cat(parts)
+        elif not re.search(r"self_attn\.[kv]_proj|position_ids", name):
+            for ours, theirs in names.items():
+                name = name.replace(ours, theirs)
+            renamed[name] = value
+    return renamed | {"text_projection": torch.eye(text.config.hidden_size)}
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory, tokenizer_of) -> tuple[Path, Path]:
     """A Stable Diffusion 1.x of small sizes as a diffusers folder and as one file, beside which its vocabulary lies."""
+    return small(tmp_path_factory.mktemp("one_file"), tokenizer_of, newer=False)
+
+
+@pytest.fixture(scope="module")
+def both_newer(tmp_path_factory, tokenizer_of) -> tuple[Path, Path]:
+    """The same of a 2.x: OpenCLIP, linear projections, heads of 64 channels."""
+    return small(tmp_path_factory.mktemp("one_file_2"), tokenizer_of, newer=True)
+
+
+def small(folder: Path, tokenizer_of, newer: bool) -> tuple[Path, Path]:
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("one_file")
-    tokenizer = tokenizer_of(folder / "tokenizer")
+    tokenizer = build_tokenizer(folder / "tokenizer") if newer else tokenizer_of(folder / "tokenizer")
+    if newer:  # as whose vocabulary CLIP's has "!", which fills prompts up
+        tokenizer.pad_token, tokenizer.model_max_length = "!", 12
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -74,6 +107,7 @@ def both(tmp_path_factory, tokenizer_of) -> tuple[Path, Path]:
             intermediate_size=96,
             num_hidden_layers=2,
             num_attention_heads=1,
+            hidden_act="gelu" if newer else "quick_gelu",
             max_position_embeddings=12,
             bos_token_id=len(tokenizer) - 2,
             eos_token_id=len(tokenizer) - 1,
@@ -86,7 +120,8 @@ def both(tmp_path_factory, tokenizer_of) -> tuple[Path, Path]:
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=64,
-        attention_head_dim=8,
+        attention_head_dim=(1, 1) if newer else 8,
+        use_linear_projection=newer,
     )
     vae = AutoencoderKL(
         block_out_channels=(32, 32),
@@ -101,9 +136,14 @@ def both(tmp_path_factory, tokenizer_of) -> tuple[Path, Path]:
     for name, value in vae.state_dict().items():
         of_attention = "attentions" in name and name.endswith("weight") and "norm" not in name
         weights[f"first_stage_model.{first_vae_name(name, 2)}"] = value[..., None, None] if of_attention else value
-    for name, value in text.state_dict().items():
-        weights[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = value
-    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "dreamy_v8.safetensors")
+    if newer:
+        weights |= {f"cond_stage_model.model.{name}": value for name, value in open_clip_state(text).items()}
+    else:
+        for name, value in text.state_dict().items():
+            weights[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = value
+    told = {"modelspec.prediction_type": "epsilon"} if newer else None  # of random weights no other sign can
+    contiguous = {name: value.contiguous() for name, value in weights.items()}
+    save_file(contiguous, folder / "dreamy_v8.safetensors", told)
     return folder / "diffusers", folder / "dreamy_v8.safetensors"
 
 
@@ -115,8 +155,9 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "home"
 
 
-def test_one_file_predicts_what_its_diffusers_folder_does(both, cache):
-    folder, file = both
+@pytest.mark.parametrize("version", ["both", "both_newer"])
+def test_one_file_predicts_what_its_diffusers_folder_does(version, cache, request):
+    folder, file = request.getfixturevalue(version)
     assert local_folder(str(file)) is None  # not converted yet
     one, other = (load_prior(str(name), "cpu") for name in (file, folder))
     assert local_folder(str(file)) is not None
@@ -125,8 +166,23 @@ def test_one_file_predicts_what_its_diffusers_folder_does(both, cache):
     query = Query(latents, torch.tensor([300]), "a red ball", 7.5)
     torch.testing.assert_close(one.predict_noise([query]), other.predict_noise([query]))
     torch.testing.assert_close(one.encode(image), other.encode(image))
-    assert one.scheduler.config.prediction_type == "epsilon"
     assert sorted(path.name for path in (cache / "pds_nerfstudio").iterdir()) == [local_folder(str(file)).name]
+
+
+@pytest.mark.parametrize(("answers_noise", "told", "sample"), [(True, "epsilon", 64), (False, "v_prediction", 96)])
+def test_what_a_2_x_predicts_is_found_by_asking_it_about_pure_noise(
+    both_newer, cache, tmp_path, monkeypatch, answers_noise, told, sample
+):
+    def answer(self, noise, *_, **__):
+        return SimpleNamespace(sample=noise if answers_noise else torch.ones_like(noise))
+
+    silent = tmp_path / "silent.safetensors"
+    save_file(load_file(both_newer[1]), silent)
+    shutil.copytree(both_newer[1].parent / "tokenizer", tmp_path / "tokenizer")
+    monkeypatch.setattr(UNet2DConditionModel, "forward", answer)
+    prior = load_prior(str(silent), "cpu")
+    assert prior.scheduler.config.prediction_type == told
+    assert prior.unet.config.sample_size == sample, "those of v-prediction were trained at 768 pixels"
 
 
 def test_a_file_without_a_vocabulary_is_told_where_to_put_one(both, cache, tmp_path):
@@ -166,8 +222,6 @@ def test_what_is_no_whole_model_is_named_with_the_place_it_belongs_to(tmp_path, 
 
 
 def test_a_file_that_lacks_weights_is_refused_before_it_is_loaded(both, tmp_path):
-    from safetensors.torch import load_file
-
     weights = load_file(both[1])
     del weights["model.diffusion_model.middle_block.1.proj_in.weight"]
     save_file(weights, tmp_path / "a.safetensors")
