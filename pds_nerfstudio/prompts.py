@@ -1,9 +1,21 @@
 """What every command says about prompts that make no edit."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from pds_nerfstudio.errors import UserError
+
+Ask = Literal["colour", "addition", "shape", "style"]
+"""What an edit can ask for, after the kinds of Le et al. 2024, section 4."""
+COLOUR = re.compile(
+    "red|orange|yellow|green|cyan|blue|purple|violet|pink|magenta|brown|beige|black|white|gr[ae]y|golden|silver"
+    "|turquoise|crimson|scarlet|teal"
+)
+STYLE = re.compile(
+    r"\b(in the style of|(oil|watercolou?r|pencil|charcoal) (painting|drawing|sketch)|(painting|sketch|cartoon) of)\b"
+)
+ADDED = re.compile(r"(wearing|holding|carrying|with (an?|the|some|two|three)) \w")
+"""How what is added is said behind a prompt. "with his arms raised" adds nothing."""
 
 
 def check_prompts(src_prompt: str, tgt_prompt: str, flags: str = "--", needs_source: bool = True) -> None:
@@ -57,6 +69,42 @@ def unknown_words(prior: str, *prompts: str) -> str:
         f"The toybox prior does not know {', '.join(map(repr, dict.fromkeys(unknown)))} and will not draw what they "
         f"mean. It knows {', '.join(sorted(known))}."
     )
+
+
+def guess_ask(src_prompt: str, tgt_prompt: str) -> Ask | None:
+    """What two prompts ask for, where their words leave little doubt; None elsewhere.
+
+    A style is named; an addition is said behind or inside the source's prompt; for a colour, only its word changes.
+    """
+    source, target = _words(src_prompt), _words(tgt_prompt)
+    if STYLE.search(" ".join(target)) and not STYLE.search(" ".join(source)):
+        return "style"
+    if not source or source == target:
+        return None
+    same = [a == b for a, b in zip(source, target, strict=False)]
+    if len(source) == len(target):
+        differing = [pair for pair, alike in zip(zip(source, target, strict=True), same, strict=True) if not alike]
+        recoloured = all(COLOUR.fullmatch(w) for pair in differing if set(pair) != {"a", "an"} for w in pair)
+        return "colour" if recoloured else None
+    behind = len(source) - len(common_end(source, target))
+    added = len(target) - len(source)
+    if added > 0 and all(same[:behind]) and ADDED.match(" ".join(target[behind : behind + added])):
+        return "addition"
+    return None
+
+
+def common_end(source: list[str], target: list[str]) -> list[str]:
+    """The longest list of words that both end with."""
+    shared: list[str] = []
+    for a, b in zip(reversed(source), reversed(target), strict=False):
+        if a != b:
+            break
+        shared.insert(0, a)
+    return shared
+
+
+def _words(prompt: str) -> list[str]:
+    return re.findall(r"\w+", prompt.lower())
 
 
 def _folded(prompt: str) -> str:

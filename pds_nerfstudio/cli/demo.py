@@ -1,8 +1,8 @@
 """`pds demo`: the whole job on toybox scenes, where the right answer is known.
 
-    toybox scene ─► source-splatfacto ─► pnr-edit-splat ─► held-out views against the ground truth ─► .ply
+    toybox scene ─► source-splatfacto ─► pnr-edit-splat ─► sdedit-refine-splat ─► held-out views against truth ─► .ply
 
-Both trainings run nerfstudio's own `ns-train` code.
+All trainings run nerfstudio's own `ns-train` code, by the settings of the prior's recipe, as `ns-train` itself does.
 """
 
 import dataclasses
@@ -35,6 +35,7 @@ Family = Literal["splatfacto", "nerfacto"]
 Objective = Literal["pds", "pnr"]
 OWN_FILES = ("contact_sheet.png", "report.json", "log.txt")
 """What a demo writes, beside a folder for each edit."""
+REFINE = "sdedit-refine"
 ROOM = 32 << 20
 """Bytes that a demo takes at least."""
 PACKAGES = ("pds-nerfstudio", "nerfstudio", "gsplat", "torch", "diffusers", "transformers")
@@ -53,18 +54,20 @@ class Demo:
     edit: str | None = None
     """Which toybox edit; an unknown name lists the known ones. By default one of shape, and on splats one of colour."""
     method: Objective | None = None
-    """By what: "pds", or "pnr" (perturb and revise; what is no edit of shape leaves all but the relevant part as it
-    is)."""
+    """By what: "pds", or "pnr" (perturb and revise; a change of colour and an addition leave all but the relevant part
+    as it is)."""
     family: Family = "splatfacto"
     """What the scenes are reconstructed as."""
     out: Path = Path("outputs/demo")
     """Folder for everything; an earlier demo there is replaced."""
     steps: Annotated[int, Ge(4), Le(1_000_000)] | None = None
-    """Edit steps; by default what the family needs."""
+    """Edit steps; by default those of the prior's recipe."""
     reconstruction_steps: Steps | None = None
     """Steps of the reconstruction before; by default what the family needs."""
     guidance_scale: Guidance | None = None
-    """Classifier-free guidance of the edit; by default what the family needs."""
+    """Classifier-free guidance of the edit; by default that of the prior's recipe."""
+    refine: bool | None = None
+    """Refine the edited scenes by SDEdit; by default splats, of which it is measured."""
     seed: Seed = 0
     """Seed of the cameras, the reconstruction and the edit."""
 
@@ -106,7 +109,8 @@ class Demo:
         contact_sheet(rows, self.out / "contact_sheet.png", "held-out views: before, edited, ground truth")
 
         reports = [outcome.report for outcome in outcomes]
-        seconds = {name: sum(r["seconds"].get(name, 0.0) for r in reports) for name in reports[0]["seconds"]} | started
+        stages = dict.fromkeys(name for report in reports for name in report["seconds"])
+        seconds = {name: sum(r["seconds"].get(name, 0.0) for r in reports) for name in stages} | started
         report = reports[0] | {
             "edits": {r["edit"]: r for r in reports},
             "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
@@ -120,6 +124,7 @@ class Demo:
     def _edit(self, edit: "ToyEdit", method: Objective, console: Console) -> "Outcome":
         """One edit, from its scene to its export."""
         from pds_nerfstudio.evaluation import renders, trial
+        from pds_nerfstudio.evaluation.rows import of_family
         from pds_nerfstudio.toybox.dataset import write_edit
 
         given = {
@@ -129,12 +134,7 @@ class Demo:
         }
         settings = trial.SETTINGS[self.family]
         settings = dataclasses.replace(settings, **{name: value for name, value in given.items() if value is not None})
-        changes: dict[str, Any] = {}
-        if method == "pnr" and edit.kind != "shape":
-            changes = {"pipeline.change": "relevant"}
-            if self.guidance_scale is None:
-                settings = dataclasses.replace(settings, guidance_scale=trial.LOCAL_GUIDANCE)
-        name = f"{method}-edit" + "-splat" * (self.family == "splatfacto")
+        name = of_family(f"{method}-edit", self.family)
         out, seconds = self.out / edit.name, {}
         scene = out / "scene"
         console.print(f"\n[bold]“{edit.source_prompt}” → “{edit.target_prompt}”")
@@ -143,7 +143,12 @@ class Demo:
         with self._stage("reconstruct", f"Reconstructing it: ns-train source-{self.family}", console, seconds):
             source = trial.reconstruct(self.family, scene / "source", out, settings.reconstruction_steps, self.seed)
         with self._stage("edit", f"Editing it: ns-train {name}", console, seconds):
-            edited = trial.run_edit(name, source, edit, out, settings, self.seed, changes)
+            edited = trial.run_edit(name, source, edit, out, settings, self.seed)
+        names = [name]
+        if self.refine if self.refine is not None else self.family == "splatfacto":
+            names.append(of_family(REFINE, self.family))
+            with self._stage("refine", f"Refining it: ns-train {names[-1]}", console, seconds):
+                edited = trial.run_edit(names[-1], edited, edit, out, settings, self.seed)
         with self._stage(
             "evaluate", "Comparing held-out views with the ground truth, filming an orbit", console, seconds
         ):
@@ -157,8 +162,8 @@ class Demo:
             "edit": edit.name,
             "source_prompt": edit.source_prompt,
             "target_prompt": edit.target_prompt,
-            "method": name,
-            "settings": dataclasses.asdict(settings) | changes,
+            "method": " + ".join(names),
+            "settings": given,
             **comparison.numbers,
             "seconds": seconds,
         }

@@ -62,6 +62,9 @@ class Edit:
     """LoRAs to add to the prior, PATH[:weight] each."""
     embedding: tuple[Path, ...] = ()
     """Textual inversions (.safetensors); prompts hold them by their files' names."""
+    recipe: tuple[str, ...] = ()
+    """The settings to begin with: none, colour, addition, shape, style, quick, quality, low-vram or a file; by default
+    the prior's own for what the prompts seem to ask."""
     class_prompt: str = ""
     """What the scene shows without the rare word that --src-prompt has for it: with it, DreamBooth comes first."""
     dreambooth_args: str = ""
@@ -120,9 +123,11 @@ class Edit:
         check_prompts(self.src_prompt, self.tgt_prompt)
         from pds_nerfstudio.priors.check import check_prior, local_folder
         from pds_nerfstudio.priors.extras import check_extras, text_width
+        from pds_nerfstudio.priors.recipe import read_wanted
 
         check_prior(self.prior)
         check_extras(self.lora, self.embedding, text_width(local_folder(self.prior)), flags="--")
+        read_wanted(self.recipe)
         from pds_nerfstudio.methods import METHODS
         from pds_nerfstudio.scenes.source import find_run
 
@@ -143,7 +148,8 @@ class Edit:
             stages.append(Stage("dreambooth", tuple(command), Path(prior) / CARD))
         prompts = ("--pipeline.src-prompt", self.src_prompt, "--pipeline.tgt-prompt", self.tgt_prompt)
         what = (*prompts, "--pipeline.prior", prior)
-        for flag, added in (("--pipeline.lora", self.lora), ("--pipeline.embedding", self.embedding)):
+        lists = {"lora": self.lora, "embedding": self.embedding, "recipe": self.recipe}
+        for flag, added in ((f"--pipeline.{name}", values) for name, values in lists.items()):
             what += (flag, *map(str, added)) if added else ()
         edit = self._training("edit", method, source.checkpoint_path.parent, what, self.edit_args)
         edited = edit.result

@@ -79,7 +79,7 @@ class Preview:
     objective: tuple[str, ...] = ("pds",)
     """sds, dds, pds, vsd, piva or sdedit; one or more."""
     guidance_scale: tuple[Guidance, ...] = ()
-    """Classifier-free guidance; one or more. By default the objective's own."""
+    """Classifier-free guidance; one or more. By default that of the prior's recipe, else the objective's own."""
     set: tuple[str, ...] = ()
     """Other settings as NAME=VALUE or NAME=VALUE,VALUE: of the objective (max-step-percent, weighting, regularisation,
     strength …), or learning-rate, steps, seed."""
@@ -127,6 +127,8 @@ class Preview:
         Raises:
             UserError: prompts that are missing, a setting or value that is unknown, or more than two that vary.
         """
+        from pds_nerfstudio.priors.recipe import editor_settings
+
         editors = known_editors()
         for name in self.objective:
             if name not in editors:
@@ -148,8 +150,10 @@ class Preview:
             check_ranges(OwnSettings(**{name: settings[name] for name in OWN if name in settings}), "--set ")
             kind = editors[settings["objective"]]
             names = {field.name for field in dataclasses.fields(kind)}
+            by_recipe = editor_settings(self.prior, settings["objective"], (self.src_prompt, settings["tgt_prompt"]))
+            chosen = by_recipe | settings
             try:
-                editor = kind(**{name: value for name, value in settings.items() if name in names})
+                editor = kind(**{name: value for name, value in chosen.items() if name in names})
             except ValueError as error:
                 raise UserError(str(error)) from error
             variants.append(Variant(number, settings, editor))

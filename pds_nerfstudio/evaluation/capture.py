@@ -14,7 +14,6 @@ from pds_nerfstudio.evaluation.measure import Measured, load_judges, measure
 from pds_nerfstudio.evaluation.rows import NOTHING, REGENERATE, changed, of_family
 from pds_nerfstudio.evaluation.suite import CaptureEdit
 from pds_nerfstudio.evaluation.trial import edit_config, headless, train
-from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pictures import Image3
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.conclusion import SHEET_VIEWS
@@ -77,7 +76,7 @@ class Capture(Benchmark):
 
     def prepare(self, edit: CaptureEdit, folder: Path, seed: int) -> Path:
         method = f"source-{self.family}"
-        config = headless(method, folder, self.settings.reconstruction_steps or _steps(method), seed)
+        config = headless(method, folder, seed, self.settings.reconstruction_steps)
         config.experiment_name = "source"
         datamanager: Any = config.pipeline.datamanager
         if edit.parser == "blender":
@@ -90,7 +89,7 @@ class Capture(Benchmark):
         self, method: str, changes: Mapping[str, Any], source: Path, edit: CaptureEdit, out: Path, seed: int
     ) -> Path:
         method = of_family(method, self.family)
-        config = edit_config(method, source, edit, out, self.settings.edit_steps or _steps(method), seed)
+        config = edit_config(method, source, edit, out, seed, self.settings.edit_steps)
         pipeline: Any = config.pipeline
         pipeline.prior = self.settings.prior or pipeline.prior
         config.steps_per_save = STEPS_PER_SAVE
@@ -102,7 +101,3 @@ class Capture(Benchmark):
         judges = load_judges("auto", [self.settings.prior or EditConfig.prior])
         prompts = edit.source_prompt, edit.target_prompt
         return CaptureComparison(edit, measure(pair, judges, prompts, FRAMES, SHORT_SIDE))
-
-
-def _steps(method: str) -> int:
-    return METHODS[method].config.max_num_iterations

@@ -20,8 +20,10 @@ from pds_nerfstudio.objectives import Latents
 from pds_nerfstudio.pictures import read_images
 from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
 from pds_nerfstudio.pipelines.image_edit import edit_latents
-from pds_nerfstudio.pipelines.settings import read
+from pds_nerfstudio.pipelines.settings_tree import read
+from pds_nerfstudio.priors.recipe import recipe_of
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
+from pds_nerfstudio.prompts import guess_ask
 from pds_nerfstudio.toybox.dataset import write_edit
 from pds_nerfstudio.toybox.spec import ToyEdit
 
@@ -74,8 +76,10 @@ class ImageTrial(Benchmark):
 
     def edit(self, method: str, changes: Mapping[str, Any], source: Path, edit: ToyEdit, out: Path, seed: int) -> Path:
         config: Any = copy.deepcopy(METHODS[method].config)
-        config.pipeline.objective = self.settings.objective(type(config.pipeline.objective))
         prior, prompts = _prior(), (edit.source_prompt, edit.target_prompt)
+        found = recipe_of("toybox").settings(method, "2d", guess_ask(*prompts)) | self.settings.given(method)
+        objective = {name: value for name, value in found.items() if name.startswith("pipeline.objective.")}
+        config = changed(config, objective)
         x0 = _read(source).to(prior.device)
         edited = edit_by(changed(config, changes), prior, x0, prompts, self.settings.edit_steps, seed)
         return _kept(edited, out / "edited.pt")

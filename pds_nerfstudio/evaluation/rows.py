@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.pipelines.settings import change
+from pds_nerfstudio.pipelines.settings_tree import change
 
 NOTHING, CEILING, REGENERATE = ANCHORS = "nothing", "ceiling", "regenerate"
 """Rows that are no method, and stand alone."""

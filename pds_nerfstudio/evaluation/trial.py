@@ -5,7 +5,7 @@ The settings here are for 64-pixel scenes on two CPU cores; on a real scene the 
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,13 +30,11 @@ from pds_nerfstudio.evaluation.metrics import (
 )
 from pds_nerfstudio.evaluation.rows import changed, of_family
 from pds_nerfstudio.methods import METHODS
-from pds_nerfstudio.objectives import Piva
-from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.pictures import Images, contact_sheet, heat, read_images
 from pds_nerfstudio.pipelines.base import EditConfig
-from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
-from pds_nerfstudio.pipelines.revise import ReviseConfig
-from pds_nerfstudio.pipelines.settings import write
+from pds_nerfstudio.pipelines.command_line import Given
+from pds_nerfstudio.pipelines.distillation import DistillationConfig
+from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.scenes.families import render, scene_of
 from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.scene import Family
@@ -47,42 +45,30 @@ from pds_nerfstudio.toybox.spec import ToyEdit
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """How a toybox scene is reconstructed and edited."""
+    """How a toybox scene is reconstructed and edited. What is None is as the prior's recipe says."""
 
     reconstruction_steps: int
-    edit_steps: int
-    """All of them; where a method refines as well, the last quarter."""
-    guidance_scale: float
-    # Noisier than the paper's [0.02, 0.98], which holds on to the shape more.
-    min_step_percent: float = 0.1
-    max_step_percent: float = 0.9
+    edit_steps: int | None = None
+    """Of an edit, all of them; where a method refines as well, the last quarter. A refinement after it has its own."""
+    guidance_scale: float | None = None
+    """Of an edit by distillation."""
 
-    def objective(self, kind: type[ScoreDistillation]) -> ScoreDistillation:
-        """An objective of that kind with these settings, its own defaults for the rest."""
-        return kind(
-            guidance_scale=self.guidance_scale,
-            min_step_percent=self.min_step_percent,
-            max_step_percent=self.max_step_percent,
-        )
+    def given(self, method: str) -> dict[str, Any]:
+        """What an edit is told of these, by the names of `ns-train`'s flags."""
+        config = METHODS[method].config.pipeline
+        named: dict[str, Any] = {}
+        if not isinstance(config, RefineConfig):
+            named["max_num_iterations"] = self.edit_steps
+        if isinstance(config, DistillationConfig):
+            named["pipeline.objective.guidance_scale"] = self.guidance_scale
+        return {name: value for name, value in named.items() if value is not None}
 
 
 SETTINGS: dict[Family | Literal["2d"], TrialSettings] = {
-    "2d": TrialSettings(reconstruction_steps=0, edit_steps=500, guidance_scale=7.5),
-    "splatfacto": TrialSettings(reconstruction_steps=600, edit_steps=800, guidance_scale=7.5),
-    "nerfacto": TrialSettings(reconstruction_steps=1000, edit_steps=500, guidance_scale=15.0),
+    "2d": TrialSettings(reconstruction_steps=0, edit_steps=500),
+    "splatfacto": TrialSettings(reconstruction_steps=600),
+    "nerfacto": TrialSettings(reconstruction_steps=1000),
 }
-
-
-LOCAL_GUIDANCE = 15.0
-"""Guidance where only the relevant part may change: what a higher one would do to the rest does not happen."""
-
-SPLAT_EPSILON = {"means": 0.1, "features_dc": 3e-3, "opacities": 1e-3, "scales": 2e-3, "quats": 2e-3}
-"""Adam's ε for each group, about the median gradient of an edit's middle. With nerfstudio's 1e-15 every Gaussian moves
-at the full rate, however small and noisy its gradient, and the floor drifts: 33.4 against 34.7 dB of background."""
-
-SPLAT_COLOUR_RATE = 0.03
-"""Learning rate of splats' colours in an edit, a tenth at its end. The methods' own 0.01 is for thousands of steps: in
-400 of them a red ball cannot become blue (docs/benchmark.md)."""
 
 SIDES = ("source", "target")
 SPLAT_RATES = {"means": 1e-3, "features_dc": 0.02}
@@ -93,18 +79,13 @@ SUCCESS_SHARE = 0.9
 source."""
 
 NERF_RATE = 3e-3
-"""Learning rate of a toybox NeRF's field; in an edit from the first step to the last. At nerfacto's 1e-2 its small
-torch networks tie colour channels together: a man's head comes out grey, 25.4 instead of 31.4 dB after 1000 steps."""
-
-
-TRIAL_ADAPTER_RATE, PIVA_WARMUP = 1e-3, 300
-"""A few hundred steps are too few for adapters that learn at the paper's 1e-4 from the edit's own steps: they end as
-fresh as they began, and Piva as DDS."""
+"""Learning rate of a toybox NeRF's field. At nerfacto's 1e-2 its small torch networks tie colour channels together: a
+man's head comes out grey, 25.4 instead of 31.4 dB after 1000 steps."""
 
 
 def reconstruct(family: Family, data: Path, out: Path, steps: int, seed: int) -> Path:
     """Train `source-<family>` on a toybox dataset; returns the run's `config.yml`."""
-    config = headless(f"source-{family}", out, steps, seed)
+    config = headless(f"source-{family}", out, seed, steps)
     config.experiment_name = "source"
     config.pipeline.datamanager.data = data
     model: Any = config.pipeline.model
@@ -134,34 +115,10 @@ def run_edit(
     Args:
         changes: settings of the method, by the names of `ns-train`'s flags: "pipeline.objective.regularisation".
     """
-    config = edit_config(method, source, edit, out, settings.edit_steps, seed)
-    pipeline: Any = config.pipeline
-    pipeline.prior = "toybox"
-    distils = isinstance(pipeline, DistillationConfig)
-    if distils:
-        pipeline.objective = settings.objective(type(pipeline.objective))
-    for group, rate in SPLAT_RATES.items():
-        if group in config.optimizers and not distils:
-            config.optimizers[group]["optimizer"].lr = rate
-    for group, epsilon in SPLAT_EPSILON.items():
-        if group in config.optimizers and distils:
-            config.optimizers[group]["optimizer"].eps = epsilon
-    if distils and "features_dc" in config.optimizers:
-        config.optimizers["features_dc"]["optimizer"].lr = SPLAT_COLOUR_RATE
-        config.optimizers["features_dc"]["scheduler"].lr_final = SPLAT_COLOUR_RATE / 10
-    if pipeline.adapters:
-        write(pipeline, "control", "toybox")
-        config.optimizers[ADAPTERS]["optimizer"].lr = TRIAL_ADAPTER_RATE
-    if distils and isinstance(pipeline.objective, Piva):
-        pipeline.objective = replace(pipeline.objective, noisy_source="separate")
-        write(pipeline, "adapter_warmup", PIVA_WARMUP)
-    for group in ("fields", "proposal_networks"):
-        if group in config.optimizers and distils:
-            config.optimizers[group]["optimizer"].lr = NERF_RATE
-            config.optimizers[group]["scheduler"] = None
-    if isinstance(pipeline, ReviseConfig):
-        write(pipeline, "refine_steps", settings.edit_steps // 4)
-    return train(changed(config, changes or {}))
+    given = {"pipeline.prior": "toybox"} | settings.given(method) | dict(changes or {})
+    config: Any = changed(edit_config(method, source, edit, out, seed), given)
+    config.given = Given(set(given))  # also what is given the method's own value
+    return train(config)
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,11 +229,11 @@ def train(config: TrainerConfig) -> Path:
     return config.get_base_dir() / "config.yml"
 
 
-def headless(method: str, out: Path, steps: int, seed: int) -> TrainerConfig:
-    """A method's own configuration, headless, with one checkpoint at the end and nothing evaluated on the way."""
+def headless(method: str, out: Path, seed: int, steps: int | None = None) -> TrainerConfig:
+    """A method's own configuration, headless, with few checkpoints and nothing evaluated on the way."""
     config = copy.deepcopy(METHODS[method].config)
     config.output_dir = out / "runs"
-    config.max_num_iterations = steps
+    config.max_num_iterations = steps or config.max_num_iterations
     if not isinstance(config.pipeline, EditConfig):
         config.machine.seed = seed  # an edit has one of its own
     config.vis = "tensorboard"
@@ -287,9 +244,9 @@ def headless(method: str, out: Path, steps: int, seed: int) -> TrainerConfig:
     return config
 
 
-def edit_config(method: str, source: Path, edit: Any, out: Path, steps: int, seed: int) -> TrainerConfig:
+def edit_config(method: str, source: Path, edit: Any, out: Path, seed: int, steps: int | None = None) -> TrainerConfig:
     """A method's configuration for an edit of a run (its `config.yml`) by the prompts of `edit`."""
-    config = headless(method, out, steps, seed)
+    config = headless(method, out, seed, steps)
     config.experiment_name = "edited"
     config.load_dir = source.parent / config.relative_model_dir
     pipeline: Any = config.pipeline

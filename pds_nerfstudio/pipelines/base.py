@@ -41,9 +41,9 @@ from pds_nerfstudio.pipelines.settings import (
     RunSettings,
     SceneSettings,
     ViewSettings,
-    adopt_state,
     listed_in_order,
 )
+from pds_nerfstudio.pipelines.settings_tree import adopt_state
 from pds_nerfstudio.pipelines.source_views import SourceView, SourceViews
 from pds_nerfstudio.prompts import check_prompts, require_read_differently
 from pds_nerfstudio.scenes.families import family_of_model, scene_of

@@ -12,7 +12,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.carried import find_source, name_source
 from pds_nerfstudio.pipelines.command_line import Given
-from pds_nerfstudio.pipelines.settings import settings
+from pds_nerfstudio.pipelines.settings_tree import settings
 from pds_nerfstudio.scenes.places import absolute, found_again
 from pds_nerfstudio.scenes.source import SourceRun
 

@@ -23,9 +23,10 @@ from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.belongings import begin_with, find_local_files, find_source_again
 from pds_nerfstudio.pipelines.command_line import DATAPARSER, Given, merged
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
+from pds_nerfstudio.pipelines.recipe import follow
 from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
-from pds_nerfstudio.pipelines.settings import check_settings, read, settings, write
+from pds_nerfstudio.pipelines.settings_tree import check_settings, read, settings, write
 from pds_nerfstudio.pipelines.steering import FLAGS, SESSION_FILE, Change, adopt_settings, read_session, settings_at
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.prompts import unknown_words
@@ -41,7 +42,7 @@ OF_THE_MACHINE = (
 )
 """Trainer settings that a resumed edit takes from the command line alone; its pipeline's are merged one by one."""
 OF_THE_EDIT = (
-    *("src_prompt", "tgt_prompt", "prior", "lora", "embedding"),
+    *("src_prompt", "tgt_prompt", "prior", "recipe", "lora", "embedding"),
     *("vae_precision", "encoder", "resolution", "box", "masks"),
 )
 """What a refinement takes from the edit that it refines, where the command line does not say otherwise."""
@@ -65,6 +66,8 @@ class Plan:
     """What was changed in a resumed edit before `first_step`."""
     warning: str = ""
     """What the prior will not make of the prompts."""
+    recipe: str = ""
+    """Of a new edit: one line with the settings that it took from a recipe."""
     due: tuple[Change, ...] = ()
     """What is to be changed from there on: by --replay, or again, where an edit was interrupted after the change and
     before its next checkpoint."""
@@ -87,7 +90,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     """
     pipeline = config.pipeline
     assert isinstance(pipeline, EditConfig)
-    given = Given.of(config, default)
+    given = getattr(config, "given", None) or Given.of(config, default)
     require_steps(config)
     if config.machine.seed != default.machine.seed:
         raise UserError(
@@ -118,6 +121,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
             'there, --pipeline.src-prompt "a photo of …".'
         )
     pipeline.check_prompts()
+    followed = _follow_recipe(config, run, given, resumes)
     check_settings(pipeline)
     if pipeline.compute.prior_device is not None:
         require_device(pipeline.compute.prior_device, "--pipeline.prior-device")
@@ -172,6 +176,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         any(f"pipeline.{name}" in given for name, holder in settings(pipeline) if holder is pipeline.region),
         done,
         unknown_words(pipeline.prior, pipeline.src_prompt, pipeline.tgt_prompt),
+        followed,
         due,
     )
 
@@ -224,6 +229,18 @@ def _with_what_is_left(config: TrainerConfig, run: SourceRun, again: tuple[Chang
     config.replay = run.config.replay  # pyright: ignore[reportAttributeAccessIssue]
     left = [change for change in read_session(config.replay)[1:] if change.step > run.step and change not in again]  # pyright: ignore[reportAttributeAccessIssue]
     return tuple(sorted([*again, *left], key=lambda change: change.step))
+
+
+def _follow_recipe(config: TrainerConfig, run: SourceRun, given: Given, resumes: bool) -> str:
+    """Let a new edit, or one that goes on and names it, begin by a recipe; returns what it took, in words."""
+    assert isinstance(config.pipeline, EditConfig)
+    if resumes and "pipeline.recipe" not in given:
+        return ""
+    config.pipeline.run.followed = None if resumes else config.pipeline.run.followed
+    said = follow(config, given)
+    if not _replays_on(config, run):
+        _adopt_replay(config)  # a session names its settings as a command line does
+    return said
 
 
 def _named_run(config: TrainerConfig) -> SourceRun:
@@ -324,6 +341,8 @@ def _adopt_edit(pipeline: RefineConfig, run: SourceRun, given: Given) -> None:
                 'say it with --pipeline.tgt-prompt "a photo of …".'
             )
         return
+    if "pipeline.keep_frozen" not in given and any(f"pipeline.{name}" in given for name in ("box", "masks")):
+        pipeline.keep_frozen = False  # the command line says where the scene may change
     for name in OF_THE_EDIT:
         if f"pipeline.{name}" not in given and not (name == "tgt_prompt" and pipeline.tgt_prompt):
             write(pipeline, name, read(edit, name))

@@ -7,19 +7,21 @@ coarse structure, on which all views agree already, survives. The trap: θ̃ sta
 that trains on them feed their errors back, and it drifts (docs/refine.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
+from torch import Tensor
 
 from pds_nerfstudio.objectives.sdedit import SDEdit
-from pds_nerfstudio.pipelines.base import noise_like
+from pds_nerfstudio.pipelines.base import SCENE, noise_like
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Picture
 from pds_nerfstudio.pipelines.settings import listed_in_order
 from pds_nerfstudio.ranges import Guidance, Share
+from pds_nerfstudio.scenes.scene import FROZEN
 
 CHANGED = 0.1
 """Of RGB in [0, 1]."""
@@ -41,6 +43,8 @@ class RefineConfig(DatasetUpdateConfig):
     max_strength: Share = 0.2
     """Greatest t₀, the share of noise that a rendering is given. The release of Koo et al. begins at t = 51, 101 or 151
     of 1000, which is 0.05 to 0.15."""
+    keep_frozen: bool = True
+    """Leave as it is what the edit left as it was: whatever lay outside its box or masks, or was not relevant."""
     keep_details: bool = True
     """Give the image back what the VAE loses of the rendering, the less the more SDEdit changes a pixel."""
 
@@ -49,6 +53,15 @@ class RefinePipeline(DatasetUpdatePipeline):
     """Replaces training images by what SDEdit makes of the scene's renderings."""
 
     config: RefineConfig
+
+    def open(self, state: Mapping[str, Tensor], resumes: bool = False, refreeze: bool = False) -> None:
+        """See `EditPipeline.open`; what the edit froze stays frozen."""
+        super().open(state, resumes, refreeze)
+        before = SCENE + FROZEN
+        frozen = {name.removeprefix(SCENE): value for name, value in state.items() if name.startswith(before)}
+        if frozen and self.config.keep_frozen and not resumes:
+            self.scene.load_extra_state(frozen)
+            self.decisions["region"] = "What the edit left as it was stays so."
 
     def begin(self, probe: Callable[[int], list[float]]) -> None:
         """Refine every view once: few images, the first of many, would have the scene forget what the others show."""

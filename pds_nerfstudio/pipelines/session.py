@@ -19,7 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.pipelines import distributed
-from pds_nerfstudio.pipelines.settings import read, settings, write
+from pds_nerfstudio.pipelines.settings_tree import read, settings, write
 from pds_nerfstudio.pipelines.snapshot import SNAPSHOTS_FILE, Snapshot, Training, load_snapshots, save_snapshots
 from pds_nerfstudio.pipelines.steering import (
     BEGIN,

@@ -10,9 +10,7 @@ A family's own settings are a subclass of a group: a method holds the group of i
 lists no others.
 """
 
-import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,7 +19,7 @@ from annotated_types import Ge, Gt, Le
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.perturb import PAPERS_MINIMUM_DECREASE
-from pds_nerfstudio.ranges import Seed, Share, Steps, Weight, check_range
+from pds_nerfstudio.ranges import Seed, Share, Steps, Weight
 from pds_nerfstudio.scenes.perturb import Eta
 from pds_nerfstudio.scenes.region import Box, Corners
 from pds_nerfstudio.scenes.scene import Densify, Family
@@ -247,6 +245,12 @@ class NetworkSettings(Group):
 class RunSettings(Group):
     """What tells one run from another."""
 
+    recipe: tuple[str, ...] = ()
+    """The settings to begin with: by default those of the prior's recipe.json for what the prompts seem to ask; none
+    for the method's own; a kind of edit (colour, addition, shape, style), what there is to spend (quick, quality,
+    low-vram), or another recipe's file. What is given on the command line wins."""
+    followed: Annotated[str | None, tyro.conf.Suppress] = None
+    """The name of the recipe that an edit began with; set by it."""
     seed: Seed = 0
     """Seed of views, timesteps and noise; a step draws the same ones in an interrupted and in a straight run."""
     base: Path | None = None
@@ -368,80 +372,3 @@ def for_family(config: Any, family: Family) -> None:
         group = getattr(config, member.name)
         if (kind := OF_FAMILY[family].get(type(group))) is not None:
             setattr(config, member.name, kind())
-
-
-def settings(config: Any) -> Iterator[tuple[str, Any]]:
-    """The name of every setting, without its group's, and what holds it."""
-    for member in fields(config):
-        value = getattr(config, member.name)
-        if isinstance(value, Group):
-            yield from settings(value)
-        else:
-            yield member.name, config
-
-
-def check_settings(config: Any) -> None:
-    """Raise UserError for a number outside the range that is declared beside it."""
-    for name, holder in settings(config):
-        if name not in ("_target", "model", "datamanager"):  # nerfstudio's own
-            check_range(holder, name, "--pipeline.")
-
-
-def holder(config: Any, name: str) -> Any:
-    """What holds the setting `name`: `config` itself or one of its groups. Raises KeyError where there is none."""
-    return dict(settings(config))[name]
-
-
-def read(config: Any, name: str) -> Any:
-    """The value of a setting. Raises KeyError where there is none of that name."""
-    return getattr(holder(config, name), name)
-
-
-def write(config: Any, name: str, value: Any) -> None:
-    """Set a setting. Raises KeyError where there is none of that name."""
-    setattr(holder(config, name), name, value)
-
-
-def change(config: Any, name: str, value: Any) -> Any:
-    """Set one value in a tree of configurations and dictionaries by its flag's dotted name; returns the tree's root.
-
-    A frozen part, such as an objective, is replaced in what holds it.
-
-    Raises:
-        UserError: there is no such setting.
-    """
-    first, _, rest = name.replace("-", "_").partition(".")
-    holders = dict.fromkeys(config, config) if isinstance(config, dict) else dict(settings(config))
-    if first not in holders:
-        raise UserError(f"There is no setting {first!r} in {type(config).__name__}, only {', '.join(sorted(holders))}.")
-    owner = holders[first]
-    inner = owner[first] if isinstance(owner, dict) else getattr(owner, first)
-    if rest and not (isinstance(inner, dict) or is_dataclass(inner)):
-        raise UserError(f"The setting {first!r} of {type(config).__name__} has no part {rest!r}.")
-    new = change(inner, rest, value) if rest else value
-    if isinstance(owner, dict):
-        owner[first] = new
-    elif type(owner).__dataclass_params__.frozen:
-        return dataclasses.replace(owner, **{first: new})
-    else:
-        setattr(owner, first, new)
-    return config
-
-
-def adopt_state(config: Any, state: dict[str, Any], family: Family | None) -> None:
-    """Fill a configuration that was made without `__init__` from what a `config.yml` holds.
-
-    Runs of 0.1.0 have every setting beside the others, those of their groups too, and some that their method has no
-    use for; settings that a run is too old to have take their defaults.
-    """
-    vars(config).update(vars(type(config)()))
-    if family is not None:
-        for_family(config, family)
-    own = {member.name for member in fields(config)}
-    for name, value in state.items():
-        if name in own:
-            setattr(config, name, value)
-    holders = dict(settings(config))
-    for name, value in state.items():
-        if name not in own and name in holders:
-            setattr(holders[name], name, value)

@@ -57,6 +57,8 @@ class EditTrainerConfig(SceneTrainerConfig):
     replay: Path | None = None
     """The session.jsonl of an edit that was steered in the viewer: begin with its prompts and settings, and make its
     changes again at the same steps. With the same other flags it ends in the same scene."""
+    given = None
+    """The settings that were named (a `Given`), where no command line says which."""
 
     def set_timestamp(self) -> None:
         """The first thing nerfstudio calls once it has read the command line: complete the configuration here, so
@@ -65,8 +67,8 @@ class EditTrainerConfig(SceneTrainerConfig):
             plan = self.plan  # names the experiment, and so the folder
         super().set_timestamp()
         CONSOLE.log(in_rich(plan.summary))
-        if plan.restored:
-            CONSOLE.log(in_rich(plan.restored))
+        for line in filter(None, (plan.restored, plan.recipe)):
+            CONSOLE.log(in_rich(line))
         if plan.warning:
             CONSOLE.log(f"[yellow]{in_rich(plan.warning)}")
 
@@ -77,7 +79,7 @@ class EditTrainerConfig(SceneTrainerConfig):
 
     def __getstate__(self) -> dict[str, Any]:
         """What `config.yml` holds: the fields alone."""
-        return {name: value for name, value in vars(self).items() if name != "plan"}
+        return {name: value for name, value in vars(self).items() if name not in ("plan", "given")}
 
 
 def default_of(config: TrainerConfig) -> TrainerConfig:

@@ -45,6 +45,7 @@ from pds_nerfstudio.priors.dreambooth_settings import (
     record,
 )
 from pds_nerfstudio.priors.lora import ATTENTION, LAYERS, TEXT_ATTENTION, add_lora, save_lora
+from pds_nerfstudio.priors.recipe import COMMON, recipe_of
 from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
@@ -407,6 +408,9 @@ def _write_prior(settings: DreamBooth, learner: Learner, out: Path) -> None:
         save_lora(out, base, learner.prior.unet, learner.networks.get("text_encoder"))
     else:
         learner.prior.save(out)
+        recipe = recipe_of(settings.prior).path
+        if recipe != COMMON:
+            write_whole(out / recipe.name, recipe.read_text(encoding="utf-8"))
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.memory import free_memory, kept_for_backward, rays_that_fit
 from pds_nerfstudio.scenes.perturb import Eta, nerf_parameters, perturb_nerf, redraw_tcnn
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering, as_image, evaluating, require_one
-from pds_nerfstudio.scenes.scene import Scene
+from pds_nerfstudio.scenes.scene import FROZEN, Scene
 from pds_nerfstudio.scenes.views import CAMERA_INDEX, Views
 
 RAY_VIEWS = 16
@@ -42,8 +42,6 @@ REGULARISERS = ("interlevel_loss", "distortion_loss")
 """nerfacto's losses that keep its samples on its surfaces (Barron et al. 2022, eqs. 13 and 15)."""
 PROBED_SIDE = 8
 EVERY_STEP = 2**62
-FROZEN = "frozen."
-"""Prefix, in the extra state, of which entries of a hash table are frozen."""
 
 
 class NerfScene(Scene):
@@ -183,12 +181,12 @@ class NerfScene(Scene):
 
     def extra_state(self) -> dict[str, Tensor]:
         """Which entries are frozen: masks make another region of a scene that has changed since."""
-        return {FROZEN + name: entries for name, entries in self._frozen.items()}
+        return {f"{FROZEN}.{name}": entries for name, entries in self._frozen.items()}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """Freeze those entries again."""
         self._frozen = {
-            name.removeprefix(FROZEN): entries.to(self.model.device)
+            name.removeprefix(f"{FROZEN}."): entries.to(self.model.device)
             for name, entries in state.items()
             if name.startswith(FROZEN)
         }

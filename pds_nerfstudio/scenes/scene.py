@@ -30,6 +30,8 @@ from pds_nerfstudio.scenes.views import Views
 
 Family = Literal["nerfacto", "splatfacto"]
 
+FROZEN = "frozen"
+"""How the names begin, in the extra state of a scene, of what says which part is frozen."""
 MODEL = "_model."
 """Prefix of the scene's weights in a pipeline's state dict."""
 

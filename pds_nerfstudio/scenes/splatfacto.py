@@ -27,14 +27,13 @@ from torch.nn import Parameter
 
 from pds_nerfstudio.compat import deferred_lpips
 from pds_nerfstudio.scenes.rasterize import rasterization
+from pds_nerfstudio.scenes.scene import FROZEN
 from pds_nerfstudio.scenes.views import SIZE
 
 RECONSTRUCTED = 30_000
 """The step that splatfacto takes a loaded scene to be at: all SH bands on, full resolution."""
 SATURATED = 1e-3
 """How near to 0 and 1 a seed colour may be where colours are stored as logits: a logit of 1 would be infinite."""
-FROZEN = "frozen"
-"""The key of a strategy's state under which `SplatfactoScene.freeze` keeps its Gaussians."""
 VIEWS = "views"
 """The key of gsplat's record of a rendering under which a strategy finds those of all views of the step."""
 NEVER = 2**62

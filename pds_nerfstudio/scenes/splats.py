@@ -21,8 +21,7 @@ from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.kernels import require_splats
 from pds_nerfstudio.scenes.perturb import Eta, perturb_splats
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering, as_image, evaluating, require_one
-from pds_nerfstudio.scenes.scene import Densify, Scene
-from pds_nerfstudio.scenes.splatfacto import FROZEN
+from pds_nerfstudio.scenes.scene import FROZEN, Densify, Scene
 from pds_nerfstudio.scenes.views import Views
 
 

@@ -23,6 +23,7 @@ from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.pictures import read_images
 from pds_nerfstudio.priors.check import TOYBOX, check_prior
 from pds_nerfstudio.priors.dreambooth import read_training_images
+from pds_nerfstudio.priors.recipe import recipe_of
 from pds_nerfstudio.priors.stable_diffusion import load_prior
 
 INSTANCE, CLASS = "a photo of a sks can", "a photo of a can"
@@ -195,6 +196,7 @@ def test_all_weights_make_a_diffusers_folder(photographs, tmp_path):
         torch.testing.assert_close(prior.unet.state_dict()[name.removeprefix("unet.")], value)
     assert not torch.allclose(prediction(prior), prediction(load_prior("toybox", "cpu")), atol=1e-3)
     StableDiffusionPipeline.from_pretrained(out)
+    assert (out / "recipe.json").read_text() == recipe_of("toybox").path.read_text()
 
 
 def test_the_card_tells_prompts_settings_and_versions(trained):

@@ -18,18 +18,20 @@ from safetensors.torch import save_file
 
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.base import EditConfig
-from pds_nerfstudio.pipelines.settings import Compute, settings
+from pds_nerfstudio.pipelines.settings import Compute
+from pds_nerfstudio.pipelines.settings_tree import settings
 from pds_nerfstudio.scenes.source import find_run
 
 from .conftest import HEADLESS, PROMPTS
 
 EDITS = [name for name, method in METHODS.items() if isinstance(method.config.pipeline, EditConfig)]
 SAVED_EVERY, KILLED_AT, STEPS = 3, 5, 7
-OF_THE_RUN = ("base", "base_step", "base_checksum", "carried")
+OF_THE_RUN = ("base", "base_step", "base_checksum", "carried", "followed")
 NOT_SET = ("_target", "datamanager", "model", *OF_THE_RUN, "src_prompt", "tgt_prompt")
 """Nothing that a user sets here; prompts are PROMPTS."""
 CHOSEN: dict[str, Any] = {
     "prior": "toybox",
+    "recipe": ("none",),
     "encoder": "toybox",
     "control": "toybox",
     "resolution": 32,

@@ -94,6 +94,7 @@ def test_a_probe_leaves_adapters_as_they_were(toy_splats, tmp_path):
     config.load_dir, config.output_dir, config.vis = toy_splats.parent, tmp_path, "tensorboard"
     config.pipeline.src_prompt, config.pipeline.tgt_prompt = PROMPTS[1], PROMPTS[3]
     config.pipeline.prior, config.pipeline.view.resolution = "toybox", 32
+    config.pipeline.run.recipe = ("none",)
     config.set_timestamp()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
@@ -112,6 +113,7 @@ def test_after_two_hundred_steps_each_adapter_knows_its_scene_and_the_unet_is_wh
     config.pipeline.prior = config.pipeline.adapter.control = "toybox"
     config.pipeline.view.resolution, config.pipeline.adapter.adapter_warmup = 32, 100
     config.optimizers["adapters"]["optimizer"].lr = 1e-3
+    config.pipeline.run.recipe = ("none",)
     config.set_timestamp()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()

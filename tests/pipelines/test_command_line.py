@@ -10,7 +10,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.command_line import Given, merged, named
 from pds_nerfstudio.pipelines.plan import _share_between_stages
-from pds_nerfstudio.pipelines.settings import change
+from pds_nerfstudio.pipelines.settings_tree import change
 
 from .conftest import PROMPTS
 from .test_edit import TOYBOX

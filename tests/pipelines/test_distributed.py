@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines import distributed
-from pds_nerfstudio.pipelines.settings import write
+from pds_nerfstudio.pipelines.settings_tree import write
 
 from .conftest import PROMPTS
 

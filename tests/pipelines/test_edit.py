@@ -35,7 +35,10 @@ from .conftest import HEADLESS, PROMPTS
 
 pytestmark = pytest.mark.slow
 
-TOYBOX = ("--pipeline.prior", "toybox", "--pipeline.resolution", "32", "--pipeline.objective.guidance-scale", "7.5")
+TOYBOX = (
+    *("--pipeline.prior", "toybox", "--pipeline.recipe", "none", "--pipeline.resolution", "32"),
+    *("--pipeline.objective.guidance-scale", "7.5"),
+)
 
 
 def scene_of(config) -> dict[str, torch.Tensor]:

@@ -10,7 +10,8 @@ import pytest
 
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.base import EditConfig
-from pds_nerfstudio.pipelines.settings import ORDER, settings
+from pds_nerfstudio.pipelines.settings import ORDER
+from pds_nerfstudio.pipelines.settings_tree import settings
 
 LEANS_ON_ANOTHER = re.compile(r"^The same\b|\b(likewise|in the same way|ditto|as above)\b")
 

@@ -11,7 +11,10 @@ from .test_refine import images_of
 
 pytestmark = pytest.mark.slow
 
-TOYBOX = ("--pipeline.prior", "toybox", "--pipeline.resolution", "32", "--pipeline.num-steps", 2)
+TOYBOX = (
+    *("--pipeline.prior", "toybox", "--pipeline.recipe", "none", "--pipeline.resolution", "32"),
+    *("--pipeline.num-steps", 2),
+)
 INVERSION = ("--pipeline.editor", "inversion", "--pipeline.inversion.num-steps", 3)
 
 

@@ -4,7 +4,8 @@ import pytest
 
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.command_line import named
-from pds_nerfstudio.pipelines.settings import Compute, settings
+from pds_nerfstudio.pipelines.settings import Compute
+from pds_nerfstudio.pipelines.settings_tree import settings
 
 from .resuming import EDITS, NOT_SET, check_resuming, flags_off_default
 

@@ -45,7 +45,7 @@ def home(toy_scene, toy_splats, tmp_path_factory) -> Path:
 
 
 def edit(source: Path, out: Path, steps: int, run=lambda config: prepare(config, default_of(config)), **changes):
-    config = edit_config("pds-edit-splat", source, find_edit("can-to-cone"), out, steps, 0)
+    config = edit_config("pds-edit-splat", source, find_edit("can-to-cone"), out, 0, steps)
     config.pipeline.prior, config.pipeline.view.resolution = "toybox", 32
     for name, value in changes.items():
         setattr(config.pipeline.run, name, value)

@@ -1,0 +1,117 @@
+"""An edit by the recipe of its prior: what `ns-train` types out is what the demo and the benchmark run."""
+
+import copy
+import json
+import sys
+
+import pytest
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.command_line import Given
+from pds_nerfstudio.pipelines.plan import prepare
+from pds_nerfstudio.pipelines.recipe import follow
+from pds_nerfstudio.pipelines.settings_tree import part, settings
+from pds_nerfstudio.priors.recipe import COMMON
+from pds_nerfstudio.toybox.spec import find_edit
+
+EDITS = [name for name, method in METHODS.items() if isinstance(method.config.pipeline, EditConfig)]
+COLOUR = "a photo of a red ball", "a photo of a blue ball"
+GUIDANCE = "pipeline.objective.guidance_scale"
+
+
+def config_of(method, prompts=COLOUR, prior="toybox", recipe=()):
+    config = copy.deepcopy(METHODS[method].config)
+    config.pipeline.src_prompt, config.pipeline.tgt_prompt = prompts
+    config.pipeline.prior, config.pipeline.run.recipe = prior, recipe
+    return config
+
+
+@pytest.mark.parametrize("words", [(), ("colour", "quick"), ("shape", "quality"), ("style",)])
+@pytest.mark.parametrize("method", EDITS)
+def test_what_a_recipe_in_the_package_sets_every_method_has(method, words):
+    follow(config_of(method, recipe=words), ())
+    follow(config_of(method, prior="owner/name", recipe=(*words, "low-vram") if "quick" in words else words), ())
+
+
+def test_what_was_named_wins_and_what_was_taken_is_said():
+    config = config_of("pnr-edit-splat")
+    said = follow(config, {GUIDANCE, "optimizers.means.optimizer.eps"})
+    assert part(config, GUIDANCE) == 100
+    assert config.optimizers["means"]["optimizer"].eps == 1e-15
+    assert config.optimizers["features_dc"]["optimizer"].lr == 0.03
+    assert part(config, "pipeline.change") == "relevant"
+    assert "colour as the prompts seem to ask" in said
+    assert "features_dc lr 0.03" in said
+    assert "guidance" not in said
+
+
+def test_none_leaves_the_methods_own_and_a_recipe_is_followed_once():
+    config = config_of("pds-edit-splat", recipe=("none",))
+    assert follow(config, ()) == ""
+    assert part(config, GUIDANCE) == 100
+    config.pipeline.run.recipe = ()
+    assert follow(config, ())
+    config.pipeline.objective = type(config.pipeline.objective)(guidance_scale=3)
+    assert follow(config, ()) == ""
+    assert part(config, GUIDANCE) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("pipeline.objective.guidance", 3, "no setting 'guidance'"),
+        ("pipeline.resolutoin", 64, "no setting"),
+        ("max_num_iterations", "many", "of another kind"),
+        (GUIDANCE, -1, "guidance_scale"),
+    ],
+)
+def test_what_a_recipe_cannot_set_ends_in_a_sentence_that_names_it(name, value, reason, tmp_path):
+    path = tmp_path / "mine.json"
+    rules = [{"set": {name: value}}]
+    path.write_text(json.dumps({"name": "mine", "source": "", "measured": False, "rules": rules}))
+    with pytest.raises(UserError, match=f"(?s){path}.*{reason}"):
+        follow(config_of("pds-edit-splat", recipe=(str(path),)), ())
+
+
+def test_a_word_that_a_recipe_has_nothing_for_is_refused():
+    with pytest.raises(UserError, match="nothing for low-vram"):
+        follow(config_of("pds-edit", recipe=("low-vram",)), ())
+    follow(config_of("pds-edit", prior="owner/name", recipe=(str(COMMON), "low-vram")), ())
+
+
+@pytest.mark.parametrize("method", ["pnr-edit-splat", "pds-edit-splat"])
+@pytest.mark.parametrize("name", ["can-to-cone", "red-to-blue"])
+def test_the_readmes_command_and_the_demo_train_by_one_configuration(method, name, toy_splats, tmp_path, monkeypatch):
+    from pds_nerfstudio.evaluation import trial
+
+    edit, prepared = find_edit(name), []
+
+    def remember(config):
+        prepare(config, METHODS[method].config)
+        prepared.append(config)
+        return tmp_path
+
+    monkeypatch.setattr(trial, "train", remember)
+    trial.run_edit(method, toy_splats, edit, tmp_path, trial.SETTINGS["splatfacto"], seed=0)
+    typed = config_of(method, (edit.source_prompt, edit.target_prompt))
+    typed.load_dir, typed.output_dir = toy_splats.parent / "nerfstudio_models", tmp_path
+    typed.given = Given({"pipeline.prior", "pipeline.src_prompt", "pipeline.tgt_prompt"})
+    remember(typed)
+    demo, readme = ({n: getattr(holder, n) for n, holder in settings(config.pipeline)} for config in prepared)
+    assert demo == readme
+    assert prepared[0].optimizers == prepared[1].optimizers
+    assert prepared[0].max_num_iterations == prepared[1].max_num_iterations == 800
+
+
+def test_a_short_trial_shortens_both_stages_of_the_recipe(toy_splats, tmp_path, monkeypatch):
+    edit = find_edit("can-to-cone")
+    config = config_of("pnr-edit-splat", (edit.source_prompt, edit.target_prompt))
+    config.load_dir, config.output_dir = toy_splats.parent / "nerfstudio_models", tmp_path
+    config.max_num_iterations = 40
+    line = ["ns-train", "pnr-edit-splat", "--load-dir", "x", "--pipeline.prior", "toybox", "--max-num-iterations", "40"]
+    monkeypatch.setattr(sys, "argv", line)
+    prepare(config, METHODS["pnr-edit-splat"].config)
+    assert (config.pipeline.edit_steps, config.pipeline.refinement.refine_steps) == (30, 10)
+    assert config.optimizers["means"]["scheduler"].max_steps == 40
