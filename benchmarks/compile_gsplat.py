@@ -1,7 +1,7 @@
 """Do gsplat's kernels compile against the torch that is installed? No GPU is needed.
 
     python benchmarks/compile_gsplat.py                      # for compute capability 8.6
-    python benchmarks/compile_gsplat.py --archs "8.0;9.0"
+    python benchmarks/compile_gsplat.py --archs "8.0;9.0" --folder /tmp/gsplat     # goes on where it was stopped
 
 The compiler that belongs to torch's own CUDA comes from the package index into a temporary folder and is put together
 with the headers that torch's wheels bring. Then gsplat builds itself, as it does at its first render.
@@ -24,8 +24,10 @@ BUILD = "from gsplat.cuda._backend import _C; print(len([n for n in dir(_C) if n
 
 
 def toolkit(folder: Path, version: str) -> Path:
-    """A CUDA_HOME of this version ("13.2") in `folder`."""
+    """A CUDA_HOME of this version ("13.2") in `folder`, unless it is there."""
     wheels, unpacked, home = folder / "wheels", folder / "unpacked", folder / "cuda"
+    if home.exists():
+        return home
     names = [f"{name}=={version}.*" for name in COMPILER]
     subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", wheels, *names], check=True)
     for wheel in wheels.glob("*.whl"):
@@ -48,17 +50,19 @@ def toolkit(folder: Path, version: str) -> Path:
     return home
 
 
-def main(archs: str = "8.6", jobs: int = 1) -> None:
+def main(archs: str = "8.6", jobs: int = 1, folder: Path | None = None) -> None:
     """Build in a folder of its own and print how it went.
 
     Args:
         archs: compute capabilities, as TORCH_CUDA_ARCH_LIST has them.
         jobs: compilers at a time.
+        folder: where to build, and to go on building; by default a temporary one.
     """
     version = torch.version.cuda
     if version is None:
         raise SystemExit("This torch is a CPU build: there is no CUDA to compile for.")
-    with tempfile.TemporaryDirectory(prefix="compile_gsplat_") as name:
+    with tempfile.TemporaryDirectory(prefix="compile_gsplat_") as temporary:
+        name = str(folder or temporary)
         home = toolkit(Path(name), version)
         environment = os.environ | {
             "CUDA_HOME": str(home),

@@ -66,8 +66,8 @@ class Demo:
     """Steps of the reconstruction before; by default what the family needs."""
     guidance_scale: Guidance | None = None
     """Classifier-free guidance of the edit; by default that of the prior's recipe."""
-    refine: bool | None = None
-    """Refine the edited scenes by SDEdit; by default splats, of which it is measured."""
+    refine: bool = True
+    """Refine edited splats by SDEdit; NeRFs, of which it is not measured, are left as they are."""
     seed: Seed = 0
     """Seed of the cameras, the reconstruction and the edit."""
 
@@ -145,7 +145,7 @@ class Demo:
         with self._stage("edit", f"Editing it: ns-train {name}", console, seconds):
             edited = trial.run_edit(name, source, edit, out, settings, self.seed)
         names = [name]
-        if self.refine if self.refine is not None else self.family == "splatfacto":
+        if self.refine and self.family == "splatfacto":
             names.append(of_family(REFINE, self.family))
             with self._stage("refine", f"Refining it: ns-train {names[-1]}", console, seconds):
                 edited = trial.run_edit(names[-1], edited, edit, out, settings, self.seed)

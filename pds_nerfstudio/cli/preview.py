@@ -330,6 +330,6 @@ def ns_train_line(variant: Variant, preview: Preview, photographs: "Photographs"
     default = type(variant.editor)()
     for field in dataclasses.fields(variant.editor):
         value = getattr(variant.editor, field.name)
-        if value != getattr(default, field.name):
+        if value != getattr(default, field.name) or field.name in variant.settings:
             arguments += [f"--pipeline.objective.{field.name.replace('_', '-')}", str(value)]
     return shlex.join(["ns-train", *arguments])

@@ -427,10 +427,10 @@ class EditPipeline(VanillaPipeline):
                 seed_points=None,
             ).to(self.device)
 
-    def build_source(self) -> Model:
-        """The scene before the edit, to be looked at."""
+    def build_source(self, state: Mapping[str, Tensor] | None = None) -> Model:
+        """The scene before the edit, or of another state dict of the same settings, to be looked at."""
         model = self.build_model()
-        load_weights(model, self.source_state())
+        load_weights(model, self.source_state() if state is None else state)
         scene_of(model).begin_edit()
         return model.requires_grad_(False).eval()
 

@@ -7,24 +7,37 @@ coarse structure, on which all views agree already, survives. The trap: θ̃ sta
 that trains on them feed their errors back, and it drifts (docs/refine.md).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.sdedit import SDEdit
-from pds_nerfstudio.pipelines.base import SCENE, noise_like
+from pds_nerfstudio.pipelines.base import SCENE, EditConfig, noise_like
+from pds_nerfstudio.pipelines.carried import find_source, source_state
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Picture
 from pds_nerfstudio.pipelines.settings import listed_in_order
 from pds_nerfstudio.ranges import Guidance, Share
+from pds_nerfstudio.scenes.families import render
+from pds_nerfstudio.scenes.hull import HULL_VIEWS, Hull, Region
+from pds_nerfstudio.scenes.region import Common
 from pds_nerfstudio.scenes.scene import FROZEN
+from pds_nerfstudio.scenes.source import find_run
 
 CHANGED = 0.1
 """Of RGB in [0, 1]."""
+EDITED = 0.05
+"""The same, of what an edit has changed: a shadow that begins to vanish differs by about so much."""
+NEAR = 1 / 32
+"""How far what was edited reaches beyond the pixels that changed, as a share of a picture's shorter side."""
 
 
 @listed_in_order
@@ -43,6 +56,9 @@ class RefineConfig(DatasetUpdateConfig):
     max_strength: Share = 0.2
     """Greatest t₀, the share of noise that a rendering is given. The release of Koo et al. begins at t = 51, 101 or 151
     of 1000, which is 0.05 to 0.15."""
+    change: Literal["everywhere", "edited"] = "everywhere"
+    """What may change at all: the whole scene, as in the paper, or only the part of it whose views the edit has
+    changed. Images that disagree a little would otherwise wear down what the edit has left alone."""
     keep_frozen: bool = True
     """Leave as it is what the edit left as it was: whatever lay outside its box or masks, or was not relevant."""
     keep_details: bool = True
@@ -53,15 +69,50 @@ class RefinePipeline(DatasetUpdatePipeline):
     """Replaces training images by what SDEdit makes of the scene's renderings."""
 
     config: RefineConfig
+    _edit_was_confined = False
 
     def open(self, state: Mapping[str, Tensor], resumes: bool = False, refreeze: bool = False) -> None:
         """See `EditPipeline.open`; what the edit froze stays frozen."""
+        named = {name.removeprefix(SCENE): value for name, value in state.items() if name.startswith(SCENE + FROZEN)}
+        kept = named if self.config.keep_frozen and not resumes else {}
+        self._edit_was_confined = bool(kept)
         super().open(state, resumes, refreeze)
-        before = SCENE + FROZEN
-        frozen = {name.removeprefix(SCENE): value for name, value in state.items() if name.startswith(before)}
-        if frozen and self.config.keep_frozen and not resumes:
-            self.scene.load_extra_state(frozen)
+        if kept:
+            self.scene.load_extra_state(kept)
             self.decisions["region"] = "What the edit left as it was stays so."
+
+    def region(self) -> Region | None:
+        """See `EditPipeline.region`; where asked for, what the edit has changed and no more."""
+        region = super().region()
+        if self.config.change == "everywhere" or self._edit_was_confined:
+            return region
+        hull = self.edited_hull()
+        return hull if region is None else Common(region, hull)
+
+    @torch.no_grad()
+    def edited_hull(self) -> Hull:
+        """Where in space the edit has changed what the training views show.
+
+        Raises:
+            UserError: the scene before that edit is not to be had.
+        """
+        settings = self.config.run
+        assert settings.base is not None
+        run = find_run(settings.base, settings.base_step)
+        edit = run.config.pipeline
+        if not isinstance(edit, EditConfig) or not find_source(edit.run, run.config, run.config_path.parent):
+            raise UserError(
+                f"What the edit {run.config_path.parent} has changed is not known, since the scene before it is not "
+                "there: leave --pipeline.change everywhere."
+            )
+        before, after = self.build_source(source_state(edit.run)), self.source_scene()
+        stride = max(1, math.ceil(len(self.views) / HULL_VIEWS))
+        cameras, masks, renderings = [], [], []
+        for index in track(range(0, len(self.views), stride), "what was edited", console=CONSOLE, transient=True):
+            cameras.append(self.views.camera(index, *self.working_size(index)))
+            renderings.append(render(after, cameras[-1]))
+            masks.append(changed(render(before, cameras[-1]).image, renderings[-1].image)[0, 0])
+        return Hull.from_renderings(cameras, masks, renderings)
 
     def begin(self, probe: Callable[[int], list[float]]) -> None:
         """Refine every view once: few images, the first of many, would have the scene forget what the others show."""
@@ -86,6 +137,13 @@ class RefinePipeline(DatasetUpdatePipeline):
         x0 = prior.encode(image)
         refined = prior.decode(editor.edit(prior, x0, self.config.tgt_prompt, noise_like(x0, [generator])))
         return with_details(refined, image, prior.decode(x0)) if self.config.keep_details else refined
+
+
+def changed(before: Picture, after: Picture) -> Float[Tensor, "1 1 height width"]:
+    """1 where a channel differs by `EDITED` or more, and near such places; 0 elsewhere."""
+    differs = ((after - before).abs().amax(dim=1, keepdim=True) >= EDITED).float()
+    reach = max(1, round(NEAR * min(differs.shape[-2:])))
+    return F.max_pool2d(differs, 2 * reach + 1, stride=1, padding=reach)
 
 
 def with_details(refined: Picture, image: Picture, decoded: Picture) -> Picture:

@@ -43,13 +43,11 @@ from pds_nerfstudio.pipelines.settings import (
 from pds_nerfstudio.pipelines.source_views import SourceView
 from pds_nerfstudio.ranges import Steps
 from pds_nerfstudio.scenes.families import render
-from pds_nerfstudio.scenes.hull import INSIDE, Hull, Region
+from pds_nerfstudio.scenes.hull import HULL_VIEWS, INSIDE, Hull, Region
 from pds_nerfstudio.scenes.region import Common
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.text import in_rich
 
-HULL_VIEWS = 48
-"""At most so many views are asked where to perturb, evenly chosen."""
 PAPERS_LATENTS, PAPERS_VIEWS = 4 * 32 * 32, 4
 """What the identity's weights were chosen beside (the release of Hong et al. 2024): a score loss summed over the latent
 values of a view and averaged over four views; the L1 distance is averaged over them too, the perceptual one summed."""

@@ -39,10 +39,12 @@ def test_a_value_given_twice_is_one(tmp_path):
     assert (len(cells), axes) == (1, {})
 
 
-def test_without_guidance_each_objective_has_its_own(tmp_path):
-    cells, axes = preview(tmp_path, objective=("pds", "piva"))._variants()
+def test_without_guidance_each_objective_has_its_own_or_the_recipes(tmp_path):
+    cells, axes = preview(tmp_path, objective=("pds", "piva"), prior="owner/name")._variants()
     assert axes == {"objective": 2}
     assert [cell.editor for cell in cells] == [PDS(), Piva()]
+    cells, _ = preview(tmp_path, objective=("pds", "sdedit"))._variants()
+    assert [cell.editor.guidance_scale for cell in cells] == [7.5, 2]
 
 
 def test_every_objective_and_sdedit_can_be_previewed():

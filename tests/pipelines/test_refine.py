@@ -68,6 +68,26 @@ def test_the_edit_says_what_is_refined_and_its_run_is_never_written_to(ns_train,
     assert fingerprint(edited) == before
 
 
+def test_what_the_edit_left_as_it_was_stays_so_unless_another_region_is_given(ns_train, toy_splats, tmp_path):
+    from pds_nerfstudio.evaluation.trial import TrialSettings, run_edit
+    from pds_nerfstudio.toybox.spec import find_edit
+
+    half = {"pipeline.resolution": 32, "pipeline.box": (-2.0, -2.0, -2.0, 0.0, 2.0, 2.0)}
+    settings = TrialSettings(reconstruction_steps=0, edit_steps=2)
+    edited = run_edit("pds-edit-splat", toy_splats, find_edit("can-to-cone"), tmp_path, settings, 0, half).parent
+    means = "_model.gauss_params.means"
+    before = load_source_state(find_run(edited))
+    frozen = before["_scene.frozen"]
+    assert 0 < frozen.sum() < len(frozen)
+    everywhere = ("sdedit-refine-splat", "--load-dir", edited, "--pipeline.box", -9, -9, -9, 9, 9, 9)
+    line = (*everywhere, "--max-num-iterations", 2, "--pipeline.densify-until", 0)
+    after = scene_of(ns_train(*line, "--pipeline.keep-frozen", "True"))
+    assert torch.equal(after[means][frozen], before[means][frozen])
+    assert not torch.equal(after[means][~frozen], before[means][~frozen])
+    after = scene_of(ns_train(*line))
+    assert not torch.equal(after[means][frozen], before[means][frozen])
+
+
 @pytest.mark.parametrize("refined", ["edit", "current"])
 def test_what_is_refined_is_the_scene_as_the_edit_left_it_or_as_it_is_now(edited, tmp_path, refined):
     config = copy.deepcopy(METHODS["sdedit-refine-splat"].config)
@@ -85,7 +105,7 @@ def test_what_is_refined_is_the_scene_as_the_edit_left_it_or_as_it_is_now(edited
 
 def test_a_nerf_is_refined_on_rays_of_the_replaced_images(ns_train, toy_nerf):
     config = ns_train(
-        *("sdedit-refine", "--load-dir", toy_nerf.parent, "--prompt", PROMPTS[3], *TOYBOX[:4]),
+        *("sdedit-refine", "--load-dir", toy_nerf.parent, "--prompt", PROMPTS[3], *TOYBOX[:6]),
         *("--max-num-iterations", 3, "--pipeline.update-every", 1),
     )
     source, refined = load_source_state(find_run(toy_nerf)), scene_of(config)
@@ -108,7 +128,7 @@ def test_it_densifies(ns_train, edited):
 def test_a_killed_run_keeps_its_images_and_ends_where_the_straight_one_does(
     ns_train, edited, toy_splats, tmp_path, method
 ):
-    scene = (edited,) if method.startswith("sdedit") else (toy_splats.parent, *PROMPTS, *TOYBOX[:4])
+    scene = (edited,) if method.startswith("sdedit") else (toy_splats.parent, *PROMPTS, *TOYBOX[:6])
     flags = ("--max-num-iterations", 30, "--steps-per-save", 5, "--pipeline.num-steps", 4)
     run = [method, "--load-dir", *map(str, (*scene, *flags, "--pipeline.update-every", 4))]
     straight = ns_train(*run)

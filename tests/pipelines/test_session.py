@@ -350,7 +350,7 @@ def test_dataset_updates_are_steered_too(steered, toy_splats, method):
     }
     config = steered(
         requests,
-        *(method, "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX[:4], "--max-num-iterations", 6),
+        *(method, "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX[:6], "--max-num-iterations", 6),
         *("--pipeline.num-steps", 3, "--pipeline.update-every", 2),
     )
     assert (config.pipeline.tgt_prompt, config.pipeline.guidance_scale) == (new[1], 3.0)

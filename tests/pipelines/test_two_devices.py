@@ -81,7 +81,7 @@ def test_an_edit_with_its_prior_on_another_device_runs_to_its_end(ns_train, toy_
     monkeypatch.setattr(plan, "require_device", lambda *_: None)  # nobody computes on the meta device
     with BroughtBack() as copies:
         config = ns_train(
-            *(method, "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX[:4], "--max-num-iterations", 3),
+            *(method, "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX[:6], "--max-num-iterations", 3),
             *("--pipeline.prior-device", "meta", *settings),
         )
     assert copies.copies > 0
