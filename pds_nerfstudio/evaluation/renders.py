@@ -1,8 +1,8 @@
 """Matched renderings before and after an edit: films, stills, sheets, and the scene as a file for other programs."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pds_nerfstudio.files import distinct_names, written
 from pds_nerfstudio.pictures import heat, save_image, side_by_side, video
 from pds_nerfstudio.scenes.formats.splat_files import WRITERS, read_splats
 from pds_nerfstudio.scenes.paths import evenly
+from pds_nerfstudio.scenes.pinholes import pinholes
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.shots import Shot, before_after_sheet, depth_pictures, shoot, view_camera
 from pds_nerfstudio.scenes.views import train_views
@@ -100,8 +101,16 @@ def export(
 
     from nerfstudio.scripts import exporter
 
-    # nerfstudio's own set-up reads a copied run's original, and runs code.
-    with patch.object(exporter, "eval_setup", partial(set_up, data=data)):
+    def loaded(path: Path, **settings: Any) -> Any:
+        """What nerfstudio's own set-up returns: that one reads a copied run's original, and runs code."""
+        made = set_up(path, data=data, **settings)
+        if family == "nerfacto":  # its meshes are made from what perspective cameras of one size see
+            dataset: Any = made[1].datamanager.train_dataset
+            cameras = pinholes(train_views(made[1].datamanager))
+            dataset._dataparser_outputs = dataclasses.replace(dataset._dataparser_outputs, cameras=cameras)
+        return made
+
+    with patch.object(exporter, "eval_setup", loaded):
         if family == "nerfacto":
             settings: dict[str, Any] = ({} if torch.cuda.is_available() else CPU_MESH) | mesh
             exporter.ExportTSDFMesh(load_config=config_path, output_dir=folder, **settings).main()

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.rendering import Rendering
 
 HULL_VIEWS = 48
@@ -46,7 +47,7 @@ class Hull:
     masks: Sequence[Float[Tensor, "_ _"]]
     """Relevance in [0, 1], one map per view; views may differ in size."""
     depths: Sequence[Float[Tensor, "_ _"]]
-    """Depth of the surfaces along the optical axis in scene units, of the same sizes; infinite where there is none."""
+    """Depth of the surfaces in scene units, as `project` counts it, of the same sizes; infinite where there is none."""
 
     @classmethod
     def from_renderings(
@@ -110,10 +111,31 @@ def box_of(points: Float[Tensor, "_ 3"], share: float = 0.98) -> tuple[Float[Ten
 
 
 def project(camera: Cameras, points: Tensor) -> tuple[Float[Tensor, "points 2"], Float[Tensor, " points"]]:
-    """Column and row in pixels, and depth along the optical axis; nerfstudio's cameras look along −z, y up."""
-    pose = camera.camera_to_worlds[0]
-    x, y, z = ((points - pose[:, 3]) @ pose[:, :3]).unbind(-1)
-    depth = -z
-    column = camera.fx[0] * x / depth + camera.cx[0]
-    row = -camera.fy[0] * y / depth + camera.cy[0]
-    return torch.stack([column, row], dim=-1), depth
+    """Column and row in pixels, and depth as renderings have it: the inverse of the rays that nerfstudio casts, without
+    lens distortion.
+
+    Depth runs along the optical axis of perspective cameras, and from the place of fisheyes and panoramas, which see
+    behind themselves.
+
+    Raises:
+        UserError: the camera is of another kind.
+    """
+    pose, kind = camera.camera_to_worlds[0], int(camera.camera_type[0])
+    right, up, back = ((points - pose[:, 3]) @ pose[:, :3]).unbind(-1)
+    distance = torch.stack([right, up, back]).norm(dim=0)
+    if kind == CameraType.PERSPECTIVE.value:
+        depth = -back
+        across, down = right / depth, -up / depth
+    elif kind == CameraType.FISHEYE.value:
+        off_axis = torch.hypot(right, up)
+        angle, depth = torch.atan2(off_axis, -back) / off_axis.clamp(min=1e-12), distance
+        across, down = right * angle, -up * angle
+    elif kind == CameraType.EQUIRECTANGULAR.value:
+        depth = distance
+        across, down = torch.atan2(right, -back) / torch.pi, torch.acos(up / depth) / torch.pi - 0.5
+    else:
+        raise UserError(
+            f"Masks cannot be carried into the scene by {CameraType(kind).name.lower()} cameras: say where it may "
+            "change by --pipeline.box."
+        )
+    return torch.stack([camera.fx[0] * across + camera.cx[0], camera.fy[0] * down + camera.cy[0]], dim=-1), depth

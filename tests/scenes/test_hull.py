@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from nerfstudio.cameras.cameras import CameraType
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.hull import Hull, box_of, project
 
 from .conftest import look_at_origin
@@ -25,15 +27,26 @@ def ring(camera):
     return build
 
 
-def test_a_point_on_a_ray_projects_to_the_pixel_of_that_ray(camera):
-    one = camera(height=9, width=7)
+@pytest.mark.parametrize("kind", [CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.EQUIRECTANGULAR])
+def test_a_point_on_a_ray_projects_to_the_pixel_of_that_ray(camera, kind):
+    one = camera(height=10, width=16)  # nerfstudio's fisheyes have no ray through their very middle
+    one.camera_type = torch.full_like(one.camera_type, kind.value)
+    if kind == CameraType.EQUIRECTANGULAR:  # all around
+        one.fx, one.fy = torch.full_like(one.fx, 8), torch.full_like(one.fy, 10)
     rays = one.generate_rays(camera_indices=0)
     points = rays.origins + 1.7 * rays.directions
     place, depth = project(one, points.reshape(-1, 3))
-    rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(7.0), indexing="ij")
-    torch.testing.assert_close(place.reshape(9, 7, 2), torch.stack([columns, rows], -1) + 0.5, atol=1e-4, rtol=0)
-    along = depth.reshape(9, 7, 1) * rays.metadata["directions_norm"]
+    rows, columns = torch.meshgrid(torch.arange(10.0), torch.arange(16.0), indexing="ij")
+    torch.testing.assert_close(place.reshape(10, 16, 2), torch.stack([columns, rows], -1) + 0.5, atol=1e-3, rtol=0)
+    along = depth.reshape(10, 16, 1) * rays.metadata["directions_norm"]
     torch.testing.assert_close(along, torch.full_like(along, 1.7), atol=1e-4, rtol=0)
+
+
+def test_masks_of_cameras_that_see_several_places_at_once_are_refused(camera):
+    one = camera()
+    one.camera_type = torch.full_like(one.camera_type, CameraType.ORTHOPHOTO.value)
+    with pytest.raises(UserError, match=r"orthophoto.*--pipeline\.box"):
+        project(one, torch.zeros(1, 3))
 
 
 def test_what_all_views_call_relevant_is_inside_and_what_one_view_does_is_carved_away(ring):
