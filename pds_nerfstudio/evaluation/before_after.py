@@ -13,7 +13,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
 from pds_nerfstudio.pipelines.carried import find_source
-from pds_nerfstudio.scenes.dataset import reading_dataset
+from pds_nerfstudio.scenes.dataset import photographs_alone, reading_dataset
 from pds_nerfstudio.scenes.places import name_data
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.shots import held_out_views
@@ -163,7 +163,7 @@ def set_up(
         name_data(config, data)
     if run.method_name in all_methods:
         registered: Any = all_methods[run.method_name].pipeline
-        config.pipeline.datamanager._target = registered.datamanager._target
+        config.pipeline.datamanager._target = photographs_alone(registered.datamanager)
     if eval_num_rays_per_chunk:
         config.pipeline.model.eval_num_rays_per_chunk = eval_num_rays_per_chunk
     config.load_dir, config.load_step = run.checkpoint_path.parent, run.step

@@ -31,6 +31,7 @@ from pds_nerfstudio.pipelines.steering import FLAGS, SESSION_FILE, Change, adopt
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.prompts import unknown_words
 from pds_nerfstudio.ranges import require_steps
+from pds_nerfstudio.scenes.dataset import photographs_alone
 from pds_nerfstudio.scenes.families import family_of
 from pds_nerfstudio.scenes.source import SourceRun, as_config, checksum, find_run, load_source_state, scene_config
 
@@ -396,6 +397,7 @@ def _datamanager(config: TrainerConfig, run: SourceRun, given: Given) -> Any:
     of_run: Any = copy.deepcopy(run.datamanager_config)
     if isinstance(of_run, ParallelDataManagerConfig):
         of_run = as_config(VanillaDataManagerConfig, of_run)
+    of_run._target = photographs_alone(of_run)
     # A subcommand that names the run's own format departs from it only by the flags behind it.
     whole = DATAPARSER in given and type(now.dataparser) is not type(of_run.dataparser)
     dataparser = now.dataparser

@@ -69,6 +69,15 @@ def reading_dataset(splats: bool) -> Iterator[None]:
             raise
 
 
+def photographs_alone(datamanager: Any) -> Any:
+    """The class that a datamanager's settings build, of photographs and masks alone.
+
+    depth-nerfacto's reads a depth file beside each photograph, and makes them with a network where there are none: only
+    a reconstruction needs them.
+    """
+    return getattr(datamanager._target, "__origin__", datamanager._target)
+
+
 def check_split(outputs: DataparserOutputs, split: str, splats: bool) -> None:
     """Look at the cameras and at the header of each photograph and mask of a split.
 

@@ -16,6 +16,7 @@ import torch
 import yaml
 from nerfstudio.configs import experiment_config
 from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.models.depth_nerfacto import DepthNerfactoModelConfig
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_run
@@ -29,7 +30,7 @@ from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.distributed import SharedOptimizers
 from pds_nerfstudio.pipelines.half_precision import OF_SUMS, CountingScaler
 from pds_nerfstudio.pipelines.plan import _decay_over_the_edit
-from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
+from pds_nerfstudio.scenes.source import as_config, find_run, fingerprint, load_source_state
 
 from .conftest import HEADLESS, PROMPTS
 
@@ -69,6 +70,19 @@ def test_details_that_are_held_stay_nearer_to_the_sources(ns_train, toy_splats):
         edited = render_eval_views(load_run(config.get_base_dir() / "config.yml"))
         off[weight] = float(details(edited - source, 4).square().mean())
     assert 0 < off[100.0] < 0.5 * off[0.0]
+
+
+def test_an_edit_needs_no_depth_files_where_its_base_was_trained_on_them(ns_train, toy_scene, toy_nerf, tmp_path):
+    data = shutil.copytree(toy_scene / "source", tmp_path / "data")
+    run = shutil.copytree(toy_nerf.parent, tmp_path / "run")
+    config = copy.deepcopy(find_run(toy_nerf).config)
+    config.pipeline.datamanager._target = all_methods["depth-nerfacto"].pipeline.datamanager._target
+    config.pipeline.model = as_config(DepthNerfactoModelConfig, config.pipeline.model)
+    config.method_name, config.pipeline.datamanager.data = "depth-nerfacto", data
+    (run / "config.yml").write_text(yaml.dump(config))
+    shutil.rmtree(data / "depth")
+    ns_train("dds-edit", "--load-dir", run, *PROMPTS, *TOYBOX, "--max-num-iterations", 1)
+    assert len(load_run(run / "config.yml").datamanager.train_dataset) == 12
 
 
 @pytest.mark.parametrize("method", ["sds-edit", "dds-edit", "pds-edit"])

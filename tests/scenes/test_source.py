@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.instant_ngp import InstantNGPModelConfig
@@ -80,6 +81,18 @@ def test_the_models_own_settings_reach_the_scene(run):
 )
 def test_the_family_is_that_of_the_model(model, family):
     assert family_of(config(model, "whatever")) == family
+
+
+@pytest.mark.parametrize(
+    ("method", "family"),
+    [
+        *((name, "nerfacto") for name in ("nerfacto", "nerfacto-big", "nerfacto-huge", "depth-nerfacto")),
+        *((name, "splatfacto") for name in ("splatfacto", "splatfacto-big")),
+        ("instant-ngp", None),
+    ],
+)
+def test_nerfstudios_own_methods_have_their_family(method, family):
+    assert family_of(all_methods[method]) == family
 
 
 def broken_config(run):
