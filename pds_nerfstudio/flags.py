@@ -1,7 +1,8 @@
 """What people type for flags: prompts by one name in every command, and the right flag for a mistyped one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any
 
 import tyro
@@ -13,6 +14,8 @@ PROMPTS = ("src-prompt", "tgt-prompt")
 """The flags of an edit's prompts, by these names in every command, with or without `pipeline.` before them."""
 TEXTS = (*PROMPTS, "prompt", "class-prompt", "instance-prompt")
 """Flags whose values may begin with a dash, as no flag's name does."""
+TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
+"""Quotation marks that mean nothing to a shell."""
 ALIKE = 0.75
 """How alike two flags must be, by difflib's measure, for one to be a mistyped other."""
 
@@ -60,6 +63,24 @@ def refuse_mistyped(arguments: Sequence[str], command: str, known: Callable[[], 
         close = ends or get_close_matches(typed, flags, 1, ALIKE) or _alike_at_the_end(typed, flags)
         if close:
             raise UserError(f"{command} has no --{typed}: did you mean --{close[0]}?")
+
+
+def refuse_unquoted(arguments: Sequence[str], subcommands: Callable[[], Container[str]] | None = None) -> None:
+    """Raise UserError for a prompt of several words that the shell has taken apart: without quotation marks, or with
+    typographic ones, as a text editor makes them.
+
+    Args:
+        subcommands: makes what a word behind a prompt may be, where nothing else can follow; by default, only prompts
+            in typographic marks are refused, since other words may be meant.
+    """
+    for i, word in enumerate(arguments):
+        if not word.startswith("--") or _plain(word).removeprefix("pipeline.") not in TEXTS:
+            continue
+        words = list(takewhile(lambda word: not word.startswith("--"), arguments[i + 1 :]))
+        marked = bool(words) and words[0].startswith(tuple(TYPOGRAPHIC))
+        if len(words) > 1 and (marked or (subcommands is not None and words[1] not in subcommands())):
+            prompt = " ".join(words).strip(TYPOGRAPHIC)
+            raise UserError(f'The words behind {word} are not in quotation marks: write {word} "{prompt}".')
 
 
 def flags_of(parser: Any) -> set[str]:

@@ -6,7 +6,7 @@ import pytest
 
 from pds_nerfstudio import cli
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, tidied
+from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, refuse_unquoted, tidied
 from pds_nerfstudio.prompts import check_prompts, require_read_differently, unknown_words
 
 FLAGS = {"pipeline.src-prompt", "pipeline.resolution", "pipeline.objective.guidance-scale", "max-num-iterations"}
@@ -52,6 +52,19 @@ def test_a_mistyped_flag_is_answered_by_the_one_of_this_command(typed, meant):
 @pytest.mark.parametrize("typed", ["--pipeline.resolution", "--max_num_iterations=3", "--help", "--xyzzy", "-h", "--"])
 def test_what_is_right_or_like_nothing_is_left_to_the_parser(typed):
     refuse_mistyped([typed], "ns-train x", lambda: FLAGS)
+
+
+@pytest.mark.parametrize("prompt", ["remove the tree", "\u201cremove the tree\u201d", "\u00abremove the tree\u00bb"])
+def test_a_prompt_that_the_shell_has_taken_apart_is_named(prompt):
+    words = ["--pipeline.tgt-prompt", *prompt.split(" "), "--vis", "viewer"]
+    with pytest.raises(UserError, match=r'write --pipeline\.tgt-prompt "remove the tree"'):
+        refuse_unquoted(words, lambda: {"colmap"})
+
+
+def test_words_that_may_follow_a_prompt_are_left_alone():
+    refuse_unquoted(["--tgt-prompt", "a ball", "colmap", "--data", "x", "y"], lambda: {"colmap"})
+    refuse_unquoted(["--src-prompt", "ball", "RUN", "--tgt-prompt", "a cat", "a dog"])
+    refuse_unquoted(["--tgt-prompt", "\u201cstop\u201d is written on it", "--out", "o"], set)
 
 
 def test_flags_of_subcommands_count():

@@ -7,7 +7,7 @@ from typing import Any
 import tyro
 
 from pds_nerfstudio.errors import one_sentence
-from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, tidied
+from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, refuse_unquoted, tidied
 
 
 def commands() -> dict[str, type]:
@@ -52,6 +52,7 @@ def main() -> None:
             known, arguments = commands(), tidied(sys.argv[1:], "--")
             if arguments and arguments[0] in known:
                 kind = known[arguments[0]]
+                refuse_unquoted(arguments[1:])
                 refuse_mistyped(arguments[1:], f"pds {arguments[0]}", lambda: flags_of(parser_of(kind)))
             command: Any = tyro.extras.subcommand_cli_from_dict(
                 known, prog="pds", description="Text-driven editing of nerfstudio scenes.", args=arguments

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.errors import UserError, one_sentence
-from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, tidied
+from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, refuse_unquoted, tidied
 from pds_nerfstudio.pipelines.settings import Group, NerfCompute
 
 DATAPARSER = "pipeline.datamanager.dataparser"
@@ -108,7 +108,13 @@ def tidy_command_line(config: Any) -> None:
         typed = {word[2:].partition("=")[0].replace("_", "-") for word in sys.argv[2:] if word.startswith("--")}
         return names if typed <= names else names | flags_of(parser_of(type(config), config))
 
+    def datasets() -> Container[str]:
+        from nerfstudio.configs.dataparser_configs import dataparsers
+
+        return dataparsers
+
     with one_sentence():
+        refuse_unquoted(sys.argv[2:], datasets)
         refuse_mistyped(sys.argv[2:], f"ns-train {sys.argv[1]}", known)
 
 
