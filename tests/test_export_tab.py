@@ -1,5 +1,6 @@
 """The viewer's export tab names the command for every format of splats."""
 
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,24 +9,43 @@ from nerfstudio.viewer import export_panel
 from pds_nerfstudio.export_tab import extend
 
 
+class Handle:
+    """An element of a page."""
+
+    def __init__(self, value=None):
+        self.value, self.hooks = value, []
+
+    def on_click(self, hook):
+        self.hooks.append(hook)
+
+
+class Gui:
+    """What viser offers to make elements, keeping them by their labels."""
+
+    def __init__(self):
+        self.made: dict[str, Handle] = {}
+
+    def add_markdown(self, text):
+        """Only a text."""
+
+    def _add(self, label, *_, initial_value=None, **__):
+        self.made[label] = Handle(initial_value)
+        return self.made[label]
+
+    add_text = add_button = add_dropdown = _add
+
+
 def test_the_export_tab_names_the_command_for_other_formats_of_splats(monkeypatch):
-    buttons, said = [], []
-
-    class Handle:
-        value = "spz"
-
-        def on_click(self, hook):
-            buttons.append(hook)
-
-    gui = SimpleNamespace(
-        **dict.fromkeys(("add_markdown", "add_text", "add_button", "add_dropdown"), lambda *_, **__: Handle())
-    )
+    said = []
     monkeypatch.setattr(export_panel, "show_command_modal", lambda client, what, command: said.append(command))
     extend()
-    server = SimpleNamespace(gui=gui)
-    export_panel.populate_splat_tab(server, None, Path("outputs/a run/config.yml"), True)
-    buttons[-1](SimpleNamespace(client="page"))
-    assert said == ["pds render 'outputs/a run' --paths --no-held-out --export --formats spz"]
-    before = len(buttons)
-    export_panel.populate_splat_tab(server, None, Path("config.yml"), False)
-    assert len(buttons) == before  # a NeRF has none
+    gui = Gui()
+    export_panel.populate_splat_tab(SimpleNamespace(gui=gui), None, Path("outputs/a run/config.yml"), True)
+    gui.made["Output Directory"].value, gui.made["Other formats"].value = "to here", "glb"
+    (show,) = gui.made["Generate Command (other formats)"].hooks
+    show(SimpleNamespace(client="page"))
+    asked = ["pds", "render", "outputs/a run", "--paths", "--no-held-out", "--export", "--formats", "glb"]
+    assert [shlex.split(command) for command in said] == [[*asked, "--out", "to here"]]
+    made = len(gui.made)
+    export_panel.populate_splat_tab(SimpleNamespace(gui=gui), None, Path("config.yml"), False)
+    assert len(gui.made) == made  # a NeRF has none
