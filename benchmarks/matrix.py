@@ -2,29 +2,26 @@
 
     python benchmarks/matrix.py --out /tmp/matrix [--kinds plain mask …] [--families splatfacto nerfacto]
 
-Each cell is a command of its own at the smallest settings; what failed ends the row, since the next command needs it.
-Prints the table of docs/matrix.md, and writes it to OUT/matrix.md with every command's output beside it.
+Each cell is a command at the smallest settings, in a copy of this process (see forked.py); one that fails ends its
+row, since the next command needs what it makes. Prints the table of docs/matrix.md, and writes it to OUT/matrix.md
+with every command's output beside it.
 """
 
 import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 from PIL import Image
 
-from pds_nerfstudio.toybox.dataset import write_edit
-from pds_nerfstudio.toybox.spec import find_edit
-
 SIZE = 48
-LONGEST = 600
-"""Seconds that a command may take."""
+LONGEST = 120.0
+"""Seconds after which a command is stopped; alone on a core the slowest takes a tenth of that."""
 PROMPTS = ("--src-prompt", "a photo of a red ball", "--tgt-prompt", "a photo of a blue ball")
 STEPS = ("source", "edit", "render", "evaluate", "export")
 TINY_NERF = (
@@ -49,6 +46,13 @@ def with_alpha(image: Image.Image, data: Path, frame: Frame) -> Image.Image:
     return image
 
 
+def panorama(image: Image.Image, frame: Frame, meta: Frame) -> Image.Image:
+    """Twice as wide as high, with the focal length by which nerfstudio sees all around: the height."""
+    image = resized(image, frame, meta, 2 * SIZE, SIZE)
+    frame |= {"fl_x": SIZE, "fl_y": SIZE}
+    return image
+
+
 def mixed(i: int, image: Image.Image, frame: Frame, meta: Frame) -> Image.Image:
     return resized(image, frame, meta, *((48, 48), (64, 36), (36, 64))[i % 3])
 
@@ -64,7 +68,10 @@ KINDS: dict[str, tuple[dict[str, Any], Callable[[int, Image.Image, Frame, Frame,
     "distorted": ({"k1": 0.08, "k2": -0.06, "p1": 0.001}, None),
     "fisheye": ({"camera_model": "OPENCV_FISHEYE", "k1": 0.02, "k2": -0.01}, None),
     "depth files": ({"depth": True}, None),
-    "equirectangular": ({"camera_model": "EQUIRECTANGULAR"}, None),
+    "equirectangular": (
+        {"camera_model": "EQUIRECTANGULAR"},
+        lambda i, image, frame, meta, data: panorama(image, frame, meta),
+    ),
     "gray with alpha": ({}, lambda i, image, frame, meta, data: with_alpha(image.convert("L"), data, frame)),
 }
 """What is different in the dataset's description, and in each photograph."""
@@ -103,8 +110,7 @@ def commands(family: str, data: Path, out: Path) -> dict[str, list[str]]:
     suffix, tiny = ("-splat", ()) if splats else ("", TINY_NERF)
     runs = ("--output-dir", str(out), "--timestamp", "t", "--vis", "tensorboard")
     base, edited = out / f"base/source-{family}/t", out / f"edit/dds-edit{suffix}/t"
-    kind = "gaussian-splat" if splats else "pointcloud"
-    points = () if splats else ("--num-points", "500", "--normal-method", "open3d", "--remove-outliers", "False")
+    formats = ("--formats", "spz", "splat", "glb") if splats else ()
     quiet = ("--steps-per-eval-image", "100000", "--steps-per-eval-all-images", "100000")
     return {
         "source": [
@@ -117,18 +123,19 @@ def commands(family: str, data: Path, out: Path) -> dict[str, list[str]]:
         ],
         "render": ["pds", "render", str(edited), "--paths", "orbit", "--frames", "2", "--resolution", "12"],
         "evaluate": ["pds", "evaluate", str(edited), "--frames", "2", "--resolution", "12"],
-        "export": ["ns-export", kind, "--load-config", f"{edited}/config.yml", "--output-dir", str(out / "x"), *points],
+        "export": ["pds", "render", str(edited), "--paths", "--no-held-out", "--export", *formats],
     }
 
 
-def said(output: str, code: int) -> str:
-    """A cell: "well", the sentence that refuses, or the traceback's last line."""
+def said(output: str, code: int | None) -> str:
+    """A cell: "well", "refused" by a sentence, "stopped", or the last line of what failed."""
+    if code is None:
+        return f"**stopped** after {LONGEST:.0f} s"
     if code == 0:
         return "well"
-    errors = [line for line in output.splitlines() if line.startswith("Error: ")]
-    if errors and "Traceback" not in output:
-        return "refused"
     lines = [line for line in output.splitlines() if line.strip()]
+    if "Traceback" not in output and any(line.startswith("Error: ") for line in lines):
+        return "refused"
     return f"**fails**: {lines[-1][:80] if lines else code}"
 
 
@@ -138,22 +145,12 @@ def row(name: str, family: str, source: Path, out: Path) -> list[str]:
     shutil.rmtree(place, ignore_errors=True)
     data = write_kind(name, source, place / "data")
     cells = []
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     for step, command in commands(family, data, place).items():
-        program = [str(Path(sys.executable).parent / command[0]), *command[1:]]
-        start = time.time()
-        try:
-            done = subprocess.run(
-                program, capture_output=True, text=True, env=environment, check=False, timeout=LONGEST
-            )
-        except subprocess.TimeoutExpired:
-            cells.append(f"**no end** in {LONGEST} s")
-            break
-        output = done.stdout + done.stderr
-        (place / f"{step}.txt").write_text(output)
-        cells.append(said(output, done.returncode))
-        print(f"{family} {name}: {step} {cells[-1]} ({time.time() - start:.0f} s)", flush=True)
-        if done.returncode:
+        log, start = place / f"{step}.txt", time.monotonic()
+        code = forked.run(command, log, LONGEST)
+        cells.append(said(log.read_text(errors="replace"), code))
+        print(f"{family} {name}: {step} {cells[-1]} ({time.monotonic() - start:.0f} s)", flush=True)
+        if code != 0:
             break
     return cells + [""] * (len(STEPS) - len(cells))
 
@@ -165,6 +162,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--families", nargs="+", default=["splatfacto", "nerfacto"])
     asked = parser.parse_args(arguments)
+    os.environ.update({"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"})  # before torch comes
+    from pds_nerfstudio.toybox.dataset import write_edit
+    from pds_nerfstudio.toybox.spec import find_edit
+
+    forked.prepare()
     write_edit(find_edit("red-to-blue"), asked.out / "toy", train_views=6, test_views=2, size=SIZE, num_points=300)
     lines = [f"| dataset | family | {' | '.join(STEPS)} |", "|---" * (len(STEPS) + 2) + "|"]
     for name in asked.kinds:

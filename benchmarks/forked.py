@@ -1,0 +1,84 @@
+"""Console commands in copies of one process that has imported what they share: each costs its own work alone.
+
+Importing nerfstudio takes ten seconds or more, and a small command hardly longer. What reads the command line when it
+is imported, our methods and with them nerfstudio's, is imported in each copy.
+"""
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+SHARED = (
+    *("nerfstudio.engine.trainer", "nerfstudio.models.splatfacto", "nerfstudio.models.nerfacto"),
+    *("nerfstudio.data.datamanagers.full_images_datamanager", "nerfstudio.viewer.viewer", "open3d", "pymeshlab"),
+    *("pds_nerfstudio.pipelines.revise", "pds_nerfstudio.pipelines.refine", "pds_nerfstudio.evaluation.renders"),
+    *("pds_nerfstudio.priors.stable_diffusion", "diffusers", "transformers", "pds_nerfstudio.cli"),
+)
+"""Modules to import beforehand: none of them may read sys.argv."""
+READS_THE_COMMAND_LINE = "pds_nerfstudio.methods"
+SIGKILLED = -int(signal.SIGKILL)
+
+
+def prepare() -> None:
+    """Import what commands share. Call it once, while this process has one thread."""
+    for name in SHARED:
+        importlib.import_module(name)
+    assert READS_THE_COMMAND_LINE not in sys.modules, "each command has to import that itself"
+
+
+def run(command: Sequence[str], log: Path, longest: float) -> int | None:
+    """Run a console script of this environment in a copy of this process.
+
+    Args:
+        command: its name and arguments.
+        log: where both of its outputs go.
+        longest: seconds after which it is stopped.
+
+    Returns:
+        its exit code, negative for the signal that killed it; None where it was stopped.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os._exit(_run_here(command, log))
+    end = time.monotonic() + longest
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def _run_here(command: Sequence[str], log: Path) -> int:
+    """In the copy: become that command. Returns the exit code that Python would end with."""
+    os.setsid()  # what it begins is stopped with it
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv[:] = [str(Path(sys.executable).parent / command[0]), *command[1:]]
+    (script,) = entry_points(group="console_scripts", name=command[0])
+    code = 0
+    try:
+        code = script.load()() or 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
