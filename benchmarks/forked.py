@@ -6,7 +6,9 @@ is imported, our methods and with them nerfstudio's, is imported in each copy.
 
 import contextlib
 import importlib
+import math
 import os
+import resource
 import signal
 import sys
 import time
@@ -23,7 +25,7 @@ SHARED = (
 )
 """Modules to import beforehand: none of them may read sys.argv."""
 READS_THE_COMMAND_LINE = "pds_nerfstudio.methods"
-SIGKILLED = -int(signal.SIGKILL)
+PATIENCE = 10
 
 
 def prepare() -> None:
@@ -39,7 +41,8 @@ def run(command: Sequence[str], log: Path, longest: float) -> int | None:
     Args:
         command: its name and arguments.
         log: where both of its outputs go.
-        longest: seconds after which it is stopped.
+        longest: seconds of processor time after which it is stopped, or `PATIENCE` times as many on the clock: how busy
+            the machine is does not matter.
 
     Returns:
         its exit code, negative for the signal that killed it; None where it was stopped.
@@ -48,12 +51,14 @@ def run(command: Sequence[str], log: Path, longest: float) -> int | None:
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(longest), resource.RLIM_INFINITY))
         os._exit(_run_here(command, log))
-    end = time.monotonic() + longest
+    end = time.monotonic() + PATIENCE * longest
     while time.monotonic() < end:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status)
+            code = os.waitstatus_to_exitcode(status)
+            return None if code == -signal.SIGXCPU else code
         time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)

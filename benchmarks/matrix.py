@@ -21,12 +21,13 @@ from PIL import Image
 
 SIZE = 48
 LONGEST = 120.0
-"""Seconds after which a command is stopped; alone on a core the slowest takes a tenth of that."""
+"""Seconds of processor time after which a command is stopped; the slowest takes a tenth of that."""
 PROMPTS = ("--src-prompt", "a photo of a red ball", "--tgt-prompt", "a photo of a blue ball")
 STEPS = ("source", "edit", "render", "evaluate", "export")
 TINY_NERF = (
     *("--pipeline.model.num-levels", "4", "--pipeline.model.log2-hashmap-size", "12", "--pipeline.model.max-res", "64"),
-    *("--pipeline.model.num-nerf-samples-per-ray", "12", "--pipeline.datamanager.train-num-rays-per-batch", "128"),
+    *("--pipeline.model.num-nerf-samples-per-ray", "12", "--pipeline.model.num-proposal-samples-per-ray", "16", "8"),
+    *("--pipeline.datamanager.train-num-rays-per-batch", "128"),
 )
 Frame = dict[str, Any]
 
