@@ -11,8 +11,9 @@ JOBS ?= 2
 demo: $(READY)
 	$(BIN)/pds demo $(ARGS)
 
+# Without reordering: files of one long test would come last, and one job alone would run them.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 		--jaxtyping-packages=pds_nerfstudio.objectives,pds_nerfstudio.priors,pds_nerfstudio.scenes,pds_nerfstudio.vector,pds_nerfstudio.images,pds_nerfstudio.toybox.geometry,pds_nerfstudio.toybox.render,beartype.beartype \
 		$(ARGS)
 

@@ -7,6 +7,7 @@ coarse structure, on which all views agree already, survives. The trap: θ̃ sta
 that trains on them feed their errors back, and it drifts (docs/refine.md).
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.hull import HULL_VIEWS, Hull, Region
 from pds_nerfstudio.scenes.region import Common
 from pds_nerfstudio.scenes.scene import FROZEN
-from pds_nerfstudio.scenes.source import find_run
+from pds_nerfstudio.scenes.source import SourceRun, find_run
 
 CHANGED = 0.1
 """Of RGB in [0, 1]."""
@@ -86,8 +87,17 @@ class RefinePipeline(DatasetUpdatePipeline):
         region = super().region()
         if self.config.change == "everywhere" or self._edit_was_confined:
             return region
+        if not isinstance(self._edit.config.pipeline, EditConfig):
+            CONSOLE.log("The run is no edit, so that all of its scene may change.")
+            return region
         hull = self.edited_hull()
         return hull if region is None else Common(region, hull)
+
+    @functools.cached_property
+    def _edit(self) -> SourceRun:
+        """The run that is refined."""
+        assert self.config.run.base is not None
+        return find_run(self.config.run.base, self.config.run.base_step)
 
     @torch.no_grad()
     def edited_hull(self) -> Hull:
@@ -96,14 +106,12 @@ class RefinePipeline(DatasetUpdatePipeline):
         Raises:
             UserError: the scene before that edit is not to be had.
         """
-        settings = self.config.run
-        assert settings.base is not None
-        run = find_run(settings.base, settings.base_step)
-        edit = run.config.pipeline
-        if not isinstance(edit, EditConfig) or not find_source(edit.run, run.config, run.config_path.parent):
+        run, edit = self._edit, self._edit.config.pipeline
+        assert isinstance(edit, EditConfig)
+        if not find_source(edit.run, run.config, run.config_path.parent):
             raise UserError(
                 f"What the edit {run.config_path.parent} has changed is not known, since the scene before it is not "
-                "there: leave --pipeline.change everywhere."
+                "there: give --pipeline.change everywhere."
             )
         before, after = self.build_source(source_state(edit.run)), self.source_scene()
         stride = max(1, math.ceil(len(self.views) / HULL_VIEWS))

@@ -15,7 +15,7 @@ import torch
 
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.dataset_update import IMAGES
-from pds_nerfstudio.pipelines.refine import CHANGED, with_details
+from pds_nerfstudio.pipelines.refine import CHANGED, EDITED, changed, with_details
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
 
 from .conftest import HEADLESS, PROMPTS
@@ -73,6 +73,7 @@ def test_what_the_edit_left_as_it_was_stays_so_unless_another_region_is_given(ns
     from pds_nerfstudio.toybox.spec import find_edit
 
     half = {"pipeline.resolution": 32, "pipeline.box": (-2.0, -2.0, -2.0, 0.0, 2.0, 2.0)}
+    half["optimizers.features_dc.optimizer.lr"] = 0.5  # two steps that show
     settings = TrialSettings(reconstruction_steps=0, edit_steps=2)
     edited = run_edit("pds-edit-splat", toy_splats, find_edit("can-to-cone"), tmp_path, settings, 0, half).parent
     means = "_model.gauss_params.means"
@@ -84,8 +85,22 @@ def test_what_the_edit_left_as_it_was_stays_so_unless_another_region_is_given(ns
     after = scene_of(ns_train(*line, "--pipeline.keep-frozen", "True"))
     assert torch.equal(after[means][frozen], before[means][frozen])
     assert not torch.equal(after[means][~frozen], before[means][~frozen])
-    after = scene_of(ns_train(*line))
+    after = scene_of(ns_train(*line, "--pipeline.change", "everywhere"))
     assert not torch.equal(after[means][frozen], before[means][frozen])
+    after = scene_of(ns_train(*line, "--pipeline.change", "edited"))
+    still = (after[means] == before[means]).all(-1)
+    assert still[before[means][:, 0] > 0.3].float().mean() > 0.9  # what the edit has not touched, nor stands before
+    assert not still[~frozen].all()
+
+
+def test_what_was_edited_reaches_a_little_beyond_the_pixels_that_changed():
+    before = torch.rand(1, 3, 64, 64)
+    after = before.clone()
+    after[0, 1, 30, 40] += 2 * EDITED
+    after[0, :, 5, 5] += EDITED / 2
+    found = changed(before, after)[0, 0]
+    assert found.sum() == 5 * 5
+    assert found[28:33, 38:43].all()
 
 
 @pytest.mark.parametrize("refined", ["edit", "current"])
