@@ -15,7 +15,7 @@ from pipelines.conftest import HEADLESS, PROMPTS, free_port  # noqa: F401 -- a f
 
 from .devices import HOST, Event, PretendedCuda
 
-TOYBOX = ("--pipeline.prior", "toybox", "--pipeline.resolution", 32)
+TOYBOX = ("--pipeline.prior", "toybox", "--pipeline.recipe", "none", "--pipeline.resolution", 32)
 
 if torch.cuda.is_available():
     collect_ignore_glob = ["test_*.py"]  # a real one says more
