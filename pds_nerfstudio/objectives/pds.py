@@ -13,6 +13,7 @@ exact posterior of the jump s → t (β := 1 − ᾱ_t/ᾱ_s) it cancels identic
 A second one: eq. 6 prints the variance under the name σ_t; z̃ is divided by its square root.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -100,9 +101,10 @@ class PDS(ScoreDistillation):
     coefficients: Coefficients = "adjacent"
     """Which β enters the posterior: "adjacent" is the single step's, as in the paper and its release; "posterior"
     that of the pair (t, s), for which the identity term vanishes and PDS is a re-weighted DDS."""
-    weighting: Literal["unit", "psi_chi"] = "unit"
+    weighting: Literal["unit", "psi_chi", "dreamcatalyst"] = "unit"
     """w(t): "unit" is z̃_tgt − z̃_src itself, as the release descends; "psi_chi" is eq. 14's gradient of its square,
-    2k/σ times that, which nearly ignores large t."""
+    2k/σ times that, which nearly ignores large t. "dreamcatalyst" gives both terms weights that grow with t (Kim et al.
+    2024), where PDS's hold on the source falls: meant for 1,000 to 3,000 steps at a guidance of 7.5."""
     stride: Annotated[int, Ge(1), Lt(1000)] = 2
     """Training steps between s and t. 2 gives the paper's 500 of 1000 steps (S.3); 1 makes the identity term vanish."""
 
@@ -126,8 +128,16 @@ class PDS(ScoreDistillation):
     def gradient(self, prior: Prior, edit: Edit) -> Latents:
         """The closed form of z̃_tgt − z̃_src, times w(t). ε_s cancels in it, being shared."""
         eps_tgt, eps_src = predict_pair(prior, edit, self.guidance_scale)
-        c = pds_coefficients(prior.schedule, edit.t, edit.s, self.coefficients)
+        identity, noise = self.weights(prior.schedule, edit.t, edit.s)
+        change, hold = eps_tgt - eps_src, edit.x0_tgt - edit.x0_src
+        return broadcast(identity, hold) * hold + broadcast(noise, change) * change
+
+    def weights(self, schedule: NoiseSchedule, t: Timesteps, s: Timesteps) -> tuple[PerSample, PerSample]:
+        """What multiplies x⁰_tgt − x⁰_src, and what multiplies ε̂_tgt − ε̂_src; float64."""
+        if self.weighting == "dreamcatalyst":
+            share = t.cpu().double() / schedule.num_steps
+            # Theirs is the difference of noisy latents, √ᾱ_t times that of clean ones where both have the same noise.
+            return 0.075 * share.exp() * schedule.alpha_bar(t).sqrt(), 0.75 * share ** (1 / math.e)
+        c = pds_coefficients(schedule, t, s, self.coefficients)
         weight = 2 * c.identity if self.weighting == "psi_chi" else torch.ones_like(c.identity)
-        return broadcast(weight * c.identity, eps_tgt) * (edit.x0_tgt - edit.x0_src) + broadcast(
-            weight * c.noise, eps_tgt
-        ) * (eps_tgt - eps_src)
+        return weight * c.identity, weight * c.noise

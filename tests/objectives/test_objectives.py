@@ -62,7 +62,10 @@ def test_gradient_reacts_to_the_target_prompt(objective):
     assert not torch.allclose(objective.gradient(FakePrior(), edit), objective.gradient(FakePrior(), other))
 
 
-@pytest.mark.parametrize("objective", [DDS(), PDS(), PDS(weighting="psi_chi"), PDS(coefficients="posterior")])
+@pytest.mark.parametrize(
+    "objective",
+    [DDS(), *(PDS(weighting=w) for w in ("unit", "psi_chi", "dreamcatalyst")), PDS(coefficients="posterior")],
+)
 def test_matched_pair_gives_zero_gradient(objective):
     edit = random_edit()
     matched = replace(edit, x0_tgt=edit.x0_src, tgt_prompt=edit.src_prompt)

@@ -1,5 +1,6 @@
 """PDS: recorded coefficients, its two derivations, and the trap between single step and jump."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -108,6 +109,16 @@ def test_psi_chi_is_the_derivative_of_the_squared_difference():
     torch.testing.assert_close(PDS(guidance_scale=30.0, weighting="psi_chi").gradient(prior, edit), expected)
     by_parts = c.psi.view(shape) * (edit.x0_tgt - edit.x0_src) + c.chi.view(shape) * (eps_tgt - eps_src)
     torch.testing.assert_close(by_parts, expected)
+
+
+def test_dreamcatalysts_weights_multiply_the_differences_of_noisy_latents_and_of_predictions():
+    edit, prior = random_edit(), FakePrior()
+    share = (edit.t / 1000).view(-1, 1, 1, 1)
+    noisy = [SCHEDULE.add_noise(x0, edit.t, edit.eps) for x0 in (edit.x0_tgt, edit.x0_src)]
+    eps_tgt, eps_src = predict_pair(prior, edit, guidance_scale=7.5)
+    expected = 0.075 * torch.exp(share) * (noisy[0] - noisy[1]) + 0.75 * share ** (1 / math.e) * (eps_tgt - eps_src)
+    found = PDS(guidance_scale=7.5, weighting="dreamcatalyst").gradient(prior, edit)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_noise_at_s_cancels():
