@@ -114,8 +114,8 @@ def project(camera: Cameras, points: Tensor) -> tuple[Float[Tensor, "points 2"],
     """Column and row in pixels, and depth as renderings have it: the inverse of the rays that nerfstudio casts, without
     lens distortion.
 
-    Depth runs along the optical axis of perspective cameras, and from the place of fisheyes and panoramas, which see
-    behind themselves.
+    Depth runs along the optical axis of perspective cameras. Of fisheyes and panoramas, which may see behind them,
+    it is the distance.
 
     Raises:
         UserError: the camera is of another kind.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
@@ -141,5 +141,7 @@ def _views(datamanager: Any, split: str) -> Views:
         except (OSError, SyntaxError) as error:
             paths = [Path(name) for name in names]
             raise UserError(unreadable(paths) or f"an image of the dataset cannot be read: {error}.") from error
-        return Views(dataset.cameras, lambda index: cached[index]["image"], names, split == "train")
+        cameras = copy.copy(dataset.cameras)  # fisheyes in name alone, once they are undistorted
+        cameras.camera_type = torch.full_like(cameras.camera_type, CameraType.PERSPECTIVE.value)
+        return Views(cameras, lambda index: cached[index]["image"], names, split == "train")
     return Views(dataset.cameras, lambda index: dataset.get_data(index)["image"], names, split == "train")

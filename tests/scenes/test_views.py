@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes.hull import project
 from pds_nerfstudio.scenes.views import eval_views, train_views
 
 KINDS = {"rays": VanillaDataManagerConfig, "images": FullImageDatamanagerConfig}
@@ -47,6 +49,18 @@ def test_rays_of_a_view_are_those_of_a_pinhole_at_the_working_size(size, make_da
         expected = F.normalize(torch.stack([x, -y, -torch.ones_like(x)], -1) @ pose[:, :3].T, dim=-1)
         torch.testing.assert_close(rays.directions, expected, atol=1e-6, rtol=0)
         torch.testing.assert_close(rays.origins, pose[:, 3].expand(height, width, 3))
+
+
+def test_fisheyes_that_were_undistorted_are_pinholes(make_dataset):
+    data = make_dataset(distortion=0.05)
+    path = data / "transforms.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"camera_model": "OPENCV_FISHEYE"}))
+    views = {kind: train_views(datamanager(kind, data)) for kind in KINDS}
+    assert set(views["rays"].cameras.camera_type.flatten().tolist()) == {CameraType.FISHEYE.value}
+    camera = views["images"].camera(1, 20, 16)
+    point = camera.camera_to_worlds[0] @ torch.tensor([0.4, 0.3, -1.0, 1.0])
+    expected = torch.stack([0.4 * camera.fx[0] + camera.cx[0], -0.3 * camera.fy[0] + camera.cy[0]], dim=-1)
+    torch.testing.assert_close(project(camera, point[None])[0], expected)
 
 
 def test_a_camera_is_sent_to_a_device_once_and_whoever_gets_it_may_change_it(make_dataset):
