@@ -35,8 +35,7 @@ def follow(config: TrainerConfig, given: Container[str]) -> str:
     taken = {name: value for name, value in found.items() if name not in given}
     for name, value in taken.items():
         try:
-            _check_kind(config, name, value)
-            change(config, name, value)
+            change(config, name, _fitting(part(config, name), value))
         except (UserError, ValueError) as error:
             raise UserError(
                 f"The recipe {recipe.path} sets {name} of {config.method_name}, which cannot be ({error}): mend it, or "
@@ -54,12 +53,16 @@ def follow(config: TrainerConfig, given: Container[str]) -> str:
     return f"By the recipe {recipe.name} ({how}{asked}; --pipeline.recipe none for the method's own): {values}."
 
 
-def _check_kind(config: TrainerConfig, name: str, value: Any) -> None:
-    """Raise UserError for a value of another kind than the one that it takes the place of."""
-    before = part(config, name)
+def _fitting(before: Any, value: Any) -> Any:
+    """A value that can take the place of another: of its kind, unless either is None or "auto".
+
+    Raises:
+        UserError: it is of another kind.
+    """
     kinds = [bool if isinstance(v, bool) else float if isinstance(v, int | float) else type(v) for v in (before, value)]
-    if None not in (before, value) and kinds[0] is not kinds[1]:
+    if kinds[0] is not kinds[1] and not any(v is None or v == "auto" for v in (before, value)):
         raise UserError(f"{value!r} is of another kind than {before!r}")
+    return float(value) if isinstance(before, float) and isinstance(value, int) else value
 
 
 def _short(name: str) -> str:

@@ -155,8 +155,13 @@ def _read_rule(entry: Any) -> Rule | None:
         return None
     if any(not isinstance(value, CONDITIONS.get(name, ())) for name, value in where.items()):
         return None
-    conditions: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in where.items()}
-    return Rule(settings, **conditions)
+    conditions: Any = _with_tuples(where)
+    return Rule(_with_tuples(settings), **conditions)
+
+
+def _with_tuples(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with tuples for JSON's lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()}
 
 
 def editor_settings(prior: str, editor: str, prompts: tuple[str, str]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_none_leaves_the_methods_own_and_a_recipe_is_followed_once():
     assert part(config, GUIDANCE) == 100
     config.pipeline.run.recipe = ()
     assert follow(config, ())
-    config.pipeline.objective = type(config.pipeline.objective)(guidance_scale=3)
+    config.pipeline.objective = type(config.pipeline.objective)(guidance_scale=3.0)
     assert follow(config, ()) == ""
     assert part(config, GUIDANCE) == 3
 
@@ -73,6 +73,16 @@ def test_what_a_recipe_cannot_set_ends_in_a_sentence_that_names_it(name, value, 
     path.write_text(json.dumps({"name": "mine", "source": "", "measured": False, "rules": rules}))
     with pytest.raises(UserError, match=f"(?s){path}.*{reason}"):
         follow(config_of("pds-edit-splat", recipe=(str(path),)), ())
+
+
+def test_a_recipe_may_set_what_has_no_value_yet_and_what_can_be_measured(tmp_path):
+    path = tmp_path / "mine.json"
+    rules = [{"set": {"pipeline.eta": "auto", "pipeline.box": [-1, -1, -1, 1, 1, 1], "pipeline.fit": 12}}]
+    path.write_text(json.dumps({"name": "mine", "source": "", "measured": False, "rules": rules}))
+    config = config_of("pnr-edit-splat", recipe=(str(path),))
+    follow(config, ())
+    assert part(config, "pipeline.eta") == "auto"
+    assert part(config, "pipeline.box") == (-1, -1, -1, 1, 1, 1)
 
 
 def test_a_word_that_a_recipe_has_nothing_for_is_refused():
