@@ -70,27 +70,43 @@ class RefinePipeline(DatasetUpdatePipeline):
     """Replaces training images by what SDEdit makes of the scene's renderings."""
 
     config: RefineConfig
-    _edit_was_confined = False
+    _confined = True
+    """Whether --pipeline.change edited still says something."""
 
     def open(self, state: Mapping[str, Tensor], resumes: bool = False, refreeze: bool = False) -> None:
         """See `EditPipeline.open`; what the edit froze stays frozen."""
         named = {name.removeprefix(SCENE): value for name, value in state.items() if name.startswith(SCENE + FROZEN)}
         kept = named if self.config.keep_frozen and not resumes else {}
-        self._edit_was_confined = bool(kept)
+        self._confined = not kept  # the edit itself was, where it left anything frozen
         super().open(state, resumes, refreeze)
         if kept:
             self.scene.load_extra_state(kept)
             self.decisions["region"] = "What the edit left as it was stays so."
 
+    def freeze(self) -> None:
+        """See `EditPipeline.freeze`; where the edit has changed nothing to speak of, all of the scene may change."""
+        try:
+            super().freeze()
+        except UserError:
+            if self.config.change == "everywhere" or self.config.region.confines:
+                raise
+            CONSOLE.log("The edit has changed too little to be confined to: all of the scene may change.")
+            self._confined = False
+            super().freeze()
+
     def region(self) -> Region | None:
         """See `EditPipeline.region`; where asked for, what the edit has changed and no more."""
         region = super().region()
-        if self.config.change == "everywhere" or self._edit_was_confined:
+        if self.config.change == "everywhere" or not self._confined:
             return region
-        if not isinstance(self._edit.config.pipeline, EditConfig):
-            CONSOLE.log("The run is no edit, so that all of its scene may change.")
+        edit = self._edit.config.pipeline
+        if not isinstance(edit, EditConfig):
+            CONSOLE.log("The run is no edit: all of its scene may change.")
             return region
-        hull = self.edited_hull()
+        if not find_source(edit.run, self._edit.config, self._edit.config_path.parent):
+            CONSOLE.log("[yellow]The scene before the edit is not there to tell what it changed: all may change.")
+            return region
+        hull = self.edited_hull(source_state(edit.run))
         return hull if region is None else Common(region, hull)
 
     @functools.cached_property
@@ -100,20 +116,9 @@ class RefinePipeline(DatasetUpdatePipeline):
         return find_run(self.config.run.base, self.config.run.base_step)
 
     @torch.no_grad()
-    def edited_hull(self) -> Hull:
-        """Where in space the edit has changed what the training views show.
-
-        Raises:
-            UserError: the scene before that edit is not to be had.
-        """
-        run, edit = self._edit, self._edit.config.pipeline
-        assert isinstance(edit, EditConfig)
-        if not find_source(edit.run, run.config, run.config_path.parent):
-            raise UserError(
-                f"What the edit {run.config_path.parent} has changed is not known, since the scene before it is not "
-                "there: give --pipeline.change everywhere."
-            )
-        before, after = self.build_source(source_state(edit.run)), self.source_scene()
+    def edited_hull(self, source: Mapping[str, Tensor]) -> Hull:
+        """Where in space the edit has changed what the training views show of `source`, the scene before it."""
+        before, after = self.build_source(source), self.source_scene()
         stride = max(1, math.ceil(len(self.views) / HULL_VIEWS))
         cameras, masks, renderings = [], [], []
         for index in track(range(0, len(self.views), stride), "what was edited", console=CONSOLE, transient=True):

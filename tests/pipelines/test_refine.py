@@ -129,6 +129,13 @@ def test_a_nerf_is_refined_on_rays_of_the_replaced_images(ns_train, toy_nerf):
     assert len(images_of(config)) == 12
 
 
+def test_after_an_edit_of_next_to_nothing_all_may_change(ns_train, edited, capsys):
+    line = ("sdedit-refine-splat", "--load-dir", edited, "--max-num-iterations", 1, "--pipeline.densify-until", 0)
+    config = ns_train(*line, "--pipeline.change", "edited")
+    assert "too little to be confined to" in " ".join(capsys.readouterr().out.split())
+    assert "_scene.frozen" not in scene_of(config)
+
+
 def test_it_densifies(ns_train, edited):
     config = ns_train(
         *("sdedit-refine-splat", "--load-dir", edited, "--max-num-iterations", 25),
