@@ -11,7 +11,7 @@ from rich.console import Console
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
 from pds_nerfstudio.ranges import check_ranges
-from pds_nerfstudio.text import printable
+from pds_nerfstudio.text import in_rich, printable
 
 if TYPE_CHECKING:
     from pds_nerfstudio.evaluation.before_after import Pair
@@ -90,7 +90,11 @@ class Render:
             files = [export(plan.run.config_path, plan.family, out / "export", data=plan.run.data)]
             if plan.family == "splatfacto":
                 files += convert(files[0], self.formats)
-                files.append(export_splat_mesh(plan.run.config_path, out / "export" / "mesh.ply", data=plan.run.data))
+                try:
+                    mesh = out / "export" / "mesh.ply"
+                    files.append(export_splat_mesh(plan.run.config_path, mesh, data=plan.run.data))
+                except UserError as error:  # the Gaussians themselves are there
+                    console.print(f"[yellow]{in_rich(error)}")
             written += files
         for path in written:
             console.print(f"  {printable(path)}", markup=False)

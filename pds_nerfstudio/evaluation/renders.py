@@ -1,8 +1,8 @@
 """Matched renderings before and after an edit: films, stills, sheets, and the scene as a file for other programs."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.base_model import Model
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import Pair, load_run, set_up
 from pds_nerfstudio.files import distinct_names, written
 from pds_nerfstudio.pictures import heat, save_image, side_by_side, video
@@ -110,13 +111,27 @@ def export(
             dataset._dataparser_outputs = dataclasses.replace(dataset._dataparser_outputs, cameras=cameras)
         return made
 
-    with patch.object(exporter, "eval_setup", loaded):
+    with patch.object(exporter, "eval_setup", loaded), meshing(config_path):
         if family == "nerfacto":
             settings: dict[str, Any] = ({} if torch.cuda.is_available() else CPU_MESH) | mesh
             exporter.ExportTSDFMesh(load_config=config_path, output_dir=folder, **settings).main()
             return folder / "tsdf_mesh.ply"
         exporter.ExportGaussianSplat(load_config=config_path, output_dir=folder, output_filename=name).main()
     return folder / name
+
+
+@contextmanager
+def meshing(config_path: Path) -> Iterator[None]:
+    """Within this block, a run without any surface is named as that. Raises UserError for it."""
+    try:
+        yield
+    except ValueError as error:
+        if "Surface level" not in str(error):  # scikit-image's marching cubes, which found none
+            raise
+        raise UserError(
+            f"{config_path.parent} has no surface to make a mesh of in the part of its scene that meshes are made of: "
+            "train it longer."
+        ) from error
 
 
 def convert(ply: Path, formats: Iterable[str]) -> list[Path]:
@@ -154,6 +169,6 @@ def export_splat_mesh(config_path: Path, path: Path, short_side: int = 512, data
         pose = torch.eye(4)[None].clone()
         pose[0, :3] = camera.camera_to_worlds[0].cpu()
         tsdf.integrate_tsdf(pose, camera.get_intrinsics_matrices().cpu(), depth[None, None], shot.image[None])
-    with written(path) as partial:
+    with meshing(config_path), written(path) as partial:
         TSDF.export_mesh(tsdf.get_mesh(), str(partial))
     return path

@@ -121,7 +121,8 @@ def _parsed(parse: Any, parser: Any, split: str, **settings: Any) -> DataparserO
             reason = first_line(error)
         else:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        raise UserError(f"The dataset {data} cannot be read ({reason}): check it, or name another.") from error
+        mend = _mend_of_path(getattr(error, "filename", None), "check it, or name another")
+        raise UserError(f"The dataset {data} cannot be read ({reason}): {mend}.") from error
 
 
 def _require_pinholes(paths: Sequence[Path], cameras: Cameras) -> None:
@@ -152,7 +153,8 @@ def _check_picture(path: Path, wanted: tuple[int, int]) -> tuple[int, int]:
             size, mode = image.size, image.mode
             turned = image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT if size != wanted else False
     except FileNotFoundError as error:
-        raise UserError(f"The image {path} is missing: put it back, or take its frame out of the dataset.") from error
+        mend = _mend_of_path(path, "put it back, or take its frame out of the dataset")
+        raise UserError(f"The image {path} is missing: {mend}.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(_cannot_be_read(path, error)) from error
     if mode not in READABLE:
@@ -186,6 +188,11 @@ def _check_mask(path: Path, size: tuple[int, int], of: Path) -> None:
         raise UserError(
             f"The mask {path} has colours or transparency, and nerfstudio reads gray ones: save it as gray."
         )
+
+
+def _mend_of_path(path: object, otherwise: str) -> str:
+    """What to do about a file that is not there: Windows' paths name no folder here."""
+    return "write / for every \\ in the dataset's paths" if "\\" in str(path) else otherwise
 
 
 def _cannot_be_read(path: Path, error: Exception, what: str = "image") -> str:

@@ -105,9 +105,19 @@ def choose_frame(
     if fits[best] < nothing + CLEAR or any(fits[best] < fits[other] + APART for other in others):
         raise UserError(
             f"The Gaussians of {what} do not clearly look like the photographs in any coordinates ({listed}, a plain "
-            f"picture {nothing:.1f} dB): they are of another scene or of other poses; or say which with --frame."
+            f"picture {nothing:.1f} dB): {unlikely(splats) or 'they are of another scene or of other poses'}; or say "
+            "which with --frame."
         )
     return moved[best], f"Coordinates: {best}, by {len(chosen)} photographs ({listed})."
+
+
+def unlikely(splats: Splats) -> str:
+    """In words, which of their values seem to be no logarithms or logits; empty where none does."""
+    if bool((splats.scales > 0).all()):
+        return "their scales are all above 0, as if they were lengths, not logarithms"
+    if bool(((splats.opacities >= 0) & (splats.opacities <= 1)).all()):
+        return "their opacities all lie in [0, 1], as if they were no logits"
+    return ""
 
 
 def share_seen(means: Float[Tensor, "gaussians 3"], cameras: Any) -> float:

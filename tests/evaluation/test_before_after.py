@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import imageio.v3 as iio
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -209,3 +211,14 @@ def test_a_copied_run_is_itself(edits, toy_splats, tmp_path):
     checkpoint.write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match="is damaged"):
         set_up(copied / "config.yml")
+
+
+def test_a_scene_without_a_surface_is_named_as_that():
+    from skimage.measure import marching_cubes
+
+    from pds_nerfstudio.evaluation.renders import meshing
+
+    with pytest.raises(UserError, match=r"^some/run has no surface"), meshing(Path("some/run/config.yml")):
+        marching_cubes(np.ones((4, 4, 4)), level=0)
+    with pytest.raises(ValueError, match="other"), meshing(Path("some/run/config.yml")):
+        raise ValueError("other")

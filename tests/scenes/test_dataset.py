@@ -54,6 +54,14 @@ def test_a_missing_photograph_is_named(make_dataset):
         parse(data)
 
 
+def test_paths_of_windows_are_named_as_that(make_dataset):
+    data = make_dataset()
+    frames = json.loads((data / "transforms.json").read_text())["frames"]
+    edit_transforms(data, frames=[frame | {"file_path": frame["file_path"].replace("/", "\\")} for frame in frames])
+    with pytest.raises(UserError, match=r"images\\.*: write / for every \\ in the dataset's paths\.$"):
+        parse(data)
+
+
 @pytest.mark.parametrize("kind", [VanillaDataManagerConfig, FullImageDatamanagerConfig])
 def test_a_photograph_that_is_cut_short_is_named_when_it_is_loaded(kind, make_dataset):
     path = make_dataset() / "images" / NAME

@@ -1,6 +1,7 @@
 """Gaussians from a .ply: read as written, and looking the same after a move of the scene and its camera."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.formats.ply import read_ply
 from pds_nerfstudio.scenes.formats.ply_file import write_table
+from pds_nerfstudio.scenes.frame import unlikely
 
 TURN = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(3))).Q
 TURN = TURN * torch.det(TURN).sign()
@@ -137,3 +139,10 @@ def test_scales_follow_the_scene(written):
     splats, _ = read_ply(path)
     moved = splats.moved(torch.eye(4)[:3], 2.0)
     torch.testing.assert_close(moved.scales, splats.scales + math.log(2))
+
+
+def test_values_that_are_no_logarithms_or_logits_are_noticed(written):
+    splats = read_ply(written(0)[1])[0]
+    assert unlikely(splats) == ""
+    assert "lengths" in unlikely(dataclasses.replace(splats, scales=splats.scales.exp()))
+    assert "logits" in unlikely(dataclasses.replace(splats, opacities=splats.opacities.sigmoid()))
