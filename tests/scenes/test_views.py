@@ -51,6 +51,22 @@ def test_rays_of_a_view_are_those_of_a_pinhole_at_the_working_size(size, make_da
         torch.testing.assert_close(rays.origins, pose[:, 3].expand(height, width, 3))
 
 
+@pytest.mark.parametrize("size", [(20, 16), (40, 32), (9, 13)])
+def test_rays_of_a_panorama_go_all_around_at_the_working_size(size, make_dataset):
+    data = make_dataset()
+    path = data / "transforms.json"
+    around = {"camera_model": "EQUIRECTANGULAR", "fl_x": 8.0, "cx": 8.0, "fl_y": 20.0, "cy": 10.0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | around))
+    views = train_views(datamanager("rays", data))
+    height, width = size
+    rays = views.camera(1, height, width).generate_rays(camera_indices=0, keep_shape=True)
+    row, column = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    azimuth, polar = 2 * math.pi * (column / width - 0.5), math.pi * row / height
+    directions = torch.stack([azimuth.sin() * polar.sin(), polar.cos(), -azimuth.cos() * polar.sin()], -1)
+    expected = directions @ views.cameras.camera_to_worlds[1, :, :3].T
+    torch.testing.assert_close(rays.directions, expected, atol=1e-5, rtol=0)
+
+
 def test_fisheyes_that_were_undistorted_are_pinholes(make_dataset):
     data = make_dataset(distortion=0.05)
     path = data / "transforms.json"
