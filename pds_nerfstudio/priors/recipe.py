@@ -15,6 +15,7 @@ with any of the four conditions left out; of rules that set the same, the last o
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,6 +29,13 @@ COMMON = Path(__file__).parent / "recipes" / "stable_diffusion.json"
 """The recipe of a prior that has none of its own."""
 NONE = "none"
 Budget = Literal["quick", "quality", "low-vram"]
+OPEN = ("max_num_iterations", "optimizers.", "pipeline.")
+CLOSED = (
+    *("_target", "src_prompt", "tgt_prompt", "prior", "lora", "embedding", "datamanager", "model", "masks", "replay"),
+    *("recipe", "followed", "seed", "base", "base_step", "base_checksum", "carry_source", "carried", "prior_device"),
+)
+"""A file beside somebody's weights sets how an edit goes: of what begins like `OPEN`, nothing that says of what it is
+made, where it lies, or where it is computed."""
 CONDITIONS = {"methods": list, "family": str, "asks": list, "budget": str}
 """What a rule may depend on."""
 
@@ -142,6 +150,8 @@ def read_recipe(path: Path) -> Recipe:
                 f"The recipe {path} is damaged (rule {number} is not of the form "
                 f'{{"for": {{{", ".join(CONDITIONS)}}}, "set": {{…}}}}): {remedy}.'
             )
+        if closed := next(filterfalse(_may_be_set, rule.settings), None):
+            raise UserError(f"The recipe {path} sets {closed}, which is for the command line alone: {remedy}.")
         rules.append(rule)
     return Recipe(content["name"], content["source"], content["measured"], tuple(rules), path)
 
@@ -157,6 +167,10 @@ def _read_rule(entry: Any) -> Rule | None:
         return None
     conditions: Any = _with_tuples(where)
     return Rule(_with_tuples(settings), **conditions)
+
+
+def _may_be_set(name: str) -> bool:
+    return name.startswith(OPEN) and name.removeprefix("pipeline.").partition(".")[0] not in CLOSED
 
 
 def _with_tuples(entries: Mapping[str, Any]) -> dict[str, Any]:

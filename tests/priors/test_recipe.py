@@ -102,6 +102,10 @@ GOOD = {"name": "mine", "source": "tried", "measured": False, "rules": [{"set": 
         (json.dumps(GOOD | {"rules": [{"for": {"method": ["pds-edit"]}, "set": {}}]}), "rule 1"),
         (json.dumps(GOOD | {"rules": [{"for": {"methods": "pds-edit"}, "set": {}}]}), "rule 1"),
         (json.dumps(GOOD | {"rules": ["pds-edit"]}), "rule 1"),
+        *(
+            (json.dumps(GOOD | {"rules": [{"set": {name: "x"}}]}), f"sets {name}, which is for the command line")
+            for name in ("output_dir", "pipeline.prior", "pipeline.model.num_levels", "viewer.websocket_host")
+        ),
     ],
 )
 def test_a_damaged_recipe_ends_in_a_sentence(content, reason, tmp_path):
