@@ -25,9 +25,10 @@ from pds_nerfstudio.pipelines.command_line import DATAPARSER, Given, merged
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
 from pds_nerfstudio.pipelines.recipe import follow
 from pds_nerfstudio.pipelines.refine import RefineConfig
+from pds_nerfstudio.pipelines.replay import adopt_replay, continues, replays_on, session_of, with_what_is_left
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.settings_tree import check_settings, read, settings, write
-from pds_nerfstudio.pipelines.steering import FLAGS, SESSION_FILE, Change, adopt_settings, read_session, settings_at
+from pds_nerfstudio.pipelines.steering import Change, adopt_settings, settings_at
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.prompts import unknown_words
 from pds_nerfstudio.ranges import require_steps
@@ -100,15 +101,15 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         )
     adopted = _adopt_prompt_flag(config)
     run = _named_run(config)
-    replayed = () if _replays_on(config, run) else _adopt_replay(config)
+    replayed = () if replays_on(config, run) else adopt_replay(config)
     _check_family(config, run)
 
     previous = run.config
-    resumes = _continues(config, run)
+    resumes = continues(config, run)
     done, due = (), replayed
     if resumes:
-        done, again = _session_of(config, run, given)
-        due = due or _with_what_is_left(config, run, again)
+        done, again = session_of(config, run, given)
+        due = due or with_what_is_left(config, run, again)
         _adopt_run(config, previous, given, done)
         find_source_again(config, run, given)
     else:
@@ -206,32 +207,6 @@ def _adopt_prompt_flag(config: TrainerConfig) -> str | None:
     return prompt
 
 
-def _adopt_replay(config: TrainerConfig) -> tuple[Change, ...]:
-    """The settings that a replayed session began with; returns what it changed then."""
-    replay = getattr(config, "replay", None)
-    if replay is None:
-        return ()
-    assert isinstance(config.pipeline, EditConfig)
-    first, *changes = read_session(replay)
-    adopt_settings(config.pipeline, first.value)
-    return tuple(changes)
-
-
-def _replays_on(config: TrainerConfig, run: SourceRun) -> bool:
-    """Whether an edit goes on that was replaying a session, which then goes on too."""
-    replay = getattr(run.config, "replay", None)
-    return replay is not None and _continues(config, run) and getattr(config, "replay", None) in (None, replay)
-
-
-def _with_what_is_left(config: TrainerConfig, run: SourceRun, again: tuple[Change, ...]) -> tuple[Change, ...]:
-    """What is to be made again after a checkpoint, with what the session that the run was replaying changes later."""
-    if not _replays_on(config, run):
-        return again
-    config.replay = run.config.replay  # pyright: ignore[reportAttributeAccessIssue]
-    left = [change for change in read_session(config.replay)[1:] if change.step > run.step and change not in again]  # pyright: ignore[reportAttributeAccessIssue]
-    return tuple(sorted([*again, *left], key=lambda change: change.step))
-
-
 def _follow_recipe(config: TrainerConfig, run: SourceRun, given: Given, resumes: bool) -> str:
     """Let a new edit, or one that goes on and names it, begin by a recipe; returns what it took, in words."""
     assert isinstance(config.pipeline, EditConfig)
@@ -239,8 +214,8 @@ def _follow_recipe(config: TrainerConfig, run: SourceRun, given: Given, resumes:
         return ""
     config.pipeline.run.followed = None if resumes else config.pipeline.run.followed
     said = follow(config, given)
-    if not _replays_on(config, run):
-        _adopt_replay(config)  # a session names its settings as a command line does
+    if not replays_on(config, run):
+        adopt_replay(config)  # a session names its settings as a command line does
     return said
 
 
@@ -268,33 +243,6 @@ def _check_family(config: TrainerConfig, run: SourceRun) -> None:
         f"{run.config_path.parent} is a {run.family} scene ({run.method_name}) and {name} edits {wanted} scenes: "
         f"use ns-train {other}."
     )
-
-
-def _continues(config: TrainerConfig, run: SourceRun) -> bool:
-    """Whether `run` is an edit of the same kind, between the same prompts as far as any are given."""
-    before, now = run.config.pipeline, config.pipeline
-    assert isinstance(now, EditConfig)
-    return (
-        isinstance(before, EditConfig)
-        and run.method_name == config.method_name
-        and now.src_prompt in ("", before.src_prompt)
-        and now.tgt_prompt in ("", before.tgt_prompt)
-    )
-
-
-def _session_of(config: TrainerConfig, run: SourceRun, given: Given) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
-    """What was changed in an edit before its checkpoint, and what after it: that is made again, unless an older
-    checkpoint was asked for, or the command line says otherwise."""
-    path = run.config_path.parent / SESSION_FILE
-    if not path.is_file():
-        return (), ()
-    changes = read_session(path)
-    first_step = run.step + 1
-    after = [change for change in changes[1:] if change.step >= first_step]
-    if config.load_step is not None or config.load_checkpoint is not None:
-        after = []
-    again = tuple(change for change in after if not any(map(given.within, FLAGS.get(change.change, ()))))
-    return tuple(change for change in changes if change.step < first_step), again
 
 
 def _adopt_run(config: TrainerConfig, previous: TrainerConfig, given: Given, done: tuple[Change, ...]) -> None:
