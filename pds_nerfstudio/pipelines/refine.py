@@ -8,7 +8,6 @@ that trains on them feed their errors back, and it drifts (docs/refine.md).
 """
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,6 +15,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
@@ -28,8 +28,9 @@ from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, Dataset
 from pds_nerfstudio.pipelines.settings import listed_in_order
 from pds_nerfstudio.ranges import Guidance, Share
 from pds_nerfstudio.scenes.families import render
-from pds_nerfstudio.scenes.hull import HULL_VIEWS, Hull, Region
-from pds_nerfstudio.scenes.region import Common
+from pds_nerfstudio.scenes.hull import Hull, Region
+from pds_nerfstudio.scenes.region import Common, hull_of_views
+from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import FROZEN
 from pds_nerfstudio.scenes.source import SourceRun, find_run
 
@@ -115,17 +116,14 @@ class RefinePipeline(DatasetUpdatePipeline):
         assert self.config.run.base is not None
         return find_run(self.config.run.base, self.config.run.base_step)
 
-    @torch.no_grad()
     def edited_hull(self, source: Mapping[str, Tensor]) -> Hull:
         """Where in space the edit has changed what the training views show of `source`, the scene before it."""
-        before, after = self.build_source(source), self.source_scene()
-        stride = max(1, math.ceil(len(self.views) / HULL_VIEWS))
-        cameras, masks, renderings = [], [], []
-        for index in track(range(0, len(self.views), stride), "what was edited", console=CONSOLE, transient=True):
-            cameras.append(self.views.camera(index, *self.working_size(index)))
-            renderings.append(render(after, cameras[-1]))
-            masks.append(changed(render(before, cameras[-1]).image, renderings[-1].image)[0, 0])
-        return Hull.from_renderings(cameras, masks, renderings)
+        before = self.build_source(source)
+
+        def where(index: int, camera: Cameras, after: Rendering) -> Tensor:
+            return changed(render(before, camera).image, after.image)[0, 0]
+
+        return hull_of_views(self.source_scene(), self.views, self.working_size, where, "what was edited")
 
     def begin(self, probe: Callable[[int], list[float]]) -> None:
         """Refine every view once: few images, the first of many, would have the scene forget what the others show."""

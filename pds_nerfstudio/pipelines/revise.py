@@ -9,14 +9,12 @@ What a step does depends on its number alone, so that a resumed edit goes on in 
 the objective on the unperturbed scene first; the probed parameters are discarded.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from nerfstudio.utils.rich_utils import CONSOLE
-from rich.progress import track
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
@@ -42,9 +40,8 @@ from pds_nerfstudio.pipelines.settings import (
 )
 from pds_nerfstudio.pipelines.source_views import SourceView
 from pds_nerfstudio.ranges import Steps
-from pds_nerfstudio.scenes.families import render
-from pds_nerfstudio.scenes.hull import HULL_VIEWS, INSIDE, Hull, Region
-from pds_nerfstudio.scenes.region import Common
+from pds_nerfstudio.scenes.hull import INSIDE, Hull, Region
+from pds_nerfstudio.scenes.region import Common, hull_of_views
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.text import in_rich
 
@@ -167,14 +164,14 @@ class RevisePipeline(DistillationPipeline):
         """Where in space the prior asks for change, by the source's training views; found once for two prompts."""
         prompts = self.config.src_prompt, self.config.tgt_prompt
         if prompts not in self._hulls:
-            source = self.source_scene()
-            stride = max(1, math.ceil(len(self.views) / HULL_VIEWS))
-            cameras, masks, renderings = [], [], []
-            for index in track(range(0, len(self.views), stride), "what to change", console=CONSOLE, transient=True):
-                cameras.append(self.views.camera(index, *self.working_size(index)))
-                renderings.append(render(source, cameras[-1]))
-                masks.append(self._relevance(self.source_view(index)))
-            self._hulls = {prompts: Hull.from_renderings(cameras, masks, renderings)}
+            hull = hull_of_views(
+                self.source_scene(),
+                self.views,
+                self.working_size,
+                lambda index, *_: self._relevance(self.source_view(index)),
+                "what to change",
+            )
+            self._hulls = {prompts: hull}
         return self._hulls[prompts]
 
     def _relevance(self, source: SourceView) -> Tensor:

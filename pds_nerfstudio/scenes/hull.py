@@ -19,8 +19,6 @@ from torch import Tensor
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.rendering import Rendering
 
-HULL_VIEWS = 48
-"""At most so many views are asked where a hull is, evenly chosen."""
 BEHIND = 0.05
 """A point is hidden where it lies deeper than the surface by more than this share of the surface's depth."""
 SEEN_BY = 0.3

@@ -3,21 +3,29 @@
 What that freezes differs by family: see `nerf.py` and `splats.py`.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.base_model import Model
+from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
+from rich.progress import track
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.hull import Hull, Region
+from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.views import Views
 
+HULL_VIEWS = 48
+"""At most so many views are asked where a hull is, evenly chosen."""
 MASK_SIZE = 256
 """Longer side, in pixels, at which masks are carried into the scene."""
 Corners = tuple[float, float, float, float, float, float]
@@ -55,6 +63,31 @@ class Common:
     def contains(self, points: Float[Tensor, "points 3"]) -> Bool[Tensor, " points"]:
         """Whether each point is in both."""
         return self.first.contains(points) & self.second.contains(points)
+
+
+@torch.no_grad()
+def hull_of_views(
+    model: Model,
+    views: Views,
+    size: Callable[[int], tuple[int, int]],
+    mask: Callable[[int, Cameras, Rendering], Float[Tensor, "_ _"]],
+    doing: str,
+) -> Hull:
+    """Where in space views are found to be relevant, by up to `HULL_VIEWS` of them.
+
+    Args:
+        model: the scene whose surfaces hide what lies behind them.
+        size: height and width in pixels at which to render a view.
+        mask: relevance in [0, 1] of a view, given its number, its camera and its rendering; of any size.
+        doing: what the progress bar says.
+    """
+    cameras, masks, renderings = [], [], []
+    stride = max(1, math.ceil(len(views) / HULL_VIEWS))
+    for index in track(range(0, len(views), stride), doing, console=CONSOLE, transient=True):
+        cameras.append(views.camera(index, *size(index)))
+        renderings.append(render(model, cameras[-1]))
+        masks.append(mask(index, cameras[-1], renderings[-1]))
+    return Hull.from_renderings(cameras, masks, renderings)
 
 
 def hull_of_masks(model: Model, views: Views, folder: Path) -> Hull:
