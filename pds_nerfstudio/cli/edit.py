@@ -127,7 +127,7 @@ class Edit:
 
         check_prior(self.prior)
         check_extras(self.lora, self.embedding, text_width(local_folder(self.prior)), flags="--")
-        read_wanted(self.recipe)
+        read_wanted(self.recipe, "--recipe")
         from pds_nerfstudio.methods import METHODS
         from pds_nerfstudio.scenes.source import find_run
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.pipelines.settings_tree import change
+from pds_nerfstudio.pipelines.settings_tree import change, part
 
 NOTHING, CEILING, REGENERATE = ANCHORS = "nothing", "ceiling", "regenerate"
 """Rows that are no method, and stand alone."""
@@ -69,8 +69,9 @@ def of_family(method: str, family: str) -> str:
 
 
 def changed(config: Any, changes: Mapping[str, Any]) -> Any:
-    """A copy of a tree of configurations with other values, by their dotted names."""
+    """A copy of a tree of configurations with other values, by their dotted names; one value makes a list of one."""
     config = copy.deepcopy(config)
     for name, value in changes.items():
-        change(config, name, value)
+        is_list = isinstance(part(config, name), tuple) and not isinstance(value, tuple)
+        change(config, name, (value,) if is_list else value)
     return config

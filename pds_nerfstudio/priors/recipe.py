@@ -100,24 +100,27 @@ class Wanted:
     none: bool = False
 
 
-def read_wanted(words: Sequence[str]) -> Wanted:
+def read_wanted(words: Sequence[str], flag: str = "--pipeline.recipe") -> Wanted:
     """What the words of --pipeline.recipe mean.
+
+    Args:
+        flag: what a command calls it.
 
     Raises:
         UserError: they contradict each other, or one is neither known nor a file.
     """
     if NONE in words:
         if len(words) > 1:
-            raise UserError("--pipeline.recipe none takes nothing from any recipe: leave the other words out.")
+            raise UserError(f"{flag} none takes nothing from any recipe: leave the other words out.")
         return Wanted(none=True)
     asks: list[Any] = [word for word in words if word in get_args(Ask)]
     budgets = tuple(word for word in words if word in get_args(Budget))
     paths = [Path(word).expanduser() for word in words if word not in asks and word not in budgets]
     if len(set(asks)) > 1 or len(paths) > 1:
-        raise UserError(f"--pipeline.recipe {' '.join(words)}: give one kind of edit and one file at most.")
+        raise UserError(f"{flag} {' '.join(words)}: give one kind of edit and one file at most.")
     if paths and not paths[0].exists():
         known = ", ".join((NONE, *get_args(Ask), *get_args(Budget)))
-        raise UserError(f"--pipeline.recipe {paths[0]} is neither a file nor one of {known}.")
+        raise UserError(f"{flag} {paths[0]} is neither a file nor one of {known}.")
     path = paths[0] / FILE if paths and paths[0].is_dir() else (paths or [None])[0]
     return Wanted(path, asks[0] if asks else None, budgets)
 

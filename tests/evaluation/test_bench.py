@@ -90,6 +90,8 @@ def test_a_method_takes_settings_in_brackets(tmp_path):
     assert config.pipeline.objective.regularisation == 0.8
     assert config.optimizers["adapters"]["optimizer"].lr == 1e-3
     assert METHODS["piva-edit-splat"].config.pipeline.objective.regularisation == 0.2
+    by_recipe = changed(METHODS["pnr-edit-splat"].config, read_link("pnr-edit[pipeline.recipe=shape]")[1])
+    assert by_recipe.pipeline.run.recipe == ("shape",)
     assert [cell.method for cell in cells_of(tmp_path, ["nothing", text])[:2]] == ["nothing", text]
     words = read_link("pnr-edit[a=true, b=False, c=none, d=relevant, e=3]")[1]
     assert words == {"a": True, "b": False, "c": None, "d": "relevant", "e": 3}
