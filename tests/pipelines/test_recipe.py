@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.plan import prepare
 from pds_nerfstudio.pipelines.recipe import follow
 from pds_nerfstudio.pipelines.settings_tree import part, settings
+from pds_nerfstudio.pipelines.steering import BEGIN, settings_of
 from pds_nerfstudio.priors.recipe import COMMON
 from pds_nerfstudio.toybox.spec import find_edit
 
@@ -125,3 +127,17 @@ def test_a_short_trial_shortens_both_stages_of_the_recipe(toy_splats, tmp_path, 
     prepare(config, METHODS["pnr-edit-splat"].config)
     assert (config.pipeline.edit_steps, config.pipeline.refinement.refine_steps) == (30, 10)
     assert config.optimizers["means"]["scheduler"].max_steps == 40
+
+
+def test_what_a_replayed_session_began_with_goes_before_the_recipe(toy_splats, tmp_path):
+    steered = config_of("pds-edit-splat").pipeline
+    steered.objective = replace(steered.objective, guidance_scale=33.0)
+    session = tmp_path / "session.jsonl"
+    session.write_text(json.dumps({"step": 0, "change": BEGIN, "value": settings_of(steered)}) + "\n")
+    config = config_of("pds-edit-splat", prompts=("", ""))
+    config.load_dir, config.output_dir = toy_splats.parent / "nerfstudio_models", tmp_path / "out"
+    config.replay = session
+    prepare(config, METHODS["pds-edit-splat"].config)
+    assert part(config, GUIDANCE) == 33
+    assert config.pipeline.tgt_prompt == COLOUR[1]
+    assert config.optimizers["features_dc"]["optimizer"].lr == 0.03
