@@ -10,7 +10,7 @@ evaluated without it, and its checkpoints are ordinary nerfstudio checkpoints.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ from torch.cuda.amp.grad_scaler import GradScaler
 from pds_nerfstudio.draws import generator_at, own_draws
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import to_channels_last, working_size
+from pds_nerfstudio.objectives.cameras import CameraMatrices, Viewpoints
 from pds_nerfstudio.perceptual import Perceptual
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.carried import source_state
@@ -48,10 +49,12 @@ from pds_nerfstudio.pipelines.source_views import SourceView, SourceViews
 from pds_nerfstudio.prompts import check_prompts, require_read_differently
 from pds_nerfstudio.scenes.families import family_of_model, scene_of
 from pds_nerfstudio.scenes.hull import Region
+from pds_nerfstudio.scenes.orbit import Subject
 from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
-from pds_nerfstudio.scenes.views import Views, train_views
+from pds_nerfstudio.scenes.viewpoints import Capture, capture_of
+from pds_nerfstudio.scenes.views import Joined, Views, train_views
 from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
@@ -77,6 +80,8 @@ class EditConfig(VanillaPipelineConfig):
     """What the scene shows now, for example "a photo of a man"."""
     tgt_prompt: str = ""
     """What it should show, for example "a photo of a man raising his arms"."""
+    negative_prompt: str = ""
+    """What guidance leads away from, instead of the empty prompt."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """The diffusion model: a hub id, a local diffusers folder, or "toybox" for the small one in this package."""
     region: Flat[RegionSettings] = field(default_factory=RegionSettings)
@@ -195,6 +200,27 @@ class EditPipeline(VanillaPipeline):
         return train_views(self.datamanager)
 
     @functools.cached_property
+    def shown(self) -> Joined:
+        """The views that the prior is shown: the training views, and after them those of orbits."""
+        return Joined((self.views,))
+
+    @functools.cached_property
+    def capture(self) -> Capture | None:
+        """How the training views look at what is edited; None where their cameras cannot be told."""
+        subject = self.config.view.subject
+        return capture_of(self.views, None if subject is None else Subject(torch.tensor(subject[:3]), subject[3]))
+
+    @functools.cached_property
+    def viewpoints(self) -> CameraMatrices | None:
+        """What the prior is told of all views in `shown`; None where it takes no cameras, or they have none to tell."""
+        if not (self.prior.takes_cameras and self.config.view.tell_cameras):
+            return None
+        if self.capture is None or not self.capture.looks_at_it:
+            CONSOLE.log("[yellow]The photographs do not look at one subject: the prior is not told their cameras.")
+            return None
+        return self.capture.matrices(self.config.view.front)
+
+    @functools.cached_property
     def prior(self) -> "StableDiffusionPrior":
         """The diffusion model, loaded here."""
         config = self.config
@@ -214,6 +240,7 @@ class EditPipeline(VanillaPipeline):
             loras=config.network.lora,
             embeddings=config.network.embedding,
         )
+        prior.negative_prompt = config.negative_prompt
         if config.reads_source_prompt and hasattr(prior, "tokenizer"):
             require_read_differently(config.src_prompt, config.tgt_prompt, prior.tokenizer)
         named = " + ".join([config.prior, *config.network.lora, *map(str, config.network.embedding)])
@@ -366,10 +393,10 @@ class EditPipeline(VanillaPipeline):
         return self.prior.unet.config.sample_size * self.prior.latent_stride
 
     def working_size(self, index: int) -> tuple[int, int]:
-        """Height and width in pixels at which a training view is shown to the prior; loads it."""
+        """Height and width in pixels at which a view is shown to the prior; loads it."""
         stride, short_side = self.prior.latent_stride, self.short_side()
         assert short_side is not None
-        return working_size(*self.views.size(index), short_side, stride)
+        return working_size(*self.shown.size(index), short_side, stride)
 
     @torch.no_grad()
     def before_and_after(self, count: int) -> dict[str, Float[Tensor, "height both 3"]]:
@@ -391,16 +418,21 @@ class EditPipeline(VanillaPipeline):
         return int(torch.randperm(count, generator=self.generator(turn // count))[turn % count])
 
     def render_view(self, index: int) -> Rendering:
-        """A training view of the edited scene at the prior's working size, with its graph."""
+        """A view of the edited scene at the prior's working size, with its graph."""
         settings = self.config.scene
-        regularise = settings.regularises()
+        # A NeRF's own losses ask for a row of the camera optimiser.
+        regularise = settings.regularises() and self.shown.at(index)[0].in_training
         chunks = self.scene.chunks(self.config.compute.rays_at_once(), settings.differentiated(), regularise)
-        camera = self.views.camera(index, *self.working_size(index), device=self.device)
+        camera = self.shown.camera(index, *self.working_size(index), device=self.device)
         return self.scene.render(camera, chunks, regularise=regularise)
 
     def source_view(self, index: int) -> SourceView:
-        """What a training view showed before the edit, at the size at which the prior is shown it."""
-        return self.sources.view(self.prior, self.views, index, *self.working_size(index))
+        """What a view showed before the edit, at the size at which the prior is shown it."""
+        return self.sources.view(self.prior, self.shown, index, *self.working_size(index))
+
+    def seen_from(self, indices: Sequence[int], together: int = 1) -> Viewpoints | None:
+        """From where the prior is told that views are seen, `together` of them at a time; None for nowhere."""
+        return None if self.viewpoints is None else Viewpoints(self.viewpoints[list(indices)], together)
 
     def source_scene(self) -> Model:
         """The scene before the edit, kept until every view's source latent has been computed."""

@@ -5,6 +5,7 @@ source rendering of view i ─► prior.encode ─► x⁰_src             cache
 objective.gradient(prior, Edit(x⁰_tgt, x⁰_src, …)) ─► g ─► surrogate_loss ─► loss_dict ─► nerfstudio's trainer
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from torch import Tensor
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import details
 from pds_nerfstudio.objectives.base import SOURCE, Edit, ScoreDistillation, surrogate_loss
+from pds_nerfstudio.objectives.cameras import CameraMatrices
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines import distributed
@@ -37,7 +39,10 @@ from pds_nerfstudio.pipelines.source_views import SourceView, depth_of
 from pds_nerfstudio.priors.adapters import WARMUP_RATE
 from pds_nerfstudio.priors.control import check_control, load_control
 from pds_nerfstudio.priors.learning import LearningPrior
+from pds_nerfstudio.scenes.orbit import VIEWS
 from pds_nerfstudio.scenes.rendering import Rendering
+from pds_nerfstudio.scenes.viewpoints import orbits_of
+from pds_nerfstudio.scenes.views import Joined, Views
 from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
@@ -150,21 +155,16 @@ class DistillationPipeline(EditPipeline):
         """Losses of one edit step; `finite` then knows whether they can be used, and after backward the gradient."""
         self.finite.forget()
         prior, objective, config = self.prior, self.objective_at(step), self.config
-        assert isinstance(config.view, DistilledViews)
-        own = config.view.views_per_step
-        shown, first = distributed.count() * own, distributed.rank() * own
-        places = range(first, first + own)
-        generators = [self.generator(step * shown + place) for place in places]
-        indices = [self.view_of_step(step // config.view.steps_per_view * shown + place) for place in places]
-
+        indices, generators, together = self.views_of_step(step)
         renderings = [self.render_view(index) for index in indices]
         if len({rendering.image.shape for rendering in renderings}) > 1:
             raise UserError("The dataset's views differ in shape and make no batch: leave --pipeline.views-per-step 1.")
         image = torch.cat([rendering.image for rendering in renderings])
-        pairs = [objective.sample_timesteps(prior.schedule, 1, generator) for generator in generators]
-        t, s = (torch.cat(steps) for steps in zip(*pairs, strict=True))  # on the CPU: a look-up then waits for no GPU
+        # One pair for views that are predicted together; on the CPU: a look-up then waits for no GPU.
+        pairs = [objective.sample_timesteps(prior.schedule, 1, generator) for generator in generators[::together]]
+        t, s = (torch.cat(steps).repeat_interleave(together) for steps in zip(*pairs, strict=True))
         self._watch_gradient(image, objective, t)
-        names = ", ".join(self.views.names[index] for index in indices)
+        names = ", ".join(self.shown.names[index] for index in indices)
         self.finite.watch(image, lambda: f"the rendering of {names}")
         x0_tgt = prior.encode(image)
         self.finite.watch(x0_tgt, lambda: f"what the prior's encoder makes of {names}")
@@ -181,6 +181,7 @@ class DistillationPipeline(EditPipeline):
             eps_s=noise_like(x0_tgt, generators),
             control_tgt=torch.cat([depth_of(rendering) for rendering in renderings]) if controls else None,
             control_src=torch.cat(controls) if controls else None,
+            cameras=self.seen_from(indices, together),
         )
         learning = LearningPrior.of_step(prior, objective.adapters, edit)
         gradient = objective.gradient(learning, edit)
@@ -193,6 +194,46 @@ class DistillationPipeline(EditPipeline):
         }
         metrics = {"gradient_norm": gradient.norm(), "timestep": t.float().mean()}
         return {}, losses, metrics
+
+    @functools.cached_property
+    def shown(self) -> Joined:
+        """See `EditPipeline.shown`."""
+        return Joined((self.views, *(views for views, _ in self._orbits)))
+
+    @functools.cached_property
+    def viewpoints(self) -> CameraMatrices | None:
+        """See `EditPipeline.viewpoints`."""
+        told = super().viewpoints
+        return told if told is None else torch.cat([told, *(matrices for _, matrices in self._orbits)])
+
+    @functools.cached_property
+    def _orbits(self) -> list[tuple[Views, CameraMatrices]]:
+        """The orbits' views and what the prior is told of them; none where none are asked for."""
+        settings = self.config.view
+        assert isinstance(settings, DistilledViews)
+        if settings.views == "training":
+            return []
+        if self.capture is None:
+            raise UserError("Orbits need photographs by perspective cameras: leave --pipeline.views training.")
+        size = self.short_side()
+        assert size is not None
+        return [orbits_of(self.capture, settings.orbits, self.config.run.seed, size, settings.front)]
+
+    def views_of_step(self, step: int) -> tuple[list[int], list[torch.Generator], int]:
+        """Which views edit step `step` shows here, a generator for each, and how many are predicted together."""
+        settings = self.config.view
+        assert isinstance(settings, DistilledViews)
+        orbit = settings.views == "orbit" or (settings.views == "both" and step % 2 == 1)
+        own = VIEWS if orbit else settings.views_per_step
+        shown, first = distributed.count() * own, distributed.rank() * own
+        places = range(first, first + own)
+        generators = [self.generator(step * shown + place) for place in places]
+        turn = step // settings.steps_per_view
+        if not orbit:
+            return [self.view_of_step(turn * shown + place) for place in places], generators, 1
+        number = int(torch.randint(settings.orbits, (), generator=generators[0]))
+        indices = [len(self.views) + VIEWS * number + view for view in range(VIEWS)]
+        return indices, generators, 1 if self.viewpoints is None else VIEWS
 
     def objective_at(self, step: int) -> ScoreDistillation:
         """The objective of edit step `step`."""
@@ -223,7 +264,8 @@ class DistillationPipeline(EditPipeline):
             t, s = config.objective.sample_timesteps(prior.schedule, len(x0), generator)
             eps = noise_like(x0, [generator] * len(x0))
             control = torch.cat(controls) if controls else None
-            edit = Edit(x0, x0, config.src_prompt, "", t, s, eps, eps, control_src=control)
+            cameras = self.seen_from([source.index for source in alike])
+            edit = Edit(x0, x0, config.src_prompt, "", t, s, eps, eps, control_src=control, cameras=cameras)
             LearningPrior.of_step(prior, (SOURCE,), edit).teach(optimizer)
 
     def _watch_gradient(self, image: Tensor, objective: ScoreDistillation, t: Tensor) -> None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.inversion import DDPMInversion
 from pds_nerfstudio.objectives.sdedit import ddim_steps, noise_and_denoise
 from pds_nerfstudio.pipelines.base import noise_like
@@ -40,7 +41,14 @@ class Editor(ABC):
         """Its model; see `priors.stable_diffusion.load_prior`."""
 
     @abstractmethod
-    def edit(self, prior: Any, original: Original, image: Picture, generator: torch.Generator) -> Picture:
+    def edit(
+        self,
+        prior: Any,
+        original: Original,
+        image: Picture,
+        generator: torch.Generator,
+        cameras: Viewpoints | None = None,
+    ) -> Picture:
         """The view as it should be.
 
         Args:
@@ -48,6 +56,7 @@ class Editor(ABC):
             original: latent of the view before the edit.
             image: its rendering now, RGB in [0, 1].
             generator: draws strength and noise.
+            cameras: where it is seen from, for priors that take cameras.
         """
 
 
@@ -77,8 +86,15 @@ class InstructPix2Pix(Editor):
 
         return load_instruct(*args, **settings)
 
-    def edit(self, prior: Any, original: Original, image: Picture, generator: torch.Generator) -> Picture:
-        """See `Editor.edit`."""
+    def edit(
+        self,
+        prior: Any,
+        original: Original,
+        image: Picture,
+        generator: torch.Generator,
+        cameras: Viewpoints | None = None,
+    ) -> Picture:
+        """See `Editor.edit`; no InstructPix2Pix takes cameras."""
         config, x0 = self.config, prior.encode(image)
         steps = ddim_steps(prior.schedule, config.draw_strength(generator), config.num_steps)
         eps = noise_like(x0, [generator])
@@ -114,10 +130,17 @@ class Inversion(Editor):
 
         return load_prior(*args, **settings)
 
-    def edit(self, prior: Any, original: Original, image: Picture, generator: torch.Generator) -> Picture:
+    def edit(
+        self,
+        prior: Any,
+        original: Original,
+        image: Picture,
+        generator: torch.Generator,
+        cameras: Viewpoints | None = None,
+    ) -> Picture:
         """See `Editor.edit`; the rendering as it is now has no part in it."""
         eps = torch.stack([noise_like(original, [generator]) for _ in range(self.settings.steps_run)])
-        return prior.decode(self.settings.edit(prior, original, self.src_prompt, self.tgt_prompt, eps))
+        return prior.decode(self.settings.edit(prior, original, self.src_prompt, self.tgt_prompt, eps, cameras))
 
 
 EDITORS: dict[str, type[Editor]] = {"instruct": InstructPix2Pix, "inversion": Inversion}

@@ -184,10 +184,11 @@ class RevisePipeline(DistillationPipeline):
             t = torch.randint(low, high, (RELEVANCE_DRAWS,), generator=generator)
             eps = torch.randn(RELEVANCE_DRAWS, *source.latent.shape[1:], generator=generator).to(source.latent)
             x0 = source.latent.expand(RELEVANCE_DRAWS, -1, -1, -1)
-            difference = prediction_difference(self.prior, x0, *prompts, t, eps).mean(0)
+            cameras = self.seen_from([source.index] * RELEVANCE_DRAWS)
+            difference = prediction_difference(self.prior, x0, *prompts, t, eps, cameras).mean(0)
             if not bool(difference.isfinite().all()):
                 raise UserError(
-                    f"What the prior predicts of view {self.views.names[source.index]} is not finite: use "
+                    f"What the prior predicts of view {self.shown.names[source.index]} is not finite: use "
                     "--pipeline.precision fp32, or another prior."
                 )
             self._maps[key] = relevance(difference)

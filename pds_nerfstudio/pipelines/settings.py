@@ -186,6 +186,15 @@ class ViewSettings(Group):
     resolution: Annotated[int, Ge(1), Le(8192)] | None = None
     """Shorter side, in pixels, at which views are rendered for the prior; by default the size it was trained at."""
 
+    tell_cameras: bool = True
+    """Tell a prior that takes cameras (toybox's, MVDream's) from where each view is seen."""
+    front: Annotated[float, Ge(-360), Le(360)] = 0.0
+    """Azimuth, in degrees from the scene's x axis towards y, from which such a prior is told that the subject's front
+    is seen."""
+    subject: tuple[float, float, float, float] | None = None
+    """Middle and radius of what is edited, in the scene's coordinates: x y z radius. By default what the photographs
+    frame. Cameras are told, and orbits drawn, relative to it."""
+
     def of_photographs(self) -> bool:
         """Whether photographs stand in for the source's renderings."""
         return False
@@ -213,6 +222,12 @@ class DistilledViews(SourceViewSettings):
     steps_per_view: Steps = 1
     """Steps before the view changes. The release of Koo et al. 2024 keeps each for 10; with 1 a scene hears all its
     views sooner."""
+    views: Literal["training", "orbit", "both"] = "training"
+    """What steps show to the prior: training views; four views 90 degrees apart on an orbit about the subject, which a
+    prior that takes cameras predicts together (Shi et al. 2023); or both in turn. A capture has to look around its
+    subject for that."""
+    orbits: Annotated[int, Ge(1), Le(10_000)] = 24
+    """How many orbits there are to choose from, drawn once from the seed."""
 
 
 @dataclass
@@ -347,8 +362,8 @@ OF_FAMILY: dict[Family, dict[type[Group], type[Group]]] = {
 
 
 ORDER = (
-    *("_target", "datamanager", "model", "src_prompt", "tgt_prompt", "prior", "objective", "by", "edit_steps"),
-    *("anneal", "perturbation", "refinement", "loss", "region", "scene", "view", "adapter", "network"),
+    *("_target", "datamanager", "model", "src_prompt", "tgt_prompt", "negative_prompt", "prior", "objective", "by"),
+    *("edit_steps", "anneal", "perturbation", "refinement", "loss", "region", "scene", "view", "adapter", "network"),
     *("compute", "run"),
 )
 """Of an edit's settings: what everybody sets, what one tunes, the rest."""

@@ -13,7 +13,7 @@ from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.objectives.schedule import Latents
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.rendering import Rendering
-from pds_nerfstudio.scenes.views import Views
+from pds_nerfstudio.scenes.views import Joined, Views
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SourceView:
-    """What a training view shows before the edit."""
+    """What a view shows before the edit."""
 
     index: int
     image: Float[Tensor, "1 3 height width"]
@@ -45,10 +45,12 @@ class SourceViews:
         self._photographs = photographs
         self._scene: Model | None = None
         self.made: dict[int, SourceView] = {}
-        """By number of the training view."""
+        """By number of the view."""
 
     @torch.no_grad()
-    def view(self, prior: "StableDiffusionPrior", views: Views, index: int, height: int, width: int) -> SourceView:
+    def view(
+        self, prior: "StableDiffusionPrior", views: Views | Joined, index: int, height: int, width: int
+    ) -> SourceView:
         """The source image of a view, its latent, and its depth where the prior has a ControlNet."""
         if index not in self.made:
             self.made[index] = self._make(prior, views, index, height, width)
@@ -62,15 +64,18 @@ class SourceViews:
             self._scene = self._load_scene()
         return self._scene
 
-    def _make(self, prior: "StableDiffusionPrior", views: Views, index: int, height: int, width: int) -> SourceView:
+    def _make(
+        self, prior: "StableDiffusionPrior", views: Views | Joined, index: int, height: int, width: int
+    ) -> SourceView:
         control = None
-        if self._photographs:
+        photograph = self._photographs and views.at(index)[0].photographed
+        if photograph:
             image = views.image(index, height, width)
-        if not self._photographs or prior.controlnet is not None:
+        if not photograph or prior.controlnet is not None:
             rendering = render(self.scene(), views.camera(index, height, width))
             if prior.controlnet is not None:
                 control = depth_of(rendering).half().cpu()
-            if not self._photographs:
+            if not photograph:
                 image = rendering.image
         latent = prior.encode(image.to(self._device))
         return SourceView(index, image.half().cpu(), latent, control)

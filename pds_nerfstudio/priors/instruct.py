@@ -57,11 +57,11 @@ class Shown:
     def predict_noise(self, queries: Sequence[Query]) -> list[Latents]:
         """ε̂ of every query under both guidances, in one U-Net batch; each query has as many latents as the original."""
         condition = self.prior.as_condition(self.original)
-        nothing = torch.zeros_like(condition)
+        nothing, unlike = torch.zeros_like(condition), self.prior.negative_prompt
         asked = [
             Query(torch.cat([query.noisy_latents, shown.to(query.noisy_latents)], dim=1), query.t, prompt)
             for query in queries
-            for shown, prompt in ((nothing, ""), (condition, ""), (condition, query.prompt))
+            for shown, prompt in ((nothing, unlike), (condition, unlike), (condition, query.prompt))
         ]
         answers = iter(self.prior._forward(asked, None))
         predictions = []

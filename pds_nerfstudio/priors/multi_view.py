@@ -13,7 +13,7 @@ The trap: the U-Net needs a camera for every row. Rows without one are given six
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -21,7 +21,7 @@ from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.objectives.cameras import CAMERA_NUMBERS, without_framing
 from pds_nerfstudio.priors.check import CAMERA_SETTINGS
-from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, _halves
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 from pds_nerfstudio.priors.view_attention import ViewAttention
 
 
@@ -29,6 +29,7 @@ from pds_nerfstudio.priors.view_attention import ViewAttention
 class MultiViewPrior(StableDiffusionPrior):
     """A Stable Diffusion whose U-Net takes cameras; without them it is a `StableDiffusionPrior` like any other."""
 
+    takes_cameras: ClassVar[bool] = True
     framing: bool = False
     """Whether the U-Net was trained with what the last row of a camera's matrix says of aim and distance. Others are
     told of a camera that looks straight at its subject, as MVDream's were."""
@@ -59,7 +60,7 @@ class MultiViewPrior(StableDiffusionPrior):
                 if bool((t != t[:, :1]).any()):
                     raise ValueError("The views of a group have different t: they are predicted jointly at one.")
                 vector = (matrices if self.framing else without_framing(matrices)).flatten(1)
-            for _ in _halves(query):
+            for _ in self.halves(query):
                 vectors.append(vector.to(self.device, self.unet.dtype))
                 groups.append((rows // together, together))
         return {"class_labels": torch.cat(vectors), "cross_attention_kwargs": {"groups": tuple(groups)}}

@@ -25,7 +25,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Integer
@@ -141,6 +141,9 @@ class StableDiffusionPrior:
     Satisfies `pds_nerfstudio.objectives.Prior`. The networks are frozen and put into evaluation mode on construction.
     """
 
+    takes_cameras: ClassVar[bool] = False
+    """Whether queries may say where their samples are seen from."""
+
     # diffusers annotates its configurations as plain dicts and its outputs as tuples, which they are not: hence Any.
     vae: Any
     """diffusers' AutoencoderKL."""
@@ -161,6 +164,8 @@ class StableDiffusionPrior:
     gradients, one more encoder pass of time."""
     tiny: Any = None
     """An AutoencoderTiny that encodes in place of the VAE."""
+    negative_prompt: str = ""
+    """What guidance leads away from, in place of the empty prompt: ε_∅ is then the prediction for it."""
     schedule: NoiseSchedule = field(init=False, repr=False)
     """ᾱ of the folder's scheduler, in float64."""
     words: dict[str, str] = field(init=False, repr=False, default_factory=dict)
@@ -382,9 +387,9 @@ class StableDiffusionPrior:
         if adapter is not None and self.adapters is None:
             raise ValueError(f"A query names the adapter {adapter!r}: this prior has none, leave adapter at None.")
         latents, times, texts = [], [], []
-        pictures = [query.control for query in queries for _ in _halves(query)]
+        pictures = [query.control for query in queries for _ in self.halves(query)]
         for query in queries:
-            for prompt in _halves(query):
+            for prompt in self.halves(query):
                 latents.append(query.noisy_latents.to(self.device, self.unet.dtype))
                 times.append(query.t.to(self.device))
                 texts.append(self.embed(prompt).expand(len(query.noisy_latents), -1, -1))
@@ -397,6 +402,16 @@ class StableDiffusionPrior:
             next(rows) if query.guidance_scale in (0, 1) else guided(next(rows), next(rows), query.guidance_scale)
             for query in queries
         ]
+
+    def halves(self, query: Query) -> tuple[str, ...]:
+        """The prompts that a query is asked under, one for each of its parts of the U-Net's batch."""
+        match query.guidance_scale:
+            case 0:
+                return (self.negative_prompt,)
+            case 1:
+                return (query.prompt,)
+            case _:
+                return self.negative_prompt, query.prompt
 
     def without_cameras(self, rows: int) -> dict[str, Any]:
         """What the U-Net has to be given besides for a batch of so many rows that are seen from anywhere."""
@@ -452,10 +467,3 @@ class StableDiffusionPrior:
                 f"The picture is {height}x{width} pixels: height and width must be multiples of the latent stride "
                 f"{self.latent_stride}, as images.working_size gives them."
             )
-
-
-def _halves(query: Query) -> tuple[str, ...]:
-    """The prompts that a query is asked under, one for each of its parts of the U-Net's batch."""
-    if query.guidance_scale in (0, 1):
-        return (query.prompt,) if query.guidance_scale else ("",)
-    return "", query.prompt

@@ -40,11 +40,17 @@ class Views:
     """File names of the images, in the order of the cameras."""
     in_training: bool
     """Whether these views have rows in the camera optimiser and the appearance embedding: training views have."""
+    photographed: bool = True
+    """Whether there are images of them."""
     _sent: dict[tuple, Cameras] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Cameras that were sent to a device."""
 
     def __len__(self) -> int:
         return len(self.cameras)
+
+    def at(self, index: int) -> tuple["Views", int]:
+        """The set that a view is of, and its number there; see `Joined`."""
+        return self, index
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of view `index` in the dataset, in pixels."""
@@ -119,6 +125,44 @@ class Views:
             image = image[..., :3] * image[..., 3:] + below * (1 - image[..., 3:])
         image = image.movedim(-1, 0)[None]
         return F.interpolate(image, (height, width), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several sets of views, numbered through."""
+
+    parts: tuple[Views, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all of them."""
+        return tuple(name for part in self.parts for name in part.names)
+
+    def at(self, index: int) -> tuple[Views, int]:
+        """The set that view `index` is of, and its number there."""
+        for part in self.parts:
+            if index < len(part):
+                return part, index
+            index -= len(part)
+        raise IndexError(f"There are {len(self)} views.")
+
+    def size(self, index: int) -> tuple[int, int]:
+        """See `Views.size`."""
+        part, number = self.at(index)
+        return part.size(number)
+
+    def camera(self, index: int, height: int, width: int, device: torch.device | str | None = None) -> Cameras:
+        """See `Views.camera`."""
+        part, number = self.at(index)
+        return part.camera(number, height, width, device)
+
+    def image(self, index: int, height: int, width: int) -> Float[Tensor, "1 3 height width"]:
+        """See `Views.image`."""
+        part, number = self.at(index)
+        return part.image(number, height, width)
 
 
 def train_views(datamanager: Any) -> Views:

@@ -1,0 +1,109 @@
+"""From where a prior is told that a capture's views are seen, and the views around its subject that it may be shown.
+
+A scene's z axis points up, as nerfstudio orients captures. What nobody can know is which side of the subject is its
+front: azimuths are counted from the scene's x axis, or from a `front` that the user names.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from torch import Tensor
+
+from pds_nerfstudio.objectives.cameras import CameraMatrices, camera_matrices
+from pds_nerfstudio.scenes.orbit import VIEWS, Orbit, OrbitRange, Subject, check_orbit, framed_by, sees
+from pds_nerfstudio.scenes.views import Views
+
+SPREAD = 0.05
+"""The lowest and the highest share of a capture's elevations count as outliers."""
+DISTANCES = (0.9, 1.1)
+"""How far away orbits about what a capture frames are, relative to its own cameras."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A capture's cameras as an orbit is planned by them. Make one with `capture_of`."""
+
+    cameras: Float[Tensor, "views 3 4"]
+    tan_half: Float[Tensor, " views"]
+    """Tangent of half of each one's field of view, of the shorter side."""
+    tan_longer: float
+    """The largest of the longer sides'."""
+    subject: Subject
+    """What is edited: what the user has named, else what the photographs frame."""
+    named: bool
+    """Whether the user has."""
+
+    @property
+    def looks_at_it(self) -> bool:
+        """Whether most of the photographs show the subject's middle."""
+        return bool(sees(self.cameras, self.tan_longer, self.subject.centre).float().mean() >= 0.5)
+
+    def matrices(self, front: float) -> CameraMatrices:
+        """M of every view, azimuths counted from `front` (degrees)."""
+        return told(self.cameras, self.subject, self.tan_half, front)
+
+    def range(self) -> OrbitRange:
+        """What to draw orbits from: MVDream's ranges about a subject that was named, else the capture's own."""
+        if self.named:
+            return OrbitRange()
+        offset = self.cameras[:, :, 3] - self.subject.centre
+        elevation = torch.rad2deg(torch.atan2(offset[:, 2], offset[:, :2].norm(dim=-1)))
+        low, high = torch.quantile(elevation, torch.tensor([SPREAD, 1 - SPREAD]).to(elevation)).tolist()
+        degrees = 2 * math.degrees(math.atan(float(self.tan_half.median())))
+        return OrbitRange((low, high), (degrees, degrees), DISTANCES)
+
+
+def capture_of(views: Views, subject: Subject | None = None) -> Capture | None:
+    """The capture that these views are; None where some are no perspective ones, for which no prior has numbers.
+
+    Args:
+        subject: what to edit; by default what the photographs frame.
+    """
+    cameras = views.cameras
+    if bool((cameras.camera_type != CameraType.PERSPECTIVE.value).any()):
+        return None
+    sides = torch.cat([cameras.height / cameras.fy, cameras.width / cameras.fx], dim=-1).cpu() / 2
+    shorter, poses = sides.amin(-1), cameras.camera_to_worlds.cpu()
+    framed = framed_by(poses, float(shorter.median())) if subject is None else subject
+    return Capture(poses, shorter, float(sides.amax()), framed, subject is not None)
+
+
+def told(
+    cameras: Float[Tensor, "views 3 4"], subject: Subject, tan_half: float | Float[Tensor, " views"], front: float
+) -> CameraMatrices:
+    """What a prior is told of cameras about a subject, once the scene is turned so that `front` (degrees) is at 0."""
+    angle = math.radians(-front)
+    turn = torch.tensor(
+        [[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0], [0.0, 0.0, 1.0]]
+    )
+    away = turn @ (cameras[:, :, 3:] - subject.centre[:, None])
+    turned = torch.cat([turn @ cameras[:, :, :3], away], dim=-1)
+    return camera_matrices(turned, torch.zeros(3), subject.radius, tan_half)
+
+
+def orbits_of(capture: Capture, count: int, seed: int, size: int, front: float) -> tuple[Views, CameraMatrices]:
+    """`count` orbits about a capture's subject, four views each, one after the other, square pictures of `size` pixels.
+
+    Raises:
+        UserError: the photographs do not look around the subject.
+    """
+    check_orbit(capture.cameras, capture.tan_longer, capture.subject)
+    generator, ranges = torch.Generator().manual_seed(seed), capture.range()
+    orbits = [ranges.draw(capture.subject, generator) for _ in range(count)]
+    matrices = torch.cat([told(orbit.cameras, capture.subject, orbit.tan_half, front) for orbit in orbits])
+    return _views(orbits, size), matrices
+
+
+def _views(orbits: list[Orbit], size: int) -> Views:
+    def read(index: int) -> Tensor:
+        raise ValueError(f"View {index} is of an orbit and has no photograph.")
+
+    tan_half = torch.tensor([orbit.tan_half for orbit in orbits]).repeat_interleave(VIEWS)
+    focal = (size / 2 / tan_half)[:, None]
+    poses = torch.cat([orbit.cameras for orbit in orbits])
+    cameras = Cameras(poses, focal, focal, size / 2, size / 2, size, size)
+    names = tuple(f"orbit {number}, view {view}" for number in range(len(orbits)) for view in range(VIEWS))
+    return Views(cameras, read, names, in_training=False, photographed=False)
