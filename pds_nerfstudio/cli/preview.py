@@ -164,6 +164,7 @@ class Preview:
         import torch
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        from pds_nerfstudio.objectives.cameras import Viewpoints
         from pds_nerfstudio.objectives.sdedit import SDEdit
         from pds_nerfstudio.pipelines.image_edit import edit_latents
         from pds_nerfstudio.priors.stable_diffusion import load_prior
@@ -180,6 +181,8 @@ class Preview:
         images = read_photographs(photographs.paths, prior, self.resolution).to(prior.device)
         with torch.no_grad():
             x0 = prior.encode(images)
+        known = photographs.cameras if prior.takes_cameras else None
+        cameras = None if known is None else Viewpoints(known)
         total = sum(1 if isinstance(variant.editor, SDEdit) else variant.settings["steps"] for variant in variants)
         columns = (TextColumn("editing"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
         results = [images.cpu()]
@@ -196,6 +199,7 @@ class Preview:
                     **settings,
                     rate=variant.settings.get("learning_rate"),
                     after_step=lambda _: bar.advance(task),
+                    cameras=cameras,
                 )
                 results.append(prior.decode(edited).cpu())
         return results

@@ -6,10 +6,11 @@
 
 A cell is done when its record is there: an interrupted benchmark goes on where it was, several processes or machines
 can share a folder, and a cell that failed is tried again. A chain of methods begins with what the row of its first
-links has made (edited.json there says where it is). Three rows anchor the table:
+links has made (edited.json there says where it is). Some rows anchor the table:
 
     nothing      the source as it is
     ceiling      the edited scene reconstructed from its own photographs, with as many steps as source and edit had
+    prior-0.4    its photographs after SDEdit by the prior at this strength: what the prior knows, without any scene
     regenerate   pnr-edit with η = 1 everywhere: a new scene, for which the source is only a camera path
 
 What is edited is one of three kinds of `Benchmark`: `trial.Toy`, `capture.Capture` or `image_trial.ImageTrial`.
@@ -37,6 +38,7 @@ from pds_nerfstudio.evaluation.report import json_number
 from pds_nerfstudio.evaluation.rows import (
     ANCHORS,
     CEILING,
+    KNOWN,
     NOTHING,
     REGENERATE,
     Link,
@@ -111,8 +113,8 @@ class Cell:
 
     @property
     def links(self) -> list[Link]:
-        """What is done to the source; nothing for `nothing`, and for `ceiling`, which does not begin with it."""
-        return [] if self.method in (NOTHING, CEILING) else read_chain(MEANINGS.get(self.method, self.method))
+        """What is done to the source; nothing for `nothing`, and for the anchors that do not begin with it."""
+        return [] if self.method in (NOTHING, CEILING, *KNOWN) else read_chain(MEANINGS.get(self.method, self.method))
 
     def first(self, links: int) -> "Cell":
         """The cell of its first so many links: itself, where it has no more, or for none."""
@@ -225,7 +227,7 @@ def make(cell: Cell) -> Made:
     kept = cell.folder / EDITED
     if kept.exists() and Path((made := _kept(kept, "made", dict)).get("scene", "")).is_file():
         return Made(Path(made["scene"]), made["seconds"], made["peak_memory"])
-    if cell.method == NOTHING:
+    if cell.method in (NOTHING, *KNOWN):
         return Made(prepare(cell))
     before = make(cell.first(len(cell.links) - 1)) if len(cell.links) > 1 else Made(prepare(cell))
     forget_peak_memory()
@@ -246,7 +248,11 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     source, made = prepare(cell), make(cell)
     forget_peak_memory()
     with quietly(cell.folder / "log.txt"):
-        comparison = cell.benchmark.compare(cell.edit, cell.scene_folder, source, made.scene)
+        if cell.method in KNOWN:
+            strength = KNOWN[cell.method]
+            comparison = cell.benchmark.known(cell.edit, cell.scene_folder, source, strength, cell.seed)
+        else:
+            comparison = cell.benchmark.compare(cell.edit, cell.scene_folder, source, made.scene)
         comparison.sheet(cell.folder / "sheet.png")
         save_image(comparison.edited[SHOWN], cell.folder / VIEW)
     record = cell.describe() | {

@@ -36,6 +36,10 @@ class Benchmark:
         """The best that an edit could come to, in `out`, from what `prepare` left in `scenes`."""
         raise NotImplementedError
 
+    def known(self, edit: Any, scenes: Path, source: Path, strength: float, seed: int) -> Any:
+        """What the prior makes of the true pictures, judged as an edit is."""
+        raise NotImplementedError
+
     def edit(self, method: str, changes: Mapping[str, Any], source: Path, edit: Any, out: Path, seed: int) -> Path:
         """What a method makes of a scene, in `out`."""
         raise NotImplementedError

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import torch
 
 from pds_nerfstudio.evaluation.benchmark import Benchmark
-from pds_nerfstudio.evaluation.rows import CEILING, NOTHING, changed
-from pds_nerfstudio.evaluation.trial import SIDES, Comparison, against_truth
+from pds_nerfstudio.evaluation.rows import CEILING, KNOWN, NOTHING, changed
+from pds_nerfstudio.evaluation.trial import SIDES, Comparison, against_truth, drawn_again, seen_from
 from pds_nerfstudio.files import written
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import Latents
+from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.pictures import read_images
 from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
 from pds_nerfstudio.pipelines.image_edit import edit_latents
@@ -40,7 +41,13 @@ def held_out(scene: Path) -> list[str]:
 
 
 def edit_by(
-    config: Any, prior: StableDiffusionPrior, x0: Latents, prompts: tuple[str, str], steps: int, seed: int
+    config: Any,
+    prior: StableDiffusionPrior,
+    x0: Latents,
+    prompts: tuple[str, str],
+    steps: int,
+    seed: int,
+    cameras: Viewpoints | None = None,
 ) -> Latents:
     """Latents after an edit by the objective of a method's configuration, with its adapters' settings."""
     return edit_latents(
@@ -53,6 +60,7 @@ def edit_by(
         adapter_rank=read(config.pipeline, "adapter_rank"),
         adapter_warmup=read(config.pipeline, "adapter_warmup"),
         adapter_rate=config.optimizers[ADAPTERS]["optimizer"].lr if ADAPTERS in config.optimizers else None,
+        cameras=cameras,
     )
 
 
@@ -62,7 +70,7 @@ class ImageTrial(Benchmark):
     Of a method's settings only those of the objective and the adapters' rank, warm-up and rate mean anything here.
     """
 
-    anchors: ClassVar = (NOTHING, CEILING)  # no scene to perturb
+    anchors: ClassVar = (NOTHING, CEILING, *KNOWN)  # no scene to perturb
 
     def methods(self, first: bool) -> list[str]:
         return image_methods()
@@ -74,6 +82,11 @@ class ImageTrial(Benchmark):
     def ceiling(self, scenes: Path, out: Path, seed: int) -> Path:
         return _encoded(scenes / "scene", SIDES[1], out)
 
+    def known(self, edit: ToyEdit, scenes: Path, source: Path, strength: float, seed: int) -> Comparison:
+        scene, names = scenes / "scene", held_out(scenes / "scene")
+        before = _prior().decode(_read(source)).cpu()
+        return against_truth(edit, scene, names, before, drawn_again(edit, scene, names, strength, seed))
+
     def edit(self, method: str, changes: Mapping[str, Any], source: Path, edit: ToyEdit, out: Path, seed: int) -> Path:
         config: Any = copy.deepcopy(METHODS[method].config)
         prior, prompts = _prior(), (edit.source_prompt, edit.target_prompt)
@@ -81,7 +94,9 @@ class ImageTrial(Benchmark):
         objective = {name: value for name, value in found.items() if name.startswith("pipeline.objective.")}
         config = changed(config, objective)
         x0 = _read(source).to(prior.device)
-        edited = edit_by(changed(config, changes), prior, x0, prompts, self.settings.edit_steps, seed)
+        scene = source.parent / "scene"
+        cameras = seen_from(prior, scene / SIDES[0], held_out(scene))
+        edited = edit_by(changed(config, changes), prior, x0, prompts, self.settings.edit_steps, seed, cameras)
         return _kept(edited, out / "edited.pt")
 
     def compare(self, edit: ToyEdit, scenes: Path, source: Path, edited: Path) -> Comparison:

@@ -14,7 +14,10 @@ from typing import Any, NamedTuple
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.pipelines.settings_tree import change, part
 
-NOTHING, CEILING, REGENERATE = ANCHORS = "nothing", "ceiling", "regenerate"
+NOTHING, CEILING, REGENERATE = "nothing", "ceiling", "regenerate"
+KNOWN = {"prior-0.4": 0.4, "prior-0.8": 0.8}
+"""Rows of what the prior knows without any scene: SDEdit of the true pictures, at this strength."""
+ANCHORS = (NOTHING, CEILING, *KNOWN, REGENERATE)
 """Rows that are no method, and stand alone."""
 WORDS = {"True": True, "False": False, "None": None}
 BETWEEN_LINKS = re.compile(r"\+(?![^\[]*\])")

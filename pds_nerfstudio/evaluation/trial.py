@@ -30,16 +30,21 @@ from pds_nerfstudio.evaluation.metrics import (
 )
 from pds_nerfstudio.evaluation.rows import changed, of_family
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.objectives.cameras import Viewpoints
+from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.pictures import Images, contact_sheet, heat, read_images
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
 from pds_nerfstudio.pipelines.refine import RefineConfig
+from pds_nerfstudio.priors.recipe import recipe_of
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
 from pds_nerfstudio.scenes.families import render, scene_of
 from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.views import eval_views, train_views
 from pds_nerfstudio.toybox.dataset import change_mask, read_geometry, write_edit
+from pds_nerfstudio.toybox.render import toybox_matrices
 from pds_nerfstudio.toybox.spec import ToyEdit
 
 
@@ -74,6 +79,8 @@ SIDES = ("source", "target")
 SPLAT_RATES = {"means": 1e-3, "features_dc": 0.02}
 """Learning rates of splats that train on images: splatfacto's own are for 30,000 steps."""
 
+KNOWN_GUIDANCE = 2.0
+"""Of the true pictures that the prior draws again: more of it costs fidelity."""
 SUCCESS_SHARE = 0.9
 """An edit succeeded where so many of its held-out views are, in the change mask, closer to the target than to the
 source."""
@@ -204,6 +211,21 @@ def against_truth(
     return Comparison(edit, source_render, edited_render, target_truth, numbers)
 
 
+def seen_from(prior: StableDiffusionPrior, side: Path, names: Sequence[str]) -> Viewpoints | None:
+    """From where a written scene's photographs are seen, as a prior that takes cameras is told it."""
+    return Viewpoints(toybox_matrices(read_geometry(side, names)[1])) if prior.takes_cameras else None
+
+
+def drawn_again(edit: ToyEdit, scene: Path, names: Sequence[str], strength: float, seed: int) -> Images:
+    """The true pictures of an edit, noised and denoised by toybox's prior under the target prompt (SDEdit)."""
+    prior, side = load_prior("toybox", "cuda" if torch.cuda.is_available() else "cpu"), scene / SIDES[1]
+    with torch.no_grad():
+        x0 = prior.encode(read_images([side / "images" / name for name in names]).to(prior.device))
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed)).to(x0)
+    sdedit = SDEdit(KNOWN_GUIDANCE, strength)
+    return prior.decode(sdedit.edit(prior, x0, edit.target_prompt, eps, seen_from(prior, side, names))).cpu()
+
+
 def _mean(distance: Distance, images: Images, reference: Images) -> float:
     return sum(distance(a, b) for a, b in zip(images, reference, strict=True)) / len(images)
 
@@ -279,8 +301,15 @@ class Toy(Benchmark):
         return reconstruct(self.family, folder / "scene" / SIDES[0], folder, steps, seed)
 
     def ceiling(self, scenes: Path, out: Path, seed: int) -> Path:
-        steps = self.settings.reconstruction_steps + self.settings.edit_steps
+        by_recipe = recipe_of("toybox").settings("pds-edit", self.family)
+        steps = self.settings.reconstruction_steps + (self.settings.edit_steps or by_recipe["max_num_iterations"])
         return reconstruct(self.family, scenes / "scene" / SIDES[1], out, steps, seed)
+
+    def known(self, edit: ToyEdit, scenes: Path, source: Path, strength: float, seed: int) -> Comparison:
+        before = load_run(source)
+        names = [Path(name).name for name in eval_views(before.datamanager).names]
+        known = drawn_again(edit, scenes / "scene", names, strength, seed)
+        return against_truth(edit, scenes / "scene", names, render_eval_views(before), known)
 
     def edit(self, method: str, changes: Mapping[str, Any], source: Path, edit: ToyEdit, out: Path, seed: int) -> Path:
         return run_edit(of_family(method, self.family), source, edit, out, self.settings, seed, changes)

@@ -208,17 +208,18 @@ class EditPipeline(VanillaPipeline):
     def capture(self) -> Capture | None:
         """How the training views look at what is edited; None where their cameras cannot be told."""
         subject = self.config.view.subject
-        return capture_of(self.views, None if subject is None else Subject(torch.tensor(subject[:3]), subject[3]))
+        named = None if subject is None else Subject(torch.tensor(subject[:3]), subject[3])
+        return capture_of(self.views.cameras, named)
 
     @functools.cached_property
     def viewpoints(self) -> CameraMatrices | None:
         """What the prior is told of all views in `shown`; None where it takes no cameras, or they have none to tell."""
         if not (self.prior.takes_cameras and self.config.view.tell_cameras):
             return None
-        if self.capture is None or not self.capture.looks_at_it:
+        matrices = None if self.capture is None else self.capture.matrices(self.config.view.front)
+        if matrices is None:
             CONSOLE.log("[yellow]The photographs do not look at one subject: the prior is not told their cameras.")
-            return None
-        return self.capture.matrices(self.config.view.front)
+        return matrices
 
     @functools.cached_property
     def prior(self) -> "StableDiffusionPrior":

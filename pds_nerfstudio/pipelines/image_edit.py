@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.base import EDITED, SOURCE, Edit, ScoreDistillation, surrogate_loss
+from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.schedule import Latents
 from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE, WARMUP_RATE
@@ -37,6 +38,7 @@ def edit_latents(
     adapter_warmup: int = 0,
     adapter_rate: float | None = None,
     after_step: Callable[[Latents], None] = lambda _: None,
+    cameras: Viewpoints | None = None,
 ) -> Latents:
     """Edit the latents of photographs, each on its own, without a graph.
 
@@ -48,6 +50,7 @@ def edit_latents(
         adapter_rank, adapter_rate: of adapters, where the objective has any; the photographs share them.
         adapter_warmup: steps in which ψ learns the photographs before they are edited.
         after_step: called after each step with the latents as they are.
+        cameras: where the photographs were taken, for a prior that takes cameras.
 
     Raises:
         UserError: the latents are no longer finite.
@@ -58,14 +61,15 @@ def edit_latents(
         return torch.randn(latents.shape, generator=generator).to(latents)
 
     if isinstance(editor, SDEdit):
-        edited = editor.edit(prior, x0_src, tgt_prompt, noise_like(x0_src))
+        edited = editor.edit(prior, x0_src, tgt_prompt, noise_like(x0_src), cameras)
         after_step(edited)
         return edited
 
     def draw(x0_tgt: Latents) -> Edit:
         t, s = editor.sample_timesteps(prior.schedule, len(x0_src), generator)
         t, s = t.to(x0_src.device), s.to(x0_src.device)
-        return Edit(x0_tgt, x0_src, src_prompt, tgt_prompt, t, s, noise_like(x0_src), noise_like(x0_src))
+        noise = noise_like(x0_src), noise_like(x0_src)
+        return Edit(x0_tgt, x0_src, src_prompt, tgt_prompt, t, s, *noise, cameras=cameras)
 
     x0_tgt = x0_src.clone().requires_grad_(True)
     learners: list[Tensor] = []

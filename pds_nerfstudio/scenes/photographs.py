@@ -21,6 +21,8 @@ class Photographs:
     """Of that run: "nerfacto" or "splatfacto"."""
     data: Path | None = None
     """The dataset's folder, where one was named."""
+    cameras: Any = None
+    """What a prior that takes cameras is told of them, [photographs 4 4]; None where nothing is known."""
 
 
 def find_photographs(inputs: Sequence[Path], views: Sequence[int] | None = (0,)) -> Photographs:
@@ -55,13 +57,13 @@ def find_photographs(inputs: Sequence[Path], views: Sequence[int] | None = (0,))
                 f"The dataset {data} of {run.config_path.parent} is not there (a relative path counts from where the "
                 "run was started): name the dataset's folder instead of the run's."
             )
-        files = _training_images(run.dataparser_config, data)
-        return Photographs(_chosen(files, views, path), run.config_path.parent, run.family)
+        files, cameras = _training_images(run.dataparser_config, data)
+        return Photographs(_chosen(files, views, path), run.config_path.parent, run.family, None, _of(cameras, views))
     if path.name == "transforms.json" or (path / "transforms.json").is_file():
         from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-        files = _training_images(NerfstudioDataParserConfig(), path)
-        return Photographs(_chosen(files, views, path), data=path)
+        files, cameras = _training_images(NerfstudioDataParserConfig(), path)
+        return Photographs(_chosen(files, views, path), data=path, cameras=_of(cameras, views))
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else []
     return Photographs(_chosen(files, views, path))
 
@@ -70,7 +72,10 @@ def _is_run(path: Path) -> bool:
     return path.name == "config.yml" or any((folder / "config.yml").is_file() for folder in (path, path.parent))
 
 
-def _training_images(dataparser: Any, data: Path) -> list[Path]:
+def _training_images(dataparser: Any, data: Path) -> tuple[list[Path], Any]:
+    """Their files, and what `viewpoints` makes of their cameras."""
+    from pds_nerfstudio.scenes.viewpoints import capture_of
+
     dataparser.data = data
     try:
         outputs = dataparser.setup().get_dataparser_outputs("train")
@@ -78,7 +83,12 @@ def _training_images(dataparser: Any, data: Path) -> list[Path]:
         raise UserError(
             f"The dataset {data} cannot be read ({' '.join(str(error).split())[:160]}): check it."
         ) from error
-    return [Path(path) for path in outputs.image_filenames]
+    capture = capture_of(outputs.cameras)
+    return [Path(path) for path in outputs.image_filenames], None if capture is None else capture.matrices()
+
+
+def _of(cameras: Any, views: Sequence[int] | None) -> Any:
+    return cameras if cameras is None or views is None else cameras[list(views)]
 
 
 def _chosen(files: Sequence[Path], views: Sequence[int] | None, where: Path) -> tuple[Path, ...]:

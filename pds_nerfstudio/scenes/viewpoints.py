@@ -36,14 +36,11 @@ class Capture:
     named: bool
     """Whether the user has."""
 
-    @property
-    def looks_at_it(self) -> bool:
-        """Whether most of the photographs show the subject's middle."""
-        return bool(sees(self.cameras, self.tan_longer, self.subject.centre).float().mean() >= 0.5)
-
-    def matrices(self, front: float) -> CameraMatrices:
-        """M of every view, azimuths counted from `front` (degrees)."""
-        return told(self.cameras, self.subject, self.tan_half, front)
+    def matrices(self, front: float = 0.0) -> CameraMatrices | None:
+        """M of every view, azimuths counted from `front` (degrees); None where most do not show the subject's middle,
+        so that there is no saying what they look at."""
+        seeing = sees(self.cameras, self.tan_longer, self.subject.centre)
+        return told(self.cameras, self.subject, self.tan_half, front) if seeing.float().mean() >= 0.5 else None
 
     def range(self) -> OrbitRange:
         """What to draw orbits from: MVDream's ranges about a subject that was named, else the capture's own."""
@@ -56,13 +53,12 @@ class Capture:
         return OrbitRange((low, high), (degrees, degrees), DISTANCES)
 
 
-def capture_of(views: Views, subject: Subject | None = None) -> Capture | None:
-    """The capture that these views are; None where some are no perspective ones, for which no prior has numbers.
+def capture_of(cameras: Cameras, subject: Subject | None = None) -> Capture | None:
+    """The capture that these cameras are; None where some are no perspective ones, for which no prior has numbers.
 
     Args:
         subject: what to edit; by default what the photographs frame.
     """
-    cameras = views.cameras
     if bool((cameras.camera_type != CameraType.PERSPECTIVE.value).any()):
         return None
     sides = torch.cat([cameras.height / cameras.fy, cameras.width / cameras.fx], dim=-1).cpu() / 2

@@ -1,0 +1,95 @@
+"""What a prior is told of a capture's cameras, and the orbits that it may be shown."""
+
+import math
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes.orbit import VIEWS, Subject, orbit_cameras
+from pds_nerfstudio.scenes.viewpoints import capture_of, orbits_of
+from pds_nerfstudio.toybox.dataset import capture_cameras
+from pds_nerfstudio.toybox.render import focal_length, toybox_matrices
+
+SIZE = 64
+
+
+def cameras_at(poses: torch.Tensor, height: int = SIZE, width: int = SIZE, **given) -> Cameras:
+    focal = focal_length(min(height, width))
+    return Cameras(poses, focal, focal, width / 2, height / 2, width, height, **given)
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_the_toybox_prior_is_told_what_it_was_trained_with():
+    poses = capture_cameras(40, 0)
+    close(capture_of(cameras_at(poses)).matrices(), toybox_matrices(poses))
+
+
+def test_neither_the_scenes_unit_nor_what_is_beside_the_picture_matters():
+    poses = capture_cameras(40, 0)
+    larger = torch.cat([poses[:, :, :3], 3 * poses[:, :, 3:] + 5], dim=-1)
+    close(capture_of(cameras_at(larger, width=96)).matrices(), toybox_matrices(poses))
+
+
+def test_the_front_is_where_azimuths_are_counted_from():
+    poses, angle = capture_cameras(40, 0), math.radians(70)
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
+    close(capture_of(cameras_at(turn @ poses)).matrices(70.0), toybox_matrices(poses))
+
+
+def test_a_subject_that_is_named_is_what_cameras_are_told_about():
+    poses = capture_cameras(40, 0)
+    subject = Subject(torch.tensor([0.1, -0.2, 0.4]), 0.5)
+    matrices = capture_of(cameras_at(poses), subject).matrices()
+    away = poses[:, :, 3] - subject.centre
+    close(matrices[:, :3, 3], away / away.norm(dim=-1, keepdim=True))
+
+
+def test_photographs_that_look_away_from_each_other_have_nothing_to_tell():
+    outward = capture_cameras(40, 0)
+    outward[:, :, [0, 2]] *= -1
+    assert capture_of(cameras_at(outward)).matrices() is None
+
+
+def test_a_fisheye_has_no_numbers():
+    assert capture_of(cameras_at(capture_cameras(4, 0), camera_type=CameraType.FISHEYE)) is None
+
+
+def test_orbits_are_views_like_those_of_the_capture_and_four_of_one_stand_90_degrees_apart():
+    capture = capture_of(cameras_at(capture_cameras(40, 0)))
+    views, matrices = orbits_of(capture, 5, seed=0, size=SIZE, front=0.0)
+    assert len(views) == len(matrices) == 5 * VIEWS
+    assert not views.in_training
+    assert views.size(3) == (SIZE, SIZE)
+    poses = views.cameras.camera_to_worlds
+    close(matrices, toybox_matrices(poses))
+    assert matrices[:, 3, 2].abs().max() < math.log(1.1) + 1e-3  # from about as far away
+    offset = poses[:, :, 3] - capture.subject.centre
+    elevation = torch.rad2deg(torch.atan2(offset[:, 2], offset[:, :2].norm(dim=-1)))
+    assert elevation.min() > 13
+    assert elevation.max() < 47
+    azimuth = torch.rad2deg(torch.atan2(offset[:, 1], offset[:, 0])).unflatten(0, (5, VIEWS))
+    close((azimuth.roll(-1, 1) - azimuth) % 360, torch.full((5, VIEWS), 90.0))
+    again, _ = orbits_of(capture, 5, seed=0, size=SIZE, front=0.0)
+    assert torch.equal(again.cameras.camera_to_worlds, poses)
+
+
+def test_about_a_subject_that_is_named_the_subject_fills_the_picture():
+    capture = capture_of(cameras_at(capture_cameras(40, 0)), Subject(torch.tensor([0.0, 0.0, 0.4]), 0.3))
+    views, matrices = orbits_of(capture, 5, seed=0, size=SIZE, front=0.0)
+    tan_half = SIZE / 2 / views.cameras.fx[:, 0]
+    distance = (views.cameras.camera_to_worlds[:, :, 3] - capture.subject.centre).norm(dim=-1)
+    shown = distance * tan_half / capture.subject.radius
+    assert shown.min() >= 0.8 - 1e-3
+    assert shown.max() <= 1.0 + 1e-3
+    close(matrices[:, 3, 2], shown.log())
+
+
+def test_a_capture_from_the_front_is_refused_an_orbit():
+    front = orbit_cameras(torch.zeros(3), torch.deg2rad(torch.arange(0.0, 60, 2)), 0.3, 2.5)
+    with pytest.raises(UserError, match=r"cover 58 of the 360 degrees .* --pipeline.views training"):
+        orbits_of(capture_of(cameras_at(front)), 1, seed=0, size=SIZE, front=0.0)
