@@ -21,9 +21,7 @@ from pds_nerfstudio.priors.check import TOYBOX, check_prior, check_safetensors
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
 
 TOYBOX_INSTRUCT = TOYBOX.parent / "instruct" / "unet.safetensors"
-"""What toybox's editing U-Net does not share with that of its prior."""
-SHARED = ("time_embedding.", "down_blocks.2.", "mid_block.resnets.", "up_blocks.0.")
-"""Parameters of toybox's U-Net that are the prior's own: half of all, those at the lowest resolution."""
+"""toybox's editing U-Net, all of it: it began as the first edition of its prior, which it does not need."""
 
 
 class InstructPrior(StableDiffusionPrior):
@@ -70,11 +68,6 @@ class Shown:
             guided = neither + self.image_guidance * (by_image - neither) + query.guidance_scale * (by_both - by_image)
             predictions.append(self.prior._to_epsilon(query, guided))
         return predictions
-
-
-def trained_names(unet: Any) -> list[str]:
-    """Parameters of toybox's editing U-Net that are its own."""
-    return [name for name, _ in unet.named_parameters() if not name.startswith(SHARED)]
 
 
 def widened(prior: StableDiffusionPrior) -> InstructPrior:
@@ -128,7 +121,7 @@ def load_instruct(
 def with_toybox_weights(prior: StableDiffusionPrior, path: Path) -> InstructPrior:
     """toybox's prior as its editing network, by the weights that `path` holds."""
     instruct, own = widened(prior), load_file(path)
-    if set(own) != set(trained_names(instruct.unet)):
+    if set(own) != set(instruct.unet.state_dict()):
         raise UserError(f"{path} does not belong to the toybox prior: train it again (train_toybox_instruct.py).")
-    instruct.unet.load_state_dict(own, strict=False)
+    instruct.unet.load_state_dict(own)
     return instruct

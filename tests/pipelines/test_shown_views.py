@@ -1,0 +1,80 @@
+"""Which views an edit shows to its prior, and what it says about where they are seen from."""
+
+import pytest
+import torch
+
+from pds_nerfstudio.pipelines.settings import DistilledViews
+from pds_nerfstudio.priors.multi_view import MultiViewPrior
+
+from .conftest import PROMPTS
+from .test_edit import TOYBOX, scene_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list:
+    """Every query that the prior is asked from now on."""
+    seen, answer = [], MultiViewPrior.predict_noise
+
+    def spy(self, queries):
+        seen.extend(queries)
+        return answer(self, queries)
+
+    monkeypatch.setattr(MultiViewPrior, "predict_noise", spy)
+    return seen
+
+
+def test_the_prior_is_told_where_training_views_are_seen_from_and_needs_not_be(ns_train, toy_splats, asked):
+    edit = ("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 3)
+    ns_train(*edit)
+    assert [query.cameras.together for query in asked] == [1] * len(asked)
+    places = torch.stack([query.cameras.matrices[0, :3, 3] for query in asked])
+    assert len(places.unique(dim=0)) >= 3
+    asked.clear()
+    ns_train(*edit, "--pipeline.tell-cameras", "False")
+    assert asked
+    assert all(query.cameras is None for query in asked)
+
+
+@pytest.mark.parametrize(("method", "run"), [("pds-edit-splat", "toy_splats"), ("pds-edit", "toy_nerf")])
+def test_orbits_and_training_views_take_turns_and_an_orbits_views_are_predicted_together(
+    ns_train, request, asked, method, run
+):
+    config = ns_train(
+        *(method, "--load-dir", request.getfixturevalue(run).parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 4),
+        *("--pipeline.views", "both", "--pipeline.orbits", 2),
+    )
+    assert isinstance(config.pipeline.view, DistilledViews)
+    assert all(value.isfinite().all() for value in scene_of(config).values())
+    assert {query.cameras.together for query in asked} == {1, 4}
+    for query in asked:
+        assert len(query.t) == query.cameras.together
+        assert len(query.t.unique()) == 1
+
+
+def test_a_refinement_and_an_inversion_tell_cameras_too(ns_train, toy_splats, asked):
+    config = ns_train(
+        *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 1),
+    )
+    asked.clear()
+    ns_train("sdedit-refine-splat", "--load-dir", config.get_base_dir(), "--max-num-iterations", 1)
+    assert asked
+    assert all(query.cameras is not None for query in asked)
+    asked.clear()
+    ns_train(
+        *("idu-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX[:6], "--max-num-iterations", 1),
+        *("--pipeline.editor", "inversion", "--pipeline.inversion.num-steps", 2),
+    )
+    assert asked
+    assert all(query.cameras is not None for query in asked)
+
+
+def test_an_orbit_about_a_subject_that_nobody_walked_around_is_refused(ns_train, toy_splats, capfd):
+    with pytest.raises(SystemExit) as ended:
+        ns_train(
+            *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 1),
+            *("--pipeline.views", "orbit", "--pipeline.subject", 9, 9, 0, 1),
+        )
+    assert ended.value.code != 0
+    assert "an orbit needs 270" in " ".join(capfd.readouterr().err.replace("│", " ").split())
