@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pds_nerfstudio.errors import UserError
 
-Ask = Literal["colour", "addition", "shape", "style"]
+Ask = Literal["colour", "addition", "shape", "style", "object"]
 """What an edit can ask for, after the kinds of Le et al. 2024, section 4."""
 COLOUR = re.compile(
     "red|orange|yellow|green|cyan|blue|purple|violet|pink|magenta|brown|beige|black|white|gr[ae]y|golden|silver"

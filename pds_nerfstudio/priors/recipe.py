@@ -3,7 +3,7 @@
     recipe.json ─► rules that fit method, family, what is asked and what there is ─► whatever nobody has named
 
 The methods' own defaults are the papers', for Stable Diffusion and tens of thousands of steps. Another prior needs
-others, and who trained it knows them best. A folder without a `recipe.json` gets `recipes/stable_diffusion.json`:
+others, and who trained it knows them best. A folder without a `recipe.json` gets one of `recipes/`:
 
     {"name": "…", "source": "where the values come from", "measured": true,
      "rules": [{"for": {"methods": ["pds-edit"], "family": "splatfacto", "asks": ["colour"], "budget": "quick"},
@@ -21,12 +21,12 @@ from typing import Any, Literal, get_args
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import read_json
-from pds_nerfstudio.priors.check import local_folder, lora_folder
+from pds_nerfstudio.priors.check import camera_layout, local_folder, lora_folder
 from pds_nerfstudio.prompts import Ask, guess_ask
 
 FILE = "recipe.json"
-COMMON = Path(__file__).parent / "recipes" / "stable_diffusion.json"
-"""The recipe of a prior that has none of its own."""
+COMMON, OF_VIEWS = (Path(__file__).parent / "recipes" / f"{name}.json" for name in ("stable_diffusion", "multi_view"))
+"""The recipes of priors that have none of their own: the second of those that take cameras."""
 NONE = "none"
 Budget = Literal["quick", "quality", "low-vram"]
 OPEN = ("max_num_iterations", "optimizers.", "pipeline.")
@@ -127,9 +127,14 @@ def read_wanted(words: Sequence[str], flag: str = "--pipeline.recipe") -> Wanted
 
 def recipe_of(prior: str) -> Recipe:
     """The recipe that lies in a prior's folder; of a LoRA in its own or in that of the prior it changes."""
-    folders = (lora_folder(prior), local_folder(prior))
-    own = (folder / FILE for folder in folders if folder is not None)
-    return read_recipe(next(filter(Path.is_file, own), COMMON))
+    folder = local_folder(prior)
+    own = (place / FILE for place in (lora_folder(prior), folder) if place is not None)
+    return read_recipe(next(filter(Path.is_file, own), OF_VIEWS if _takes_cameras(folder) else COMMON))
+
+
+def _takes_cameras(folder: Path | None) -> bool:
+    whole = folder is not None and (folder / "unet" / "config.json").is_file()
+    return whole and camera_layout(folder) is not None
 
 
 def read_recipe(path: Path) -> Recipe:

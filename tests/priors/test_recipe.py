@@ -1,11 +1,13 @@
 """Recipes, and what two prompts seem to ask for."""
 
 import json
+import shutil
 
 import pytest
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.recipe import COMMON, editor_settings, read_recipe, read_wanted, recipe_of
+from pds_nerfstudio.priors.check import TOYBOX
+from pds_nerfstudio.priors.recipe import COMMON, OF_VIEWS, editor_settings, read_recipe, read_wanted, recipe_of
 from pds_nerfstudio.prompts import guess_ask
 from pds_nerfstudio.toybox.spec import EDITS
 
@@ -57,6 +59,8 @@ def test_a_folder_without_a_recipe_has_the_common_one_and_a_lora_its_own(tmp_pat
     (tmp_path / "model_index.json").write_text("{}")
     assert recipe_of(str(tmp_path)).path == recipe_of("owner/name").path == COMMON
     assert not recipe_of(str(tmp_path)).measured
+    views = shutil.copytree(TOYBOX, tmp_path / "views", ignore=shutil.ignore_patterns("recipe.json"))
+    assert recipe_of(str(views)).path == OF_VIEWS
     lora = tmp_path / "lora"
     lora.mkdir()
     (lora / "pytorch_lora_weights.safetensors").write_bytes(b"")
