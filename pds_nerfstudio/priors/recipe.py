@@ -133,8 +133,9 @@ def recipe_of(prior: str) -> Recipe:
 
 
 def _takes_cameras(folder: Path | None) -> bool:
-    whole = folder is not None and (folder / "unet" / "config.json").is_file()
-    return whole and camera_layout(folder) is not None
+    if folder is None or not (folder / "unet" / "config.json").is_file():
+        return False
+    return camera_layout(folder) is not None
 
 
 def read_recipe(path: Path) -> Recipe:
