@@ -53,7 +53,7 @@ from pds_nerfstudio.scenes.orbit import Subject
 from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
-from pds_nerfstudio.scenes.viewpoints import Capture, capture_of
+from pds_nerfstudio.scenes.viewpoints import Capture, capture_of, view_word
 from pds_nerfstudio.scenes.views import Joined, Views, train_views
 from pds_nerfstudio.text import in_rich
 
@@ -216,10 +216,14 @@ class EditPipeline(VanillaPipeline):
         """What the prior is told of all views in `shown`; None where it takes no cameras, or they have none to tell."""
         if not (self.prior.takes_cameras and self.config.view.tell_cameras):
             return None
-        matrices = None if self.capture is None else self.capture.matrices(self.config.view.front)
-        if matrices is None:
+        if self._matrices is None:
             CONSOLE.log("[yellow]The photographs do not look at one subject: the prior is not told their cameras.")
-        return matrices
+        return self._matrices
+
+    @functools.cached_property
+    def _matrices(self) -> CameraMatrices | None:
+        """Of the training views' cameras; None where there is no saying what they look at."""
+        return None if self.capture is None else self.capture.matrices(self.config.view.front)
 
     @functools.cached_property
     def prior(self) -> "StableDiffusionPrior":
@@ -434,6 +438,14 @@ class EditPipeline(VanillaPipeline):
     def seen_from(self, indices: Sequence[int], together: int = 1) -> Viewpoints | None:
         """From where the prior is told that views are seen, `together` of them at a time; None for nowhere."""
         return None if self.viewpoints is None else Viewpoints(self.viewpoints[list(indices)], together)
+
+    def prompt_of(self, prompt: str, index: int) -> str:
+        """A prompt as the prior is given it for a view: where asked for, with a word for where that is seen from."""
+        if not self.config.view.view_words:
+            return prompt
+        if self._matrices is None:
+            raise UserError("The photographs do not look at one subject: leave --pipeline.view-words out.")
+        return f"{prompt}, {view_word(self._matrices[index])}"
 
     def source_scene(self) -> Model:
         """The scene before the edit, kept until every view's source latent has been computed."""

@@ -96,6 +96,12 @@ class DistillationConfig(EditConfig):
     def check_prior(self) -> None:
         """The prior's own check, and the ControlNet's."""
         super().check_prior()
+        assert isinstance(self.view, DistilledViews)
+        if self.view.view_words and (self.view.views_per_step > 1 or self.view.views != "training"):
+            raise UserError(
+                "--pipeline.view-words puts a word for one view into the prompts: leave --pipeline.views-per-step 1 "
+                "and --pipeline.views training."
+            )
         if self.adapter.control is not None:
             check_control(self.adapter.control, self.prior)
 
@@ -173,8 +179,8 @@ class DistillationPipeline(EditPipeline):
         edit = Edit(
             x0_tgt=x0_tgt.detach(),
             x0_src=torch.cat([source.latent for source in sources]),
-            src_prompt=config.src_prompt,
-            tgt_prompt=config.tgt_prompt,
+            src_prompt=self.prompt_of(config.src_prompt, indices[0]),
+            tgt_prompt=self.prompt_of(config.tgt_prompt, indices[0]),
             t=t,
             s=s,
             eps=noise_like(x0_tgt, generators),

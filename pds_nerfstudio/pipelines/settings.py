@@ -191,6 +191,9 @@ class ViewSettings(Group):
     front: Annotated[float, Ge(-360), Le(360)] = 0.0
     """Azimuth, in degrees from the scene's x axis towards y, from which such a prior is told that the subject's front
     is seen."""
+    view_words: bool = False
+    """Say "front view", "side view", "back view" or "overhead view" behind both prompts, by the azimuth from
+    --pipeline.front (Poole et al. 2022): for priors that take no cameras. Each step then shows one view."""
     subject: tuple[float, float, float, float] | None = None
     """Middle and radius of what is edited, in the scene's coordinates: x y z radius. By default what the photographs
     frame. Cameras are told, and orbits drawn, relative to it."""

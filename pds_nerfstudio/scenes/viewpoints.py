@@ -18,6 +18,9 @@ from pds_nerfstudio.scenes.views import Views
 
 SPREAD = 0.05
 """The lowest and the highest share of a capture's elevations count as outliers."""
+OVERHEAD, FRONT = 60.0, 45.0
+"""Degrees of elevation from which on a view is called one from overhead, and degrees of azimuth up to which one is of
+the front."""
 DISTANCES = (0.9, 1.1)
 """How far away orbits about what a capture frames are, relative to its own cameras."""
 
@@ -78,6 +81,15 @@ def told(
     away = turn @ (cameras[:, :, 3:] - subject.centre[:, None])
     turned = torch.cat([turn @ cameras[:, :, :3], away], dim=-1)
     return camera_matrices(turned, torch.zeros(3), subject.radius, tan_half)
+
+
+def view_word(matrix: Float[Tensor, "4 4"]) -> str:
+    """How a view is called by where it is seen from (Poole et al. 2022, section 3.2)."""
+    x, y, z = matrix[:3, 3].tolist()
+    if z > math.sin(math.radians(OVERHEAD)):
+        return "overhead view"
+    off = abs(math.degrees(math.atan2(y, x)))
+    return "front view" if off < FRONT else "back view" if off > 180 - FRONT else "side view"
 
 
 def orbits_of(capture: Capture, count: int, seed: int, size: int, front: float) -> tuple[Views, CameraMatrices]:

@@ -44,7 +44,8 @@ CHOSEN: dict[str, Any] = {
     "steps_per_view": 2,
     "views": "both",
     "orbits": 3,
-    "subject": (0.0, 0.0, 0.0, 0.6),
+    "view_words": False,  # says one view's word, and several are shown
+    "subject": (0.1, 0.0, -0.5, 0.4),
     "negative_prompt": "a green ball",
     "adapter_rank": 2,
     "adapter_warmup": 2,

@@ -32,9 +32,11 @@ def test_the_prior_is_told_where_training_views_are_seen_from_and_needs_not_be(n
     places = torch.stack([query.cameras.matrices[0, :3, 3] for query in asked])
     assert len(places.unique(dim=0)) >= 3
     asked.clear()
-    ns_train(*edit, "--pipeline.tell-cameras", "False")
+    ns_train(*edit, "--pipeline.tell-cameras", "False", "--pipeline.view-words", "True")
     assert asked
     assert all(query.cameras is None for query in asked)
+    assert {query.prompt.partition(", ")[0] for query in asked} == {PROMPTS[1], PROMPTS[3]}
+    assert all(query.prompt.endswith(" view") for query in asked)
 
 
 @pytest.mark.parametrize(("method", "run"), [("pds-edit-splat", "toy_splats"), ("pds-edit", "toy_nerf")])

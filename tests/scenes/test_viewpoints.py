@@ -8,7 +8,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.orbit import VIEWS, Subject, orbit_cameras
-from pds_nerfstudio.scenes.viewpoints import capture_of, orbits_of
+from pds_nerfstudio.scenes.viewpoints import capture_of, orbits_of, view_word
 from pds_nerfstudio.toybox.dataset import capture_cameras
 from pds_nerfstudio.toybox.render import focal_length, toybox_matrices
 
@@ -93,3 +93,14 @@ def test_a_capture_from_the_front_is_refused_an_orbit():
     front = orbit_cameras(torch.zeros(3), torch.deg2rad(torch.arange(0.0, 60, 2)), 0.3, 2.5)
     with pytest.raises(UserError, match=r"cover 58 of the 360 degrees .* --pipeline.views training"):
         orbits_of(capture_of(cameras_at(front)), 1, seed=0, size=SIZE, front=0.0)
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "elevation", "word"),
+    [(0, 20, "front"), (44, 0, "front"), (-46, 0, "side"), (134, 0, "side"), (-136, 0, "back"), (10, 61, "overhead")],
+)
+def test_a_view_is_called_by_where_it_is_seen_from(azimuth, elevation, word):
+    subject = Subject(torch.zeros(3), 1.0)
+    pose = orbit_cameras(subject.centre, torch.deg2rad(torch.tensor([azimuth + 30.0])), math.radians(elevation), 3.0)
+    (matrix,) = capture_of(cameras_at(pose), subject).matrices(30.0)
+    assert view_word(matrix) == f"{word} view"
