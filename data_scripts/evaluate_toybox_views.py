@@ -6,7 +6,7 @@ Groups of four views, 90 degrees apart, of random scenes of the named shapes, dr
 right if the nearest (mean squared error) of 24 true renderings around the scene, 15 degrees apart at its elevation, is
 within 30 degrees of the one asked for (17 % by chance). The floor may have any of its colours. A group is one object if
 the toybox CLIP finds the same caption of shape, colour and hat the likeliest for all four views. Beside it, the same
-noise drawn one view at a time. The sheet has a row for each group: four samples, then the truth.
+noise drawn one view at a time, and the true pictures, about which the judge errs too. The sheet has a row for each group: four samples, then the truth.
 """
 
 import math
@@ -81,7 +81,7 @@ def main(
     """
     model, scorer = load_prior(prior, "cpu"), ClipScorer.load(TOYBOX_CLIP)
     generator = torch.Generator().manual_seed(seed)
-    rows, table = [], {"together": [], "one by one": []}
+    rows, table = [], {"together": [], "one by one": [], "(the truth)": []}
     for index in track(range(groups), "groups"):
         spec = random_spec(shapes[index % len(shapes)], generator)
         offset, height = torch.rand(2, generator=generator)
@@ -91,10 +91,12 @@ def main(
         around = pictures(spec, orbit_cameras(turns, torch.full_like(turns, elevation)))
         poses = orbit_cameras(azimuth, torch.full_like(azimuth, elevation))
         truth, matrices = pictures(spec, poses), toybox_matrices(poses)
-        for way, together in (("together", VIEWS), ("one by one", 1)):
+        for way, together in (("together", VIEWS), ("one by one", 1), ("(the truth)", 0)):
             noise = torch.Generator().manual_seed(seed + index)
-            cameras = Viewpoints(matrices, together)
-            samples = model.sample([spec.prompt()] * VIEWS, SIZE, SIZE, steps, guidance_scale, noise, cameras)
+            samples = truth[FLOORS.index(spec.floor)]
+            if together:
+                cameras = Viewpoints(matrices, together)
+                samples = model.sample([spec.prompt()] * VIEWS, SIZE, SIZE, steps, guidance_scale, noise, cameras)
             said = [CAPTIONS[i] for i in scorer.similarity(samples, CAPTIONS).argmax(1).tolist()]
             table[way].append(
                 {
