@@ -2,11 +2,12 @@
 
     python data_scripts/evaluate_toybox_views.py --prior outputs/toybox_views/prior
 
-Groups of four views, 90 degrees apart, of random scenes of the named shapes, drawn together. A view's azimuth counts as
-right if the nearest (mean squared error) of 24 true renderings around the scene, 15 degrees apart at its elevation, is
-within 30 degrees of the one asked for (17 % by chance). The floor may have any of its colours. A group is one object if
-the toybox CLIP finds the same caption of shape, colour and hat the likeliest for all four views. Beside it, the same
-noise drawn one view at a time, and the true pictures, about which the judge errs too. The sheet has a row for each group: four samples, then the truth.
+Groups of four views, 90 degrees apart, of random scenes of the named shapes, drawn together. A view's azimuth counts
+as right if the nearest (mean squared error) of 24 true renderings around the scene, 15 degrees apart at its
+elevation, is within 30 degrees of the one asked for (17 % by chance). The floor may have any of its colours. A group
+is one object if the toybox CLIP finds the same caption of shape, colour and hat the likeliest for all four views.
+Beside it, the same noise drawn one view at a time, and the true pictures, about which the judge errs too. The sheet
+has a row for each group: four samples, then the truth.
 """
 
 import math

@@ -32,7 +32,7 @@ from pds_nerfstudio.pipelines.idu import IduConfig
 from pds_nerfstudio.pipelines.interruption import stop_before_the_first_step
 from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
-from pds_nerfstudio.pipelines.settings import for_family
+from pds_nerfstudio.pipelines.settings_tree import for_family
 from pds_nerfstudio.pipelines.trainer import EditTrainerConfig, SceneTrainerConfig
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.scenes.nerfacto import NerfactoSceneConfig, available_implementation

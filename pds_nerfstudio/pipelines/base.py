@@ -10,7 +10,7 @@ evaluated without it, and its checkpoints are ordinary nerfstudio checkpoints.
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +26,6 @@ from torch.cuda.amp.grad_scaler import GradScaler
 from pds_nerfstudio.draws import generator_at, own_draws
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import to_channels_last, working_size
-from pds_nerfstudio.objectives.cameras import CameraMatrices, Viewpoints
 from pds_nerfstudio.perceptual import Perceptual
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.carried import source_state
@@ -45,16 +44,15 @@ from pds_nerfstudio.pipelines.settings import (
     listed_in_order,
 )
 from pds_nerfstudio.pipelines.settings_tree import adopt_state
+from pds_nerfstudio.pipelines.shown import ShownViews, shown_views
 from pds_nerfstudio.pipelines.source_views import SourceView, SourceViews
 from pds_nerfstudio.prompts import check_prompts, require_read_differently
 from pds_nerfstudio.scenes.families import family_of_model, scene_of
 from pds_nerfstudio.scenes.hull import Region
-from pds_nerfstudio.scenes.orbit import Subject
 from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
-from pds_nerfstudio.scenes.viewpoints import Capture, capture_of, view_word
-from pds_nerfstudio.scenes.views import Joined, Views, train_views
+from pds_nerfstudio.scenes.views import Views, train_views
 from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
@@ -200,30 +198,11 @@ class EditPipeline(VanillaPipeline):
         return train_views(self.datamanager)
 
     @functools.cached_property
-    def shown(self) -> Joined:
-        """The views that the prior is shown: the training views, and after them those of orbits."""
-        return Joined((self.views,))
-
-    @functools.cached_property
-    def capture(self) -> Capture | None:
-        """How the training views look at what is edited; None where their cameras cannot be told."""
-        subject = self.config.view.subject
-        named = None if subject is None else Subject(torch.tensor(subject[:3]), subject[3])
-        return capture_of(self.views.cameras, named)
-
-    @functools.cached_property
-    def viewpoints(self) -> CameraMatrices | None:
-        """What the prior is told of all views in `shown`; None where it takes no cameras, or they have none to tell."""
-        if not (self.prior.takes_cameras and self.config.view.tell_cameras):
-            return None
-        if self._matrices is None:
-            CONSOLE.log("[yellow]The photographs do not look at one subject: the prior is not told their cameras.")
-        return self._matrices
-
-    @functools.cached_property
-    def _matrices(self) -> CameraMatrices | None:
-        """Of the training views' cameras; None where there is no saying what they look at."""
-        return None if self.capture is None else self.capture.matrices(self.config.view.front)
+    def shown(self) -> ShownViews:
+        """The views that the prior is shown."""
+        takes_cameras, size = self.prior.takes_cameras, self.short_side()
+        assert size is not None
+        return shown_views(self.views, self.config.view, self.config.run.seed, size, takes_cameras)
 
     @functools.cached_property
     def prior(self) -> "StableDiffusionPrior":
@@ -434,18 +413,6 @@ class EditPipeline(VanillaPipeline):
     def source_view(self, index: int) -> SourceView:
         """What a view showed before the edit, at the size at which the prior is shown it."""
         return self.sources.view(self.prior, self.shown, index, *self.working_size(index))
-
-    def seen_from(self, indices: Sequence[int], together: int = 1) -> Viewpoints | None:
-        """From where the prior is told that views are seen, `together` of them at a time; None for nowhere."""
-        return None if self.viewpoints is None else Viewpoints(self.viewpoints[list(indices)], together)
-
-    def prompt_of(self, prompt: str, index: int) -> str:
-        """A prompt as the prior is given it for a view: where asked for, with a word for where that is seen from."""
-        if not self.config.view.view_words:
-            return prompt
-        if self._matrices is None:
-            raise UserError("The photographs do not look at one subject: leave --pipeline.view-words out.")
-        return f"{prompt}, {view_word(self._matrices[index])}"
 
     def source_scene(self) -> Model:
         """The scene before the edit, kept until every view's source latent has been computed."""

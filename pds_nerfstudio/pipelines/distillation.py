@@ -5,7 +5,6 @@ source rendering of view i ─► prior.encode ─► x⁰_src             cache
 objective.gradient(prior, Edit(x⁰_tgt, x⁰_src, …)) ─► g ─► surrogate_loss ─► loss_dict ─► nerfstudio's trainer
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ from torch import Tensor
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import details
 from pds_nerfstudio.objectives.base import SOURCE, Edit, ScoreDistillation, surrogate_loss
-from pds_nerfstudio.objectives.cameras import CameraMatrices
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines import distributed
@@ -41,8 +39,6 @@ from pds_nerfstudio.priors.control import check_control, load_control
 from pds_nerfstudio.priors.learning import LearningPrior
 from pds_nerfstudio.scenes.orbit import VIEWS
 from pds_nerfstudio.scenes.rendering import Rendering
-from pds_nerfstudio.scenes.viewpoints import orbits_of
-from pds_nerfstudio.scenes.views import Joined, Views
 from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
@@ -97,11 +93,7 @@ class DistillationConfig(EditConfig):
         """The prior's own check, and the ControlNet's."""
         super().check_prior()
         assert isinstance(self.view, DistilledViews)
-        if self.view.view_words and (self.view.views_per_step > 1 or self.view.views != "training"):
-            raise UserError(
-                "--pipeline.view-words puts a word for one view into the prompts: leave --pipeline.views-per-step 1 "
-                "and --pipeline.views training."
-            )
+        self.view.check()
         if self.adapter.control is not None:
             check_control(self.adapter.control, self.prior)
 
@@ -179,15 +171,15 @@ class DistillationPipeline(EditPipeline):
         edit = Edit(
             x0_tgt=x0_tgt.detach(),
             x0_src=torch.cat([source.latent for source in sources]),
-            src_prompt=self.prompt_of(config.src_prompt, indices[0]),
-            tgt_prompt=self.prompt_of(config.tgt_prompt, indices[0]),
+            src_prompt=self.shown.prompt(config.src_prompt, indices[0]),
+            tgt_prompt=self.shown.prompt(config.tgt_prompt, indices[0]),
             t=t,
             s=s,
             eps=noise_like(x0_tgt, generators),
             eps_s=noise_like(x0_tgt, generators),
             control_tgt=torch.cat([depth_of(rendering) for rendering in renderings]) if controls else None,
             control_src=torch.cat(controls) if controls else None,
-            cameras=self.seen_from(indices, together),
+            cameras=self.shown.seen_from(indices, together),
         )
         learning = LearningPrior.of_step(prior, objective.adapters, edit)
         gradient = objective.gradient(learning, edit)
@@ -200,30 +192,6 @@ class DistillationPipeline(EditPipeline):
         }
         metrics = {"gradient_norm": gradient.norm(), "timestep": t.float().mean()}
         return {}, losses, metrics
-
-    @functools.cached_property
-    def shown(self) -> Joined:
-        """See `EditPipeline.shown`."""
-        return Joined((self.views, *(views for views, _ in self._orbits)))
-
-    @functools.cached_property
-    def viewpoints(self) -> CameraMatrices | None:
-        """See `EditPipeline.viewpoints`."""
-        told = super().viewpoints
-        return told if told is None else torch.cat([told, *(matrices for _, matrices in self._orbits)])
-
-    @functools.cached_property
-    def _orbits(self) -> list[tuple[Views, CameraMatrices]]:
-        """The orbits' views and what the prior is told of them; none where none are asked for."""
-        settings = self.config.view
-        assert isinstance(settings, DistilledViews)
-        if settings.views == "training":
-            return []
-        if self.capture is None:
-            raise UserError("Orbits need photographs by perspective cameras: leave --pipeline.views training.")
-        size = self.short_side()
-        assert size is not None
-        return [orbits_of(self.capture, settings.orbits, self.config.run.seed, size, settings.front)]
 
     def views_of_step(self, step: int) -> tuple[list[int], list[torch.Generator], int]:
         """Which views edit step `step` shows here, a generator for each, and how many are predicted together."""
@@ -238,8 +206,7 @@ class DistillationPipeline(EditPipeline):
         if not orbit:
             return [self.view_of_step(turn * shown + place) for place in places], generators, 1
         number = int(torch.randint(settings.orbits, (), generator=generators[0]))
-        indices = [len(self.views) + VIEWS * number + view for view in range(VIEWS)]
-        return indices, generators, 1 if self.viewpoints is None else VIEWS
+        return self.shown.orbit(number), generators, self.shown.of_an_orbit
 
     def objective_at(self, step: int) -> ScoreDistillation:
         """The objective of edit step `step`."""
@@ -270,7 +237,7 @@ class DistillationPipeline(EditPipeline):
             t, s = config.objective.sample_timesteps(prior.schedule, len(x0), generator)
             eps = noise_like(x0, [generator] * len(x0))
             control = torch.cat(controls) if controls else None
-            cameras = self.seen_from([source.index for source in alike])
+            cameras = self.shown.seen_from([source.index for source in alike])
             edit = Edit(x0, x0, config.src_prompt, "", t, s, eps, eps, control_src=control, cameras=cameras)
             LearningPrior.of_step(prior, (SOURCE,), edit).teach(optimizer)
 

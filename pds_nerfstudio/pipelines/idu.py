@@ -70,7 +70,8 @@ class IduPipeline(DatasetUpdatePipeline):
     def edited(self, index: int, image: Picture, generator: torch.Generator) -> Picture:
         """The view as the editor would have it."""
         editor = EDITORS[self.config.editor].of(self.config)
-        return editor.edit(self.prior, self.source_view(index).latent, image, generator, self.seen_from([index]))
+        cameras = self.shown.seen_from([index])
+        return editor.edit(self.prior, self.source_view(index).latent, image, generator, cameras)
 
     def losses_on(self, generator: torch.Generator) -> dict[str, Tensor]:
         """L1 and a perceptual distance between one of all views and its image, or its original before it has one."""

@@ -146,8 +146,8 @@ class RefinePipeline(DatasetUpdatePipeline):
         prior = self.prior
         editor = SDEdit(self.config.guidance_scale, self.config.draw_strength(generator), self.config.num_steps)
         x0 = prior.encode(image)
-        eps, cameras = noise_like(x0, [generator]), self.seen_from([index])
-        prompt = self.prompt_of(self.config.tgt_prompt, index)
+        eps, cameras = noise_like(x0, [generator]), self.shown.seen_from([index])
+        prompt = self.shown.prompt(self.config.tgt_prompt, index)
         refined = prior.decode(editor.edit(prior, x0, prompt, eps, cameras))
         return with_details(refined, image, prior.decode(x0)) if self.config.keep_details else refined
 

@@ -184,7 +184,7 @@ class RevisePipeline(DistillationPipeline):
             t = torch.randint(low, high, (RELEVANCE_DRAWS,), generator=generator)
             eps = torch.randn(RELEVANCE_DRAWS, *source.latent.shape[1:], generator=generator).to(source.latent)
             x0 = source.latent.expand(RELEVANCE_DRAWS, -1, -1, -1)
-            cameras = self.seen_from([source.index] * RELEVANCE_DRAWS)
+            cameras = self.shown.seen_from([source.index] * RELEVANCE_DRAWS)
             difference = prediction_difference(self.prior, x0, *prompts, t, eps, cameras).mean(0)
             if not bool(difference.isfinite().all()):
                 raise UserError(

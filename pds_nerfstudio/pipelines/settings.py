@@ -6,13 +6,13 @@
     ├── scene     what only this family of scenes, edited in this way, can be told
     └── …         and each method's own
 
-A family's own settings are a subclass of a group: a method holds the group of its family (`for_family`), and its help
-lists no others.
+A family's own settings are a subclass of a group: a method holds the group of its family
+(`settings_tree.for_family`), and its help lists no others.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 from annotated_types import Ge, Gt, Le
@@ -22,7 +22,7 @@ from pds_nerfstudio.objectives.perturb import PAPERS_MINIMUM_DECREASE
 from pds_nerfstudio.ranges import Seed, Share, Steps, Weight
 from pds_nerfstudio.scenes.perturb import Eta
 from pds_nerfstudio.scenes.region import Box, Corners
-from pds_nerfstudio.scenes.scene import Densify, Family
+from pds_nerfstudio.scenes.scene import Densify
 
 
 class Group:
@@ -202,6 +202,10 @@ class ViewSettings(Group):
         """Whether photographs stand in for the source's renderings."""
         return False
 
+    def orbit_count(self) -> int:
+        """How many orbits there are to show."""
+        return 0
+
 
 @dataclass
 class SourceViewSettings(ViewSettings):
@@ -231,6 +235,18 @@ class DistilledViews(SourceViewSettings):
     subject for that."""
     orbits: Annotated[int, Ge(1), Le(10_000)] = 24
     """How many orbits there are to choose from, drawn once from the seed."""
+
+    def orbit_count(self) -> int:
+        """See `ViewSettings.orbit_count`."""
+        return 0 if self.views == "training" else self.orbits
+
+    def check(self) -> None:
+        """Raise UserError for words about one view where a step shows several."""
+        if self.view_words and (self.views_per_step > 1 or self.views != "training"):
+            raise UserError(
+                "--pipeline.view-words puts a word for one view into the prompts: leave --pipeline.views-per-step 1 "
+                "and --pipeline.views training."
+            )
 
 
 @dataclass
@@ -357,13 +373,6 @@ class Refinement(Group):
     Meant for a score loss over 4,096 latent values; scaled to the prior's."""
 
 
-OF_FAMILY: dict[Family, dict[type[Group], type[Group]]] = {
-    "nerfacto": {Compute: NerfCompute, DistilledScene: NerfSettings},
-    "splatfacto": {SceneSettings: SplatSettings, DistilledScene: SplatSettings, Perturbation: SplatPerturbation},
-}
-"""By family, what takes the place of a group."""
-
-
 ORDER = (
     *("_target", "datamanager", "model", "src_prompt", "tgt_prompt", "negative_prompt", "prior", "objective", "by"),
     *("edit_steps", "anneal", "perturbation", "refinement", "loss", "region", "scene", "view", "adapter", "network"),
@@ -382,11 +391,3 @@ def listed_in_order(cls: type[C]) -> type[C]:
     by_name = cls.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
     cls.__dataclass_fields__ = {name: by_name[name] for name in (*first, *own, *rest) if name in by_name}  # pyright: ignore[reportAttributeAccessIssue]
     return cls
-
-
-def for_family(config: Any, family: Family) -> None:
-    """Let `config` hold its family's own settings, at their defaults."""
-    for member in fields(config):
-        group = getattr(config, member.name)
-        if (kind := OF_FAMILY[family].get(type(group))) is not None:
-            setattr(config, member.name, kind())

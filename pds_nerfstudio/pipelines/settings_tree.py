@@ -6,9 +6,33 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.pipelines.settings import Group, for_family
+from pds_nerfstudio.pipelines.settings import (
+    Compute,
+    DistilledScene,
+    Group,
+    NerfCompute,
+    NerfSettings,
+    Perturbation,
+    SceneSettings,
+    SplatPerturbation,
+    SplatSettings,
+)
 from pds_nerfstudio.ranges import check_range
 from pds_nerfstudio.scenes.scene import Family
+
+OF_FAMILY: dict[Family, dict[type[Group], type[Group]]] = {
+    "nerfacto": {Compute: NerfCompute, DistilledScene: NerfSettings},
+    "splatfacto": {SceneSettings: SplatSettings, DistilledScene: SplatSettings, Perturbation: SplatPerturbation},
+}
+"""By family, what takes the place of a group."""
+
+
+def for_family(config: Any, family: Family) -> None:
+    """Let `config` hold its family's own settings, at their defaults."""
+    for member in fields(config):
+        group = getattr(config, member.name)
+        if (kind := OF_FAMILY[family].get(type(group))) is not None:
+            setattr(config, member.name, kind())
 
 
 def settings(config: Any) -> Iterator[tuple[str, Any]]:
