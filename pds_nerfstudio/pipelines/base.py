@@ -200,9 +200,10 @@ class EditPipeline(VanillaPipeline):
     @functools.cached_property
     def shown(self) -> ShownViews:
         """The views that the prior is shown."""
-        takes_cameras, size = self.prior.takes_cameras, self.short_side()
+        config, prior, size = self.config, self.prior, self.short_side()
         assert size is not None
-        return shown_views(self.views, self.config.view, self.config.run.seed, size, takes_cameras)
+        box, seed = config.region.box, config.run.seed
+        return shown_views(self.views, config.view, box, seed, self.source_scene, prior, size)
 
     @functools.cached_property
     def prior(self) -> "StableDiffusionPrior":

@@ -92,8 +92,6 @@ class DistillationConfig(EditConfig):
     def check_prior(self) -> None:
         """The prior's own check, and the ControlNet's."""
         super().check_prior()
-        assert isinstance(self.view, DistilledViews)
-        self.view.check()
         if self.adapter.control is not None:
             check_control(self.adapter.control, self.prior)
 

@@ -128,6 +128,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     if pipeline.compute.prior_device is not None:
         require_device(pipeline.compute.prior_device, "--pipeline.prior-device")
     pipeline.region.check()
+    pipeline.view.check()
     pipeline.check_prior()
     if isinstance(pipeline, ReviseConfig):
         pipeline.choose_objective()

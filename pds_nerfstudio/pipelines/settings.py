@@ -194,9 +194,9 @@ class ViewSettings(Group):
     view_words: bool = False
     """Say "front view", "side view", "back view" or "overhead view" behind both prompts, by the azimuth from
     --pipeline.front (Poole et al. 2022): for priors that take no cameras. Each step then shows one view."""
-    subject: tuple[float, float, float, float] | None = None
-    """Middle and radius of what is edited, in the scene's coordinates: x y z radius. By default what the photographs
-    frame. Cameras are told, and orbits drawn, relative to it."""
+    subject: tuple[float, ...] | None = None
+    """What is edited, in the scene's coordinates: a point on it, x y z; or its middle and radius, x y z radius. By
+    default what --pipeline.box encloses, or what the photographs frame. Orbits are drawn about it."""
 
     def of_photographs(self) -> bool:
         """Whether photographs stand in for the source's renderings."""
@@ -205,6 +205,11 @@ class ViewSettings(Group):
     def orbit_count(self) -> int:
         """How many orbits there are to show."""
         return 0
+
+    def check(self) -> None:
+        """Raise UserError for settings that cannot be meant together."""
+        if self.subject is not None and (len(self.subject) not in (3, 4) or min(self.subject[3:], default=1) <= 0):
+            raise UserError("--pipeline.subject takes a point, x y z, or a middle and a radius above 0, x y z radius.")
 
 
 @dataclass
@@ -241,7 +246,8 @@ class DistilledViews(SourceViewSettings):
         return 0 if self.views == "training" else self.orbits
 
     def check(self) -> None:
-        """Raise UserError for words about one view where a step shows several."""
+        """See `ViewSettings.check`."""
+        super().check()
         if self.view_words and (self.views_per_step > 1 or self.views != "training"):
             raise UserError(
                 "--pipeline.view-words puts a word for one view into the prompts: leave --pipeline.views-per-step 1 "

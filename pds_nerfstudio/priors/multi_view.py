@@ -38,6 +38,11 @@ class MultiViewPrior(StableDiffusionPrior):
         super().__post_init__()
         self.unet.set_attn_processor(ViewAttention())
 
+    @property
+    def reads_framing(self) -> bool:
+        """See `framing`."""
+        return self.framing
+
     def without_cameras(self, rows: int) -> dict[str, Any]:
         """Sixteen zeros for each row."""
         return {"class_labels": torch.zeros(rows, CAMERA_NUMBERS, device=self.device, dtype=self.unet.dtype)}

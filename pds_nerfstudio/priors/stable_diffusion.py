@@ -144,6 +144,11 @@ class StableDiffusionPrior:
     takes_cameras: ClassVar[bool] = False
     """Whether queries may say where their samples are seen from."""
 
+    @property
+    def reads_framing(self) -> bool:
+        """Whether it reads aim and distance off a camera."""
+        return False
+
     # diffusers annotates its configurations as plain dicts and its outputs as tuples, which they are not: hence Any.
     vae: Any
     """diffusers' AutoencoderKL."""

@@ -34,40 +34,36 @@ class Capture:
     """Tangent of half of each one's field of view, of the shorter side."""
     tan_longer: float
     """The largest of the longer sides'."""
-    subject: Subject
-    """What is edited: what the user has named, else what the photographs frame."""
-    named: bool
-    """Whether the user has."""
+    framed: Subject
+    """What the photographs frame."""
 
-    def matrices(self, front: float = 0.0) -> CameraMatrices | None:
+    def matrices(self, about: Subject | None = None, front: float = 0.0) -> CameraMatrices | None:
         """M of every view, azimuths counted from `front` (degrees); None where most do not show the subject's middle,
-        so that there is no saying what they look at."""
-        seeing = sees(self.cameras, self.tan_longer, self.subject.centre)
-        return told(self.cameras, self.subject, self.tan_half, front) if seeing.float().mean() >= 0.5 else None
+        so that there is no saying what they look at.
+
+        Args:
+            about: the subject, by default what the photographs frame.
+        """
+        about = about or self.framed
+        seeing = sees(self.cameras, self.tan_longer, about.centre)
+        return told(self.cameras, about, self.tan_half, front) if seeing.float().mean() >= 0.5 else None
 
     def range(self) -> OrbitRange:
-        """What to draw orbits from: MVDream's ranges about a subject that was named, else the capture's own."""
-        if self.named:
-            return OrbitRange()
-        offset = self.cameras[:, :, 3] - self.subject.centre
+        """The elevations, field of view and distances of its own cameras."""
+        offset = self.cameras[:, :, 3] - self.framed.centre
         elevation = torch.rad2deg(torch.atan2(offset[:, 2], offset[:, :2].norm(dim=-1)))
         low, high = torch.quantile(elevation, torch.tensor([SPREAD, 1 - SPREAD]).to(elevation)).tolist()
         degrees = 2 * math.degrees(math.atan(float(self.tan_half.median())))
         return OrbitRange((low, high), (degrees, degrees), DISTANCES)
 
 
-def capture_of(cameras: Cameras, subject: Subject | None = None) -> Capture | None:
-    """The capture that these cameras are; None where some are no perspective ones, for which no prior has numbers.
-
-    Args:
-        subject: what to edit; by default what the photographs frame.
-    """
+def capture_of(cameras: Cameras) -> Capture | None:
+    """The capture that these cameras are; None where some are no perspective ones, for which no prior has numbers."""
     if bool((cameras.camera_type != CameraType.PERSPECTIVE.value).any()):
         return None
     sides = torch.cat([cameras.height / cameras.fy, cameras.width / cameras.fx], dim=-1).cpu() / 2
     shorter, poses = sides.amin(-1), cameras.camera_to_worlds.cpu()
-    framed = framed_by(poses, float(shorter.median())) if subject is None else subject
-    return Capture(poses, shorter, float(sides.amax()), framed, subject is not None)
+    return Capture(poses, shorter, float(sides.amax()), framed_by(poses, float(shorter.median())))
 
 
 def told(
@@ -92,20 +88,22 @@ def view_word(matrix: Float[Tensor, "4 4"]) -> str:
     return "front view" if off < FRONT else "back view" if off > 180 - FRONT else "side view"
 
 
-def orbits_of(capture: Capture, count: int, seed: int, size: int, front: float) -> tuple[Views, CameraMatrices]:
-    """`count` orbits about a capture's subject, four views each, one after the other, square pictures of `size` pixels.
+def orbits_of(capture: Capture, subject: Subject | None, count: int, seed: int) -> list[Orbit]:
+    """Orbits about a subject, from MVDream's ranges, so that it fills the picture; where there is None, about what the
+    photographs frame, from where they were taken.
 
     Raises:
-        UserError: the photographs do not look around the subject.
+        UserError: the photographs do not look around it.
     """
-    check_orbit(capture.cameras, capture.tan_longer, capture.subject)
-    generator, ranges = torch.Generator().manual_seed(seed), capture.range()
-    orbits = [ranges.draw(capture.subject, generator) for _ in range(count)]
-    matrices = torch.cat([told(orbit.cameras, capture.subject, orbit.tan_half, front) for orbit in orbits])
-    return _views(orbits, size), matrices
+    about = subject or capture.framed
+    check_orbit(capture.cameras, capture.tan_longer, about)
+    generator, ranges = torch.Generator().manual_seed(seed), capture.range() if subject is None else OrbitRange()
+    return [ranges.draw(about, generator) for _ in range(count)]
 
 
-def _views(orbits: list[Orbit], size: int) -> Views:
+def views_of(orbits: list[Orbit], size: int) -> Views:
+    """The views of orbits, one orbit after the other: square pictures of `size` pixels, and no photographs."""
+
     def read(index: int) -> Tensor:
         raise ValueError(f"View {index} is of an orbit and has no photograph.")
 
