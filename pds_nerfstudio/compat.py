@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from pds_nerfstudio.children import end_with_parent
+from pds_nerfstudio.quiet import silence_libraries
 from pds_nerfstudio.text import in_rich
 
 LPIPS_MODULE = "torchmetrics.image.lpip"
@@ -41,6 +42,7 @@ shared_hosts: set[str] = set()
 
 def apply() -> None:
     """Put every entry below in place. Safe to call again, and cheap: it imports nothing that nerfstudio has not."""
+    silence_libraries()
     allow_numpy_scalars_in_checkpoints()
     build_models_without_lpips_weights()
     use_packaged_ffmpeg()

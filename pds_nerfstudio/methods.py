@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
-from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -53,6 +53,12 @@ def _machine() -> MachineConfig:
     return MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu")
 
 
+def _logging() -> LoggingConfig:
+    """nerfstudio's, without its table of the last ten steps, beside which the progress bar says the same, and without
+    its timings. `--logging.local-writer.enable True --logging.profiler basic` brings both back."""
+    return LoggingConfig(local_writer=LocalWriterConfig(enable=False), profiler="none")
+
+
 def nerfacto_optimizers() -> dict:
     """Optimisers of nerfacto's parameter groups, as nerfstudio's nerfacto has them."""
     return {
@@ -84,6 +90,7 @@ source_nerfacto = MethodSpecification(
         max_num_iterations=30_000,
         mixed_precision=True,
         machine=_machine(),
+        logging=_logging(),
         pipeline=VanillaPipelineConfig(
             datamanager=VanillaDataManagerConfig(
                 dataparser=NerfstudioDataParserConfig(),
@@ -116,6 +123,7 @@ source_splatfacto = MethodSpecification(
         max_num_iterations=30_000,
         mixed_precision=False,
         machine=_machine(),
+        logging=_logging(),
         pipeline=VanillaPipelineConfig(
             datamanager=FullImageDatamanagerConfig(
                 dataparser=NerfstudioDataParserConfig(load_3D_points=True),
@@ -177,6 +185,7 @@ def _edit(
             max_num_iterations=config.steps if isinstance(config, ReviseConfig) else 30_000,
             mixed_precision=mixed_precision,
             machine=_machine(),
+            logging=_logging(),
             pipeline=config,
             optimizers=optimizers,
             viewer=ViewerConfig(num_rays_per_chunk=1 << 15),

@@ -7,6 +7,8 @@ from pds_nerfstudio.errors import UserError
 
 Ask = Literal["colour", "addition", "shape", "style", "object"]
 """What an edit can ask for, after the kinds of Le et al. 2024, section 4."""
+LONGEST_WORDS = 48
+"""Bytes of a prompt's words in the name of a run's folder."""
 COLOUR = re.compile(
     "red|orange|yellow|green|cyan|blue|purple|violet|pink|magenta|brown|beige|black|white|gr[ae]y|golden|silver"
     "|turquoise|crimson|scarlet|teal"
@@ -101,6 +103,24 @@ def common_end(source: list[str], target: list[str]) -> list[str]:
             break
         shared.insert(0, a)
     return shared
+
+
+def folder_words(src_prompt: str, tgt_prompt: str) -> str:
+    """What the target prompt says from where it leaves the source prompt on, as part of a folder's name.
+
+    "a photo of a man" and "a photo of a man raising his arms" give "raising-his-arms". At most `LONGEST_WORDS` bytes,
+    whole words; empty for prompts without a word.
+    """
+    source, target = _words(src_prompt), _words(tgt_prompt)
+    begin = next((i for i, word in enumerate(target) if i >= len(source) or word != source[i]), len(target))
+    if begin == len(target):  # it only leaves something out
+        begin = 3 if target[:3] in (["a", "photo", "of"], ["a", "drawing", "of"]) else 0
+    kept = target[begin:]
+    if kept and kept[0] in ("a", "an", "the"):
+        kept = kept[1:]
+    while kept and len("-".join(kept).encode()) > LONGEST_WORDS:
+        kept = kept[:-1]
+    return "-".join(kept)
 
 
 def _words(prompt: str) -> list[str]:

@@ -24,6 +24,7 @@ def commands() -> dict[str, type]:
     from pds_nerfstudio.cli.pie import PieBench
     from pds_nerfstudio.cli.preview import Preview
     from pds_nerfstudio.cli.render import Render
+    from pds_nerfstudio.cli.runs import Runs
     from pds_nerfstudio.cli.svg import Svg
 
     return {
@@ -32,6 +33,7 @@ def commands() -> dict[str, type]:
         "svg": Svg,
         "dreambooth": Dreambooth,
         "edit": Edit,
+        "runs": Runs,
         "render": Render,
         "evaluate": Evaluate,
         "import-ply": ImportPly,

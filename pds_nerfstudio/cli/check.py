@@ -7,7 +7,10 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from pds_nerfstudio.cli.runs import next_of
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.next_steps import say_next
+from pds_nerfstudio.runs import read_run
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Check:
         folder = path.parent / config.relative_model_dir
         if not folder.resolve().is_relative_to(path.parent.resolve()):
             raise UserError(f"{path} keeps its checkpoints outside its folder, in {folder}: do not open it.")
+        run = read_run(path)
         console = Console(soft_wrap=True, highlight=False, markup=False)
         console.print(f"{path}: settings of {config.method_name}, no code.")
         checkpoints = sorted(folder.glob("*.ckpt"))
@@ -45,6 +49,7 @@ class Check:
             console.print(
                 f"It was made in {recorded}: nerfstudio's own commands look for its checkpoints there, not here."
             )
+        say_next(console, next_of(run))
 
 
 def _parts(checkpoint: Path) -> str:

@@ -7,7 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from pds_nerfstudio.machine import examine
+from pds_nerfstudio.next_steps import say_next, step
 
+FIRST_STEPS = (
+    step("the whole job on two small scenes, in minutes on a CPU", "pds", "demo"),
+    step("or begin with photographs of your own", "ns-train", "source-splatfacto", "--data", "DATA"),
+)
 PRIOR = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """What edits take by default."""
 
@@ -38,5 +43,7 @@ class Doctor:
             console.print("An edit can run." if found.can_run else "To be mended before an edit can run:")
             for mend in found.mends:
                 console.print(f"  {mend}")
+            if found.can_run:
+                say_next(console, FIRST_STEPS)
         if not found.can_run:
             raise SystemExit(1)

@@ -23,6 +23,7 @@ from pds_nerfstudio.children import run_child
 from pds_nerfstudio.cli.stages import Stage, progress, words_of
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import appended, is_vacant, read_json, require_writable, write_whole
+from pds_nerfstudio.next_steps import after_edit, say_next
 from pds_nerfstudio.priors.dreambooth_settings import CARD
 from pds_nerfstudio.prompts import check_prompts
 from pds_nerfstudio.text import in_rich, printable
@@ -303,8 +304,8 @@ class Edit:
         for name, shown in _measured(stages[-1].result.parent / "report.json"):
             console.print(f"  {in_rich(name)}: [bold]{in_rich(shown)}[/]")
         *_, edited = (stage.result for stage in stages if stage.trains)
-        line = shlex.join(["ns-viewer", "--load-config", str(edited / "config.yml")])
-        console.print(f"To walk around it: {line}", markup=False)
+        look, *_, export = after_edit(edited)  # what lies between has been done
+        say_next(console, [look, export])
 
 
 def _shortfall(stage: Stage) -> str:

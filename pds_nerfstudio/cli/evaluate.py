@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.next_steps import say_next, step
 from pds_nerfstudio.ranges import check_ranges
 from pds_nerfstudio.text import in_rich
 
@@ -82,6 +83,8 @@ class Evaluate:
         write_whole(out / "report.html", as_html(entries, judges))
         console.print(f"{in_rich(out / 'report.html')}  [dim]to look at or to send to somebody")
         console.print(str(out / "report.json"), markup=False)
+        films = [step("film it before and after", "pds", "render", plan.folder) for plan in plans[:1]]
+        say_next(console, [*films, step("find other edits to compare with", "pds", "runs")])
 
 
 def labels(plans: "Sequence[PairPlan]") -> list[str]:

@@ -5,7 +5,6 @@ a file of splats + a dataset ─► config.yml, nerfstudio_models/step-000000000
 
 import copy
 import dataclasses
-import shlex
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,8 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import file_name, require_writable, written
-from pds_nerfstudio.text import in_rich, printable
+from pds_nerfstudio.next_steps import after_reconstruction, say_next
+from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
     from pds_nerfstudio.scenes.gaussians import Splats
@@ -50,9 +50,8 @@ class ImportPly:
         """Write the run and say how to edit it."""
         run, count = self.import_run()
         console = Console(soft_wrap=True)
-        console.print(f"{count} Gaussians imported to {in_rich(run)}. To edit them:")
-        line = shlex.join(["ns-train", "pds-edit-splat", "--load-dir", str(run / "nerfstudio_models")])
-        console.print(f"{printable(line)} --pipeline.src-prompt … --pipeline.tgt-prompt …", markup=False)
+        console.print(f"{count} Gaussians imported to {in_rich(run)}.")
+        say_next(console, after_reconstruction(run))
 
     def import_run(self) -> tuple[Path, int]:
         """The new run's folder, and how many Gaussians are in it.

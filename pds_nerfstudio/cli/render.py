@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.next_steps import say_next, step
 from pds_nerfstudio.ranges import check_ranges
 from pds_nerfstudio.text import in_rich, printable
 
@@ -70,7 +71,7 @@ class Render:
             raise UserError(f"--formats {self.formats[0]} is of --export: add that.")
         from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
         from pds_nerfstudio.evaluation.renders import convert, export, export_splat_mesh
-        from pds_nerfstudio.pipelines.conclusion import export_lines
+        from pds_nerfstudio.pipelines.conclusion import export_commands
         from pds_nerfstudio.scenes.run_config import usable_config
 
         pictures = bool(self.paths or self.held_out)
@@ -98,11 +99,14 @@ class Render:
             written += files
         for path in written:
             console.print(f"  {printable(path)}", markup=False)
+        config = usable_config(plan.run.config_path, plan.run.config, out)
+        steps = [step("walk around it", "ns-viewer", "--load-config", config)]
+        if plan.edit is not None:
+            steps.append(step("measure it", "pds", "evaluate", plan.folder))
         if not self.export:
-            console.print("To take the scene elsewhere (or --export):")
-            config = usable_config(plan.run.config_path, plan.run.config, out)
-            for line in export_lines(config, plan.family, out / "export"):
-                console.print(f"  {printable(line)}", markup=False)
+            exports = export_commands(config, plan.family, out / "export")
+            steps += [step("take it elsewhere (or --export)", *command) for command in exports]
+        say_next(console, steps)
 
     def _films_and_stills(self, pair: "Pair", out: Path, console: Console) -> list[Path]:
         from rich.progress import Progress

@@ -16,7 +16,17 @@ from pds_nerfstudio.pipelines.settings import Group, NerfCompute
 
 DATAPARSER = "pipeline.datamanager.dataparser"
 """The subcommand of `ns-train METHOD`; flags behind it are the dataparser's and carry no prefix."""
-OF_THE_MACHINE = ("machine", "logging", "viewer", "vis", "output_dir", "experiment_name", "timestamp", "data")
+OF_THE_MACHINE = (
+    "machine",
+    "logging",
+    "viewer",
+    "vis",
+    "output_dir",
+    "experiment_name",
+    "timestamp",
+    "data",
+    "verbose",
+)
 """What says where and how an edit runs, not what it is; with the settings of `Compute`."""
 
 

@@ -4,12 +4,13 @@ The scene before is rebuilt from the base run that the edit names, with the edit
 two sides differ in nothing but the edit.
 """
 
-import shlex
 from pathlib import Path
 
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from pds_nerfstudio.next_steps import NextStep, after_edit, say_next, step
 from pds_nerfstudio.pipelines.base import EditPipeline
+from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig
 from pds_nerfstudio.scenes.families import scene_type
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.scene import Family
@@ -47,22 +48,18 @@ def conclude(pipeline: EditPipeline, folder: Path) -> None:
             f"({type(error).__name__}: {in_rich(str(error)[:200])}): try pds render.",
             soft_wrap=True,
         )
-    CONSOLE.print("Next:")
-    for line in next_lines(folder / "config.yml", pipeline.scene.family):
-        CONSOLE.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+    say_next(CONSOLE, next_steps(pipeline, folder))
 
 
-def export_lines(config: Path, family: Family, out: Path) -> list[str]:
+def export_commands(config: Path, family: Family, out: Path) -> list[list[str]]:
     """`ns-export` commands for a run's scene: its Gaussians, or meshes of a NeRF."""
-    return [shlex.join(command) for command in scene_type(family).export_commands(config, out)]
+    return scene_type(family).export_commands(config, out)
 
 
-def next_lines(config: Path, family: Family) -> list[str]:
-    """What to type when an edit has ended."""
-    folder = config.parent
-    return [
-        shlex.join(["ns-viewer", "--load-config", str(config)]),
-        shlex.join(["pds", "render", str(folder)]),
-        shlex.join(["pds", "evaluate", str(folder)]),
-        *export_lines(config, family, folder / "exports"),
-    ]
+def next_steps(pipeline: EditPipeline, folder: Path) -> list[NextStep]:
+    """What to type when an edit has ended; what is refined is not refined again."""
+    steps = after_edit(folder)
+    if not isinstance(pipeline.config, DatasetUpdateConfig):
+        method = "sdedit-refine" + "-splat" * (pipeline.scene.family == "splatfacto")
+        steps.insert(1, step("refine it", "ns-train", method, "--load-dir", folder / "nerfstudio_models"))
+    return steps

@@ -40,7 +40,7 @@ SPLAT_SUFFIX = "-splat"
 OF_THE_MACHINE = (
     *("_target", "output_dir", "method_name", "timestamp", "machine", "logging", "viewer", "vis", "data", "prompt"),
     *("load_dir", "load_step", "load_config", "load_checkpoint", "load_scheduler", "log_gradients", "start_paused"),
-    *("replay", "pipeline", "made_in"),
+    *("replay", "pipeline", "made_in", "verbose"),
 )
 """Trainer settings that a resumed edit takes from the command line alone; its pipeline's are merged one by one."""
 OF_THE_EDIT = (

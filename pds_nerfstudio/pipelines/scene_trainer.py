@@ -2,7 +2,7 @@
 
 import math
 import os
-import shlex
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -33,17 +34,23 @@ from pds_nerfstudio.errors import UserError, first_line, one_sentence
 from pds_nerfstudio.files import private_folder, require_writable
 from pds_nerfstudio.heaps import share_heaps
 from pds_nerfstudio.machine import require_device
+from pds_nerfstudio.next_steps import after_reconstruction, resuming, say_next
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.interruption import FAILED, interruptions
+from pds_nerfstudio.pipelines.pace import Pace
 from pds_nerfstudio.ranges import require_steps
+from pds_nerfstudio.runs import point_latest_at
 from pds_nerfstudio.scenes.dataset import reading_dataset
 from pds_nerfstudio.scenes.families import family_of, scene_type
 from pds_nerfstudio.scenes.places import absolute, make_absolute
+from pds_nerfstudio.text import in_rich
 
 LAST_PICTURE = 30
 """Seconds that a page's last picture may take when a training has ended."""
 BEGINNINGS = ("config.yml", "dataparser_transforms.json", "session.jsonl", "source.pt", "events.out.tfevents.*")
 """What a run writes before its first checkpoint."""
+BY_CLOCK = re.compile(r"\d{4}-\d\d-\d\d_\d{6}")
+"""How the name begins that a run gets without --timestamp."""
 begun_here: set[Path] = set()
 """Folders of runs that were not there before this process began them."""
 progress_console: Console = CONSOLE
@@ -57,11 +64,14 @@ class SceneTrainerConfig(TrainerConfig):
     _target: type = field(default_factory=lambda: SceneTrainer)
     made_in: Annotated[Path | None, tyro.conf.Suppress] = None
     """The run's folder when it began, from which its dataset is found again when both have moved; set by the run."""
+    verbose: bool = False
+    """Print every setting before the first step. The run's config.yml holds them in any case."""
 
     def set_timestamp(self) -> None:
-        """The first thing nerfstudio calls once it has read the command line: refuse what cannot work.
+        """What nerfstudio calls once it has read the command line: refuse what cannot work, and name the run.
 
-        The time is the clock's unless one was given; a run that began in the same second keeps its folder to itself.
+        Its name is the clock's time, and what it does in words, unless --timestamp was given; a run that began in the
+        same second keeps its folder to itself.
         """
         with one_sentence():
             require_steps(self)
@@ -69,14 +79,29 @@ class SceneTrainerConfig(TrainerConfig):
             require_writable(self.output_dir, "--output-dir")
         make_absolute(self)
         given = self.timestamp
-        super().set_timestamp()
+        self._name_by_clock()
         while self.timestamp != given and self.get_base_dir().exists():
             time.sleep(0.1)
             self.timestamp = given
-            super().set_timestamp()
+            self._name_by_clock()
         self.made_in = absolute(self.get_base_dir())
         if self.made_in is not None and not self.made_in.exists():
             begun_here.add(self.made_in)
+
+    def _name_by_clock(self) -> None:
+        given = self.timestamp
+        super().set_timestamp()
+        if self.timestamp != given and (words := self.words()):
+            self.timestamp += f"_{words}"
+
+    def words(self) -> str:
+        """What stands behind the time in the name of the run's folder."""
+        return ""
+
+    def print_to_terminal(self) -> None:
+        """nerfstudio prints every setting, some 300 lines; `config.yml` holds them in any case."""
+        if self.verbose:
+            super().print_to_terminal()
 
 
 class SceneTrainer(Trainer):
@@ -84,12 +109,16 @@ class SceneTrainer(Trainer):
 
     _bar: Progress | None = None
     _task = TaskID(0)
+    _pace: Pace | None = None
+    """What times the first steps."""
     _last_step: int | None = None
     """The last step that was run."""
     _last_loss = math.nan
     """Of that step."""
     _signal: int | None = None
     """What has asked this training to stop."""
+    is_edit = False
+    """Whether it begins with another run's scene, and goes on by itself alone."""
     _waiting = False
     """Whether nothing is left to do but to show the result in the viewer."""
 
@@ -135,6 +164,7 @@ class SceneTrainer(Trainer):
         )
         with self._leaving_nothing():
             self._before_training()
+        self._pace = Pace(self._steps_to_run()) if distributed.rank() == 0 else None
         bar = Progress(*columns, console=progress_console, refresh_per_second=2, disable=distributed.rank() > 0)
         with self._leaving_nothing(), interruptions(self._interrupt), bar as self._bar:
             try:
@@ -152,6 +182,8 @@ class SceneTrainer(Trainer):
         """
         loss, losses, metrics = super().train_iteration(step)
         self._last_step, self._last_loss = step, float(loss.detach())
+        if self._pace is not None and (said := self._pace.after_step(torch.device(self.device))):
+            CONSOLE.log(in_rich(said))
         if self._bar is not None:
             note = f"loss {self._last_loss:.4g}"
             self._bar.update(self._task, completed=step + 1, note=note, description=self._title(step))
@@ -172,18 +204,19 @@ class SceneTrainer(Trainer):
     def _after_train(self) -> None:
         """The end of a training; of an interrupted one with a checkpoint, and how to go on."""
         if self._signal is None:
+            if distributed.rank() == 0:  # with the viewer, what follows the callbacks waits for Ctrl-C
+                self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._conclude))
             super()._after_train()
             return
         if self._last_step is not None:
             self.save_checkpoint(self._last_step)
-            CONSOLE.print(f"Stopped after step {self._last_step:d}. To go on:")
-            CONSOLE.print(f"  {self._resuming_line()}", soft_wrap=True, highlight=False, markup=False)
+            going_on = resuming(str(self.config.method_name), self.base_dir.resolve(), self.is_edit)
+            say_next(CONSOLE, [going_on], f"Stopped after step {self._last_step:d}. To go on:")
         raise SystemExit(FAILED + self._signal)
 
-    def _resuming_line(self) -> str:
-        """What to type to go on with this training."""
-        line = ["ns-train", str(self.config.method_name), "--load-dir", str(self.checkpoint_dir.resolve())]
-        return f"{shlex.join(line)} (and the other flags as they were)"
+    def _conclude(self, step: int) -> None:
+        """Once the last checkpoint is saved: say what to do with the scene."""
+        say_next(CONSOLE, after_reconstruction(self.base_dir))
 
     def _train_complete_viewer(self) -> None:
         """Wait for Ctrl-C, which then is no interruption."""
@@ -229,6 +262,8 @@ class SceneTrainer(Trainer):
                         for old in folder.glob("*.ckpt"):
                             if old != written:
                                 old.unlink()
+            if BY_CLOCK.match(self.config.timestamp):  # whoever names folders himself finds them himself
+                point_latest_at(self.base_dir, self.config.output_dir)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"The checkpoint of step {step} could not be written ({first_line(error)}): make room on the "

@@ -6,7 +6,6 @@ import functools
 import inspect
 import itertools
 import math
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -32,10 +30,12 @@ from pds_nerfstudio.pipelines.display import Display
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
 from pds_nerfstudio.pipelines.distributed import NonFiniteElsewhere, NonFiniteGradient, SharedOptimizers
 from pds_nerfstudio.pipelines.half_precision import LEAST, CountingScaler
+from pds_nerfstudio.pipelines.pace import at_least, is_counted
 from pds_nerfstudio.pipelines.panel import Panel
 from pds_nerfstudio.pipelines.plan import Plan, prepare
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig
 from pds_nerfstudio.pipelines.session import Session
+from pds_nerfstudio.prompts import folder_words
 from pds_nerfstudio.scenes.source import load_source_state
 from pds_nerfstudio.text import in_rich
 
@@ -43,6 +43,8 @@ LOGGED_VIEWS = 3
 """Training views that are logged as pictures, with each checkpoint."""
 MOST_SKIPPED = 5
 """Steps in a row without a finite gradient that end a run."""
+OF_STABLE_DIFFUSION = (768, 1024)
+"""Numbers of a text feature of 1.x and 2.x, whose steps are counted."""
 OF_STEPS = 1 << 40
 """Added to the seeds of torch's own generator, which no other draw of an edit shares."""
 
@@ -72,6 +74,11 @@ class EditTrainerConfig(SceneTrainerConfig):
         if plan.warning:
             CONSOLE.log(f"[yellow]{in_rich(plan.warning)}")
 
+    def words(self) -> str:
+        """What the edit adds to its scene."""
+        pipeline = self.pipeline
+        return folder_words(pipeline.src_prompt, pipeline.tgt_prompt) if isinstance(pipeline, EditConfig) else ""
+
     @functools.cached_property
     def plan(self) -> Plan:
         """What this configuration means; asking completes it from the run it names."""
@@ -95,6 +102,7 @@ class EditTrainer(SceneTrainer):
     pipeline: EditPipeline  # pyright: ignore[reportIncompatibleVariableOverride]
     grad_scaler: CountingScaler  # pyright: ignore[reportIncompatibleVariableOverride]
     session: Session
+    is_edit = True
     display: Display | None = None
     """What open pages render; None without a viewer."""
     skipped = 0
@@ -164,17 +172,8 @@ class EditTrainer(SceneTrainer):
         with _additional_steps(self.config, self._start_step):
             super().train()
 
-    def _after_train(self) -> None:
-        """Save, conclude, and only then wait with the viewer, where there is one."""
-        self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._conclude))
-        super()._after_train()
-
-    def _resuming_line(self) -> str:
-        return shlex.join(["ns-train", str(self.config.method_name), "--load-dir", str(self.base_dir.resolve())])
-
     def _conclude(self, step: int) -> None:
-        if distributed.rank() == 0:
-            conclude(self.pipeline, self.base_dir)
+        conclude(self.pipeline, self.base_dir)
 
     def train_iteration(self, step: int):
         """One edit step; one whose gradient is not finite changes nothing."""
@@ -234,6 +233,7 @@ class EditTrainer(SceneTrainer):
     def _before_training(self) -> None:
         """A new edit may measure and change the scene before its first step."""
         plan = self.plan
+        self._say_how_long()
         with self.train_lock:
             if not plan.resumes:
                 require_visible(self.pipeline.scene, self.pipeline.views)
@@ -242,6 +242,16 @@ class EditTrainer(SceneTrainer):
             self.session.begin(self._start_step, plan.done, plan.run.config_path.parent if plan.resumes else None)
         self._log_images(self._start_step)
         self._show(now=True)
+
+    def _say_how_long(self) -> None:
+        """Before the first step, of an edit whose steps are counted."""
+        method, pipeline = str(self.config.method_name), self.pipeline
+        if not is_counted(method) or distributed.rank() > 0:
+            return
+        unet = pipeline.prior.unet
+        if unet.config.get("cross_attention_dim") in OF_STABLE_DIFFUSION:
+            pixels = math.prod(pipeline.working_size(0)) * pipeline.config.demand.views
+            CONSOLE.log(in_rich(at_least(method, self._steps_to_run(), pixels, unet.device, unet.dtype)))
 
     def save_checkpoint(self, step: int) -> None:
         """As ever, while nobody changes the scene; a log of pictures gets some of it.

@@ -7,9 +7,10 @@ seen from the run, so that a folder that holds both can be moved as a whole.
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nerfstudio.engine.trainer import TrainerConfig
+if TYPE_CHECKING:  # which would cost those who only look at paths the import of torch
+    from nerfstudio.engine.trainer import TrainerConfig
 
 
 def absolute(path: Path | None) -> Path | None:
@@ -17,7 +18,7 @@ def absolute(path: Path | None) -> Path | None:
     return None if path is None or Path(path) == Path() else Path(os.path.abspath(path))
 
 
-def found_again(path: Path, folder: Path, config: TrainerConfig) -> Path:
+def found_again(path: Path, folder: Path, config: "TrainerConfig") -> Path:
     """Where `path` lies now; as it is where it lies nowhere.
 
     Args:
@@ -25,30 +26,36 @@ def found_again(path: Path, folder: Path, config: TrainerConfig) -> Path:
         folder: where the run lies now.
         config: the run's configuration.
     """
-    return next((place for place in (path, *_moved(path, folder, config)) if place.exists()), path)
+    own = config.get_base_dir()
+    return lies_now(path, folder, getattr(config, "made_in", None) or own, own)
 
 
-def find_data(config: TrainerConfig, folder: Path) -> None:
+def lies_now(path: Path, folder: Path, began: Path, own: Path) -> Path:
+    """The same, of a run that began in `began` and whose configuration names `own` as its folder."""
+    return next((place for place in (path, *_moved(path, folder, began, own)) if place.exists()), path)
+
+
+def find_data(config: "TrainerConfig", folder: Path) -> None:
     """Let a run's configuration name its dataset where it lies now."""
     for holder in _holders(config):
         if absolute(holder.data) is not None:
             holder.data = found_again(Path(holder.data), folder, config)
 
 
-def name_data(config: TrainerConfig, data: Path) -> None:
+def name_data(config: "TrainerConfig", data: Path) -> None:
     """Let a configuration name this dataset."""
     for holder in _holders(config):
         holder.data = data
 
 
-def make_absolute(config: TrainerConfig) -> None:
+def make_absolute(config: "TrainerConfig") -> None:
     """Let a configuration name its dataset from wherever it is read."""
     for holder in _holders(config):
         if (data := absolute(holder.data)) is not None:
             holder.data = data
 
 
-def _holders(config: TrainerConfig) -> Iterator[Any]:
+def _holders(config: "TrainerConfig") -> Iterator[Any]:
     """What of a configuration names a dataset."""
     datamanager: Any = config.pipeline.datamanager
     for holder in (config, datamanager, getattr(datamanager, "dataparser", None)):
@@ -56,9 +63,8 @@ def _holders(config: TrainerConfig) -> Iterator[Any]:
             yield holder
 
 
-def _moved(path: Path, folder: Path, config: TrainerConfig) -> Iterator[Path]:
+def _moved(path: Path, folder: Path, began: Path, own: Path) -> Iterator[Path]:
     """Where `path` may have been moved to together with the run."""
-    began, own = getattr(config, "made_in", None) or config.get_base_dir(), config.get_base_dir()
     folder = Path(os.path.abspath(folder))
     if path.is_absolute() and began.is_absolute():
         yield Path(os.path.normpath(folder / os.path.relpath(path, began)))

@@ -11,7 +11,6 @@ import dataclasses
 import enum
 import importlib
 import inspect
-import pathlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,25 +21,23 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import write_whole
-
-OF_SETTINGS = ("nerfstudio", "gsplat", "viser", "pds_nerfstudio")
-"""Packages whose dataclasses and enums may be built."""
-OF_TARGETS = ("nerfstudio", "pds_nerfstudio", "torch.optim")
-"""Packages whose classes may be named, as what a configuration sets up."""
-FUNCTIONS = ("nerfstudio.data.utils.nerfstudio_collate.nerfstudio_collate",)
-"""The functions that nerfstudio's own configurations name."""
-LARGEST = 4 << 20
-"""Bytes of a configuration; nerfstudio's have about ten thousand."""
-
-
-class NotAllowed(yaml.constructor.ConstructorError):
-    """The file asks for something that no configuration consists of."""
-
-    def __init__(self, node: yaml.Node, what: str):
-        super().__init__(None, None, what, node.start_mark)
+from pds_nerfstudio.run_yaml import (
+    FUNCTIONS,
+    INDEXING,
+    OF_SETTINGS,
+    OF_TARGETS,
+    PATHS,
+    NotAllowed,
+    Reader,
+    add_constructors,
+    is_within,
+    no_part,
+    reading,
+    require_part,
+)
 
 
-class RunLoader(yaml.SafeLoader):
+class RunLoader(Reader, yaml.SafeLoader):
     """YAML's plain values, and the Python objects that configurations consist of."""
 
     def named(self, name: str, node: yaml.Node, packages: tuple[str, ...]) -> Any:
@@ -49,16 +46,15 @@ class RunLoader(yaml.SafeLoader):
         Raises:
             NotAllowed: it is of another package, or this installation does not have it.
         """
-        if not _within(name, packages):
-            raise NotAllowed(node, f"it names {name}, which is no part of a configuration of {_listed(packages)}")
+        require_part(name, node, packages)
         module, _, attribute = name.rpartition(".")
         try:
             found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError):
             raise NotAllowed(node, f"it names {name}, which this installation does not have") from None
         home = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}"
-        if not _within(home, packages):
-            raise NotAllowed(node, f"it names {name}, which is no part of a configuration of {_listed(packages)}")
+        if not is_within(home, packages):
+            raise no_part(name, node, packages)
         return found
 
     def settings(self, name: str, node: yaml.Node) -> Iterator[Any]:
@@ -78,7 +74,7 @@ class RunLoader(yaml.SafeLoader):
                 raise NotAllowed(node, f"{name} has no field {key!r}")
             values[key] = value
         vars(instance).update(values)
-        if _within(kind.__module__, ("pds_nerfstudio",)) and hasattr(kind, "__setstate__"):
+        if is_within(kind.__module__, ("pds_nerfstudio",)) and hasattr(kind, "__setstate__"):
             instance.__setstate__(values)  # pyright: ignore[reportAttributeAccessIssue] - our own, which reads what older versions wrote
         target = vars(instance).get("_target")
         if isinstance(instance, InstantiateConfig) and not inspect.isclass(getattr(target, "__origin__", target)):
@@ -93,15 +89,10 @@ class RunLoader(yaml.SafeLoader):
 
     def applied(self, name: str, node: yaml.Node) -> Any:
         """A path, a member of an enum, or a class with its parameter: VanillaDataManager[DepthDataset]."""
-        if not isinstance(node, yaml.SequenceNode):
-            raise NotAllowed(node, f"it calls {name}")
-        values = self.construct_sequence(node, deep=True)
-        if name in ("pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.Path", "pathlib._local.PosixPath"):
-            if not all(isinstance(value, str) and "\0" not in value for value in values):
-                raise NotAllowed(node, "a path is not made of text")
-            # A path written on another system is read as far as it can be: by its parts.
-            return Path(*(pathlib.PureWindowsPath(v).as_posix() if name.endswith("WindowsPath") else v for v in values))
-        if name in ("_operator.getitem", "operator.getitem"):
+        values = self.arguments(name, node)
+        if name in PATHS:
+            return self.path(name, node, values)
+        if name in INDEXING:
             kind, parameter = values if len(values) == 2 else (None, None)
             parameters = parameter if isinstance(parameter, tuple) else (parameter,)
             if inspect.isclass(kind) and hasattr(kind, "__class_getitem__") and all(map(inspect.isclass, parameters)):
@@ -115,26 +106,8 @@ class RunLoader(yaml.SafeLoader):
         except (ValueError, TypeError):
             raise NotAllowed(node, f"{name} has no member {values[0]!r}") from None
 
-    def pair(self, node: yaml.Node) -> tuple[Any, ...]:
-        """A tuple."""
-        if not isinstance(node, yaml.SequenceNode):
-            raise NotAllowed(node, "a tuple is not a list of values")
-        return tuple(self.construct_sequence(node, deep=True))
 
-    def refused(self, suffix: str, node: yaml.Node) -> Any:
-        """Whatever else Python's YAML knows."""
-        raise NotAllowed(node, f"it asks for {suffix or node.tag}, which no configuration needs")
-
-
-PYTHON = "tag:yaml.org,2002:python/"
-RunLoader.add_multi_constructor(f"{PYTHON}object:", RunLoader.settings)
-RunLoader.add_multi_constructor(f"{PYTHON}object/apply:", RunLoader.applied)
-RunLoader.add_multi_constructor(f"{PYTHON}name:", RunLoader.target)
-RunLoader.add_constructor(f"{PYTHON}tuple", RunLoader.pair)
-for _tag, _plain in (("str", "str"), ("unicode", "str"), ("int", "int"), ("float", "float"), ("bool", "bool")):
-    RunLoader.add_constructor(f"{PYTHON}{_tag}", getattr(yaml.SafeLoader, f"construct_yaml_{_plain}"))
-RunLoader.add_constructor(f"{PYTHON}none", yaml.SafeLoader.construct_yaml_null)
-RunLoader.add_multi_constructor(PYTHON, RunLoader.refused)
+add_constructors(RunLoader)
 
 
 def load_config(path: Path) -> TrainerConfig:
@@ -143,20 +116,8 @@ def load_config(path: Path) -> TrainerConfig:
     Raises:
         UserError: it cannot be read, names what this installation does not have, or would run code.
     """
-    try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path} has {path.stat().st_size} bytes, far more than a run's configuration.")
+    with reading(path):
         config = yaml.load(path.read_text(encoding="utf8"), Loader=RunLoader)
-    except NotAllowed as error:
-        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
-        raise UserError(
-            f"{path} cannot be read as a nerfstudio config (line {line}: {error.problem}): is the method that made the "
-            "run installed? A configuration that could run code is never read."
-        ) from error
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path} cannot be read as a nerfstudio config ({' '.join(str(error).split())[:160]}): name a finished run."
-        ) from error
     if not isinstance(config, TrainerConfig):
         raise UserError(f"{path} is not the config of a nerfstudio training run.")
     for name, kind in (("method_name", str), ("relative_model_dir", Path), ("pipeline", InstantiateConfig)):
@@ -186,11 +147,3 @@ def usable_config(config_path: Path, config: TrainerConfig, folder: Path) -> Pat
 
 def _data_of(config: TrainerConfig) -> Any:
     return getattr(config.pipeline.datamanager, "data", None)
-
-
-def _within(name: str, packages: tuple[str, ...]) -> bool:
-    return any(name.startswith(f"{package}.") for package in packages)
-
-
-def _listed(packages: tuple[str, ...]) -> str:
-    return ", ".join(packages[:-1]) + f" or {packages[-1]}"

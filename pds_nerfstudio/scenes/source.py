@@ -6,7 +6,6 @@ Reading a run here runs no code of it (see `run_config`); nerfstudio's own comma
 import dataclasses
 import functools
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from pds_nerfstudio.checkpoints import load_tensors
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.runs import behind_latest, checkpoints_in, chosen_step, find_config
 from pds_nerfstudio.scenes.families import family_of
 from pds_nerfstudio.scenes.nerfacto import (
     NerfactoSceneConfig,
@@ -33,8 +33,6 @@ from pds_nerfstudio.scenes.run_config import load_config
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.soundness import sound
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
-
-CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
 
 @dataclass(frozen=True)
@@ -113,16 +111,7 @@ def find_run(load_dir: Path, load_step: int | None = None, called: str = "--load
     Raises:
         UserError: for a folder, config or checkpoint that is missing or unreadable, or a method of another family.
     """
-    load_dir = Path(load_dir).expanduser()
-    if not load_dir.exists():
-        raise UserError(f"{called} {load_dir} does not exist: give the nerfstudio_models folder of a finished run.")
-    folder = load_dir.parent if load_dir.is_file() else load_dir
-    config_path = next((path for path in (folder / "config.yml", folder.parent / "config.yml") if path.is_file()), None)
-    if config_path is None:
-        raise UserError(
-            f"{called} {load_dir} has no config.yml in it or beside it: give the nerfstudio_models folder inside a "
-            "run's own folder."
-        )
+    config_path = find_config(load_dir, called)
     config = load_config(config_path)
     find_data(config, config_path.parent)
     family = family_of(config)
@@ -131,10 +120,12 @@ def find_run(load_dir: Path, load_step: int | None = None, called: str = "--load
             f"{config_path.parent} is a run of {config.method_name!r}, which cannot be edited: reconstruct the scene "
             "with nerfacto or splatfacto (or source-nerfacto, source-splatfacto) first."
         )
+    folder = behind_latest(Path(load_dir).expanduser())
     if not any(folder.glob("step-*.ckpt")):
         folder = config_path.parent / config.relative_model_dir
-    checkpoint_path, step = _choose_checkpoint(folder, load_step)
-    return SourceRun(config_path, checkpoint_path, step, family, config)
+    checkpoints = checkpoints_in(folder)
+    step = chosen_step(folder, checkpoints, load_step)
+    return SourceRun(config_path, checkpoints[step], step, family, config)
 
 
 def load_source_state(run: SourceRun) -> dict[str, Tensor]:
@@ -187,20 +178,3 @@ def checksum(path: Path) -> str:
         while piece := file.read(1 << 22):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def _choose_checkpoint(folder: Path, load_step: int | None) -> tuple[Path, int]:
-    files = folder.glob("step-*.ckpt")
-    steps = {int(match[1]): path for path in files if (match := CHECKPOINT.fullmatch(path.name))}
-    if not steps:
-        raise UserError(
-            f"{folder} holds no checkpoint (step-*.ckpt): let the run reach its first save, or choose another."
-        )
-    step = max(steps) if load_step is None else load_step
-    if step not in steps:
-        raise UserError(f"{folder} has no checkpoint of step {step}, only of {_listed(sorted(steps))}.")
-    return steps[step], step
-
-
-def _listed(values: list[int]) -> str:
-    return ", ".join(str(value) for value in values)

@@ -49,7 +49,7 @@ def test_a_signal_ends_an_edit_with_a_checkpoint_and_the_line_that_resumes_it(
     assert said is not None, output[-3000:]
     (run,) = (path.parent for path in (tmp_path / "stopped").rglob("config.yml"))
     assert find_run(run).step == int(said[1])
-    method, *flags = shlex.split(said[2].strip())[1:]
+    method, *flags = shlex.split(said[2], comments=True)[1:]
     resumed = ns_train(method, *flags, "--max-num-iterations", int(said[1]) + 3)
     assert find_run(resumed.get_base_dir()).step == int(said[1]) + 2
 

@@ -1,0 +1,128 @@
+"""`pds runs`: every run below a folder, edits below what they were made of, how far each is, and how to go on."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.next_steps import NextStep, after_edit, after_reconstruction, resuming, say_next
+from pds_nerfstudio.runs import LATEST, Run, read_run, runs_below
+from pds_nerfstudio.text import in_rich, printable, visible
+
+
+@dataclass
+class Runs:
+    """List runs and edits: what each was made of, its prompts, how far it is, and whether it can go on.
+
+    Edits stand below the run that they began with. The one written to last comes last, with what to do with it.
+    """
+
+    outputs: tyro.conf.Positional[Path] = Path("outputs")
+    """The folder to look in, or a run's own."""
+    containing: Annotated[str, tyro.conf.arg(metavar="TEXT")] = ""
+    """List only runs whose place, method or prompts hold this text."""
+    json: bool = False
+    """Print JSON instead of a page."""
+
+    def run(self) -> None:
+        """Look, and print."""
+        if not self.outputs.is_dir():
+            raise UserError(f"There is no folder {self.outputs}: name the one that runs go to (--output-dir).")
+        found, broken = self._read()
+        if self.json:
+            print(json.dumps([record(run) for run in found], indent=2))
+            return
+        console = Console(soft_wrap=True, highlight=False)
+        for depth, run in in_order(found):
+            self._show(console, depth, run)
+        for error in broken:
+            console.print(f"[yellow]{in_rich(error)}")
+        if not found:
+            what = f" that holds {self.containing!r}" if self.containing else ""
+            say = f"There is no run{what} below {self.outputs}. To make one: ns-train source-splatfacto --data DATA"
+            console.print(printable(say), markup=False)
+            return
+        last = max(found, key=lambda run: run.touched)
+        link = self.outputs / LATEST
+        also = link if link.is_symlink() and link.resolve() == last.folder.resolve() else None
+        console.print()
+        console.print(printable(f"Last written to: {last.folder}{f' ({also})' if also else ''}"), markup=False)
+        say_next(console, next_of(last))
+
+    def _read(self) -> tuple[list[Run], list[UserError]]:
+        found, broken = [], []
+        for path in runs_below(self.outputs):
+            try:
+                run = read_run(path)
+            except UserError as error:
+                broken.append(error)
+                continue
+            if self.containing.lower() in f"{run.folder} {run.method} {' '.join(run.prompts)}".lower():
+                found.append(run)
+        return found, broken
+
+    @staticmethod
+    def _show(console: Console, depth: int, run: Run) -> None:
+        indent, (source, target) = "  " * depth, run.prompts
+        lines = [f"{run.method}, {run.steps_done:,} of {run.steps:,} steps, {run.obstacle() or 'can be resumed'}"]
+        lines += [f"“{source}” → “{target}”"] if target else []
+        lines += [f"of {run.base}"] if run.base is not None and depth == 0 else []
+        console.print(indent + printable(run.folder), style="bold cyan", markup=False)
+        for line in lines:
+            console.print(f"{indent}  {visible(line)}", markup=False)
+
+
+def in_order(runs: Sequence[Run]) -> Iterator[tuple[int, Run]]:
+    """Every run with its depth, edits behind what they began with, families in the order in which they were last
+    written to."""
+    by_folder = {run.folder.resolve(): run for run in runs}
+    edits: dict[Path, list[Run]] = {}
+    roots = []
+    for run in runs:
+        base = None if run.base is None else run.base.resolve()
+        if base in by_folder and base != run.folder.resolve():
+            edits.setdefault(base, []).append(run)
+        else:
+            roots.append(run)
+
+    def last(run: Run) -> float:
+        return max([run.touched, *map(last, edits.get(run.folder.resolve(), ()))])
+
+    def below(run: Run, depth: int) -> Iterator[tuple[int, Run]]:
+        yield depth, run
+        for edit in sorted(edits.get(run.folder.resolve(), ()), key=last):
+            yield from below(edit, depth + 1)
+
+    for root in sorted(roots, key=last):
+        yield from below(root, 0)
+
+
+def next_of(run: Run) -> list[NextStep]:
+    """What to do with a run."""
+    steps = [] if run.obstacle() is not None else [resuming(run.method, run.folder, run.is_edit)]
+    if not run.checkpoints or (run.family is None and not run.is_edit):
+        return steps
+    return steps + (after_edit if run.is_edit else after_reconstruction)(run.folder)
+
+
+def record(run: Run) -> dict[str, Any]:
+    """A run as `--json` has it."""
+    obstacle = run.obstacle()
+    return {
+        "folder": str(run.folder),
+        "method": run.method,
+        "family": run.family,
+        "base": None if run.base is None else str(run.base),
+        "src_prompt": run.prompts[0],
+        "tgt_prompt": run.prompts[1],
+        "steps_done": run.steps_done,
+        "steps": run.steps,
+        "finished": run.steps_done >= run.steps,
+        "can_be_resumed": obstacle is None,
+        "obstacle": obstacle,
+    }

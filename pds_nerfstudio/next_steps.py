@@ -1,0 +1,73 @@
+"""What to type next: the lines with which commands and trainings end, each with a word on what it is for.
+
+A line can be copied as it is: what it is for stands behind a # and means nothing to a shell.
+"""
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from pds_nerfstudio.text import printable
+
+PROMPTS = ("--from", "what it shows", "--to", "what it should show")
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """A command, and what it is for."""
+
+    command: tuple[str, ...]
+    purpose: str
+
+    def __str__(self) -> str:
+        return f"{shlex.join(self.command)}   # {self.purpose}"
+
+
+def step(purpose: str, *words: object) -> NextStep:
+    """A command made of these words."""
+    return NextStep(tuple(map(str, words)), purpose)
+
+
+def say_next(console: Console, steps: Iterable[NextStep], title: str = "Next:") -> None:
+    """Print the steps, one to a line."""
+    steps = list(steps)
+    if steps:
+        console.print(title, markup=False, highlight=False)
+    for one in steps:
+        console.print(f"  {printable(one)}", soft_wrap=True, markup=False, highlight=False)
+
+
+def after_reconstruction(folder: Path) -> list[NextStep]:
+    """What to do with a scene that can be edited.
+
+    Args:
+        folder: its run's.
+    """
+    return [
+        step("look at it", "ns-viewer", "--load-config", folder / "config.yml"),
+        step("try prompts on its photographs", "pds", "preview", folder, *PROMPTS),
+        step("edit it from start to end", "pds", "edit", folder, *PROMPTS),
+    ]
+
+
+def after_edit(folder: Path) -> list[NextStep]:
+    """What to do with an edited scene.
+
+    Args:
+        folder: its run's.
+    """
+    return [
+        step("walk around it", "ns-viewer", "--load-config", folder / "config.yml"),
+        step("film it before and after", "pds", "render", folder),
+        step("measure it", "pds", "evaluate", folder),
+        step("splats or meshes for other programs", "pds", "render", folder, "--export", "--paths", "--no-held-out"),
+    ]
+
+
+def resuming(method: str, folder: Path, is_edit: bool) -> NextStep:
+    """What goes on with an interrupted training; a reconstruction needs its other flags again."""
+    purpose = "go on" if is_edit else "go on, with the other flags as they were"
+    return step(purpose, "ns-train", method, "--load-dir", folder if is_edit else folder / "nerfstudio_models")

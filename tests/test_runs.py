@@ -1,0 +1,201 @@
+"""Runs are found, listed and named by their files alone, and a link of somebody else's is left alone."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import tyro
+import yaml
+
+from pds_nerfstudio.cli.render import Render
+from pds_nerfstudio.cli.runs import Runs, in_order, next_of
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.next_steps import after_edit
+from pds_nerfstudio.pipelines.pace import SETTLED, Pace, in_words
+from pds_nerfstudio.prompts import LONGEST_WORDS, folder_words
+from pds_nerfstudio.run_yaml import read_plain
+from pds_nerfstudio.runs import behind_latest, point_latest_at, read_run, require_run, runs_below
+
+OLD_RUNS = Path(__file__).parent / "fixtures" / "runs_of_0_1_0"
+MAN = "a photo of a man"
+SPLATS = "splatfacto.SplatfactoModelConfig"
+
+
+def make_run(outputs: Path, name: str, steps: tuple[int, ...] = (9,), of: int = 10, base: Path | None = None, **more):
+    """A run's folder as `ns-train` leaves it, without weights; an edit where it has a base."""
+    folder = outputs / "fox" / name / "2026-11-26_162051"
+    (folder / "nerfstudio_models").mkdir(parents=True)
+    prompts = {"src_prompt": MAN, "tgt_prompt": f"{MAN} raising his arms", "run": {"base": base}} if base else {}
+    config = {
+        "method_name": name,
+        "max_num_iterations": of,
+        "relative_model_dir": Path("nerfstudio_models"),
+        "output_dir": outputs,
+        "pipeline": {"model": {}, "datamanager": {"data": outputs}, **prompts} | more,
+    }
+    text = yaml.dump(config, sort_keys=False)
+    text = text.replace("pipeline:", "pipeline: !!python/object:nerfstudio.pipelines.base_pipeline.P")
+    text = text.replace("model: {}", f"model: !!python/object:nerfstudio.models.{SPLATS} {{}}")
+    text = text.replace("datamanager:", "datamanager: !!python/object:nerfstudio.data.D")
+    (folder / "config.yml").write_text(f"!!python/object:nerfstudio.engine.trainer.TrainerConfig\n{text}")
+    for step in steps:
+        (folder / "nerfstudio_models" / f"step-{step:09d}.ckpt").touch()
+    return folder
+
+
+def test_a_run_of_an_older_version_says_what_it_is():
+    found = {run.method: run for run in map(read_run, runs_below(OLD_RUNS))}
+    edit = found["pnr-edit-splat"]
+    assert edit.prompts == ("a photo of a red can", "a photo of a red cone")
+    assert (edit.family, edit.steps_done, edit.steps, edit.is_edit) == ("splatfacto", 6, 6, True)
+    assert found["source-nerfacto"].family == "nerfacto"
+    assert not found["source-nerfacto"].is_edit
+
+
+def test_what_a_configuration_names_is_read_and_not_run(tmp_path):
+    folder = make_run(tmp_path, "source-splatfacto")
+    text = (folder / "config.yml").read_text()
+    for call in (f"!!python/object/apply:os.mkdir [{tmp_path / 'mark'}]", "!!python/name:os.system ''"):
+        (folder / "config.yml").write_text(text.replace("max_num_iterations: 10", f"max_num_iterations: {call}"))
+        with pytest.raises(UserError, match="could run code"):
+            read_plain(folder / "config.yml")
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "of", "gone", "sentence"),
+    [
+        ((), 10, "", "no checkpoint yet"),
+        ((3, 9), 10, "", "finished"),
+        ((3,), 10, "", None),
+        ((3,), 10, "base", "its source .* is gone"),
+    ],
+)
+def test_a_run_says_whether_it_can_go_on(tmp_path, steps, of, gone, sentence):
+    base = make_run(tmp_path, "source-splatfacto")
+    edit = make_run(tmp_path, "pnr-edit-splat", steps, of, base / "config.yml")
+    if gone:
+        base.rename(tmp_path / "elsewhere")
+    said = read_run(edit / "config.yml").obstacle()
+    assert (said is None) == (sentence is None)
+    assert sentence is None or re.search(sentence, said)
+
+
+def test_edits_stand_below_what_they_began_with_and_the_latest_run_comes_last(tmp_path, capsys, monkeypatch):
+    base = make_run(tmp_path / "outputs", "source-splatfacto")
+    edit = make_run(tmp_path / "outputs", "pnr-edit-splat", (3,), base=base / "config.yml")
+    refined = make_run(tmp_path / "outputs", "sdedit-refine-splat", base=edit / "config.yml")
+    other = make_run(tmp_path / "outputs", "source-nerfacto")
+    for age, folder in enumerate((edit, refined, base, other)):
+        for path in (folder / "config.yml", *folder.glob("*/*.ckpt")):
+            os.utime(path, (1e9 - age, 1e9 - age))
+    runs = [read_run(path) for path in runs_below(tmp_path / "outputs")]
+    order = [(depth, run.method) for depth, run in in_order(runs)]
+    assert order == [
+        (0, "source-nerfacto"),
+        (0, "source-splatfacto"),
+        (1, "pnr-edit-splat"),
+        (2, "sdedit-refine-splat"),
+    ]
+    monkeypatch.chdir(tmp_path)
+    Runs().run()
+    page = capsys.readouterr().out
+    assert "4 of 10 steps, can be resumed" in page
+    assert f"“{MAN}” → “{MAN} raising his arms”" in page
+    assert f"ns-train pnr-edit-splat --load-dir {edit.relative_to(tmp_path)}   # go on" in page
+    Runs(json=True, containing="RAISING").run()
+    found = json.loads(capsys.readouterr().out)
+    assert {run["method"]: run["can_be_resumed"] for run in found} == {
+        "pnr-edit-splat": True,
+        "sdedit-refine-splat": False,
+    }
+
+
+def test_a_run_that_cannot_be_read_is_said_and_hides_no_other(tmp_path, capsys):
+    make_run(tmp_path, "source-splatfacto")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.yml").write_text("a: [")
+    Runs(tmp_path).run()
+    page = capsys.readouterr().out
+    assert "cannot be read as a nerfstudio config" in page
+    assert "10 of 10 steps, finished" in page
+
+
+def test_what_is_missing_is_refused_by_the_files_alone(tmp_path):
+    folder = make_run(tmp_path, "source-splatfacto")
+    for place, step, sentence in (
+        (tmp_path / "gone", None, "RUN .*gone does not exist"),
+        (tmp_path, None, "no config.yml in it"),
+        (folder, 5, "no checkpoint of step 5, only of 9"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            require_run(place, step, called="RUN")
+    assert require_run(folder / "nerfstudio_models", 9).folder == folder
+
+
+def test_the_link_leads_to_the_latest_run_and_replaces_nothing_of_anybody_elses(tmp_path):
+    first, second = make_run(tmp_path, "source-splatfacto"), make_run(tmp_path, "pnr-edit-splat")
+    link = tmp_path / "latest"
+    for run in (first, second):
+        point_latest_at(run, tmp_path)
+        assert link.resolve() == run.resolve()
+        assert not Path(os.readlink(link)).is_absolute()
+    assert behind_latest(link / "nerfstudio_models") == second / "nerfstudio_models"
+    assert require_run(link).folder == second
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fox", "latest"]
+
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for place in (mine, tmp_path / "a" / "b" / ".." / ".." / "mine"):
+        link.unlink()
+        link.symlink_to(place)
+        point_latest_at(first, tmp_path)
+        assert os.readlink(link) == str(place)
+    link.unlink()
+    link.mkdir()
+    (link / "thesis.tex").touch()
+    point_latest_at(first, tmp_path)
+    assert [path.name for path in link.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_is_named_by_what_the_target_prompt_adds():
+    assert folder_words(MAN, f"{MAN} raising his arms") == "raising-his-arms"
+    assert folder_words("a photo of a red ball", "a photo of a blue ball") == "blue-ball"
+    assert folder_words(MAN, "a photo of a statue of a man") == "statue-of-a-man"
+    assert folder_words(f"{MAN} in a hat", MAN) == "man"
+    assert folder_words("", "../../etc: passwd\n\x1b") == "etc-passwd"
+    assert folder_words(MAN, "…") == ""
+    long = folder_words(MAN, f"{MAN} {'very ' * 50}tall")
+    assert 0 < len(long.encode()) <= LONGEST_WORDS
+    assert not long.endswith("-")
+
+
+def test_next_lines_are_of_commands_that_read_them():
+    export = after_edit(Path("a run"))[-1]
+    read = tyro.cli(Render, args=export.command[2:])
+    assert (read.run_folder, read.paths, read.export, read.held_out) == (Path("a run"), (), True, False)
+    assert str(export).startswith("pds render 'a run' --export")
+
+
+def test_a_reconstruction_that_can_be_edited_says_how(tmp_path):
+    run = read_run(make_run(tmp_path, "source-splatfacto") / "config.yml")
+    assert [step.command[:2] for step in next_of(run)] == [
+        ("ns-viewer", "--load-config"),
+        ("pds", "preview"),
+        ("pds", "edit"),
+    ]
+
+
+def test_the_pace_is_said_once_and_only_where_much_is_left(monkeypatch):
+    import torch
+
+    clock = iter(range(0, 10_000, 30))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    cpu = torch.device("cpu")
+    said = [Pace.after_step(pace, cpu) for pace in [Pace(1000)] for _ in range(100)]
+    assert [i for i, sentence in enumerate(said, 1) if sentence] == [SETTLED]
+    assert "At 2 s a step, 33 min are left" in said[SETTLED - 1]
+    assert not any(Pace.after_step(pace, cpu) for pace in [Pace(SETTLED + 1)] for _ in range(100))
+    assert [in_words(seconds) for seconds in (3, 600, 7200, 1e6)] == ["1 min", "10 min", "2.0 h", "11.6 days"]
