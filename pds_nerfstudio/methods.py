@@ -26,10 +26,11 @@ from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.vsd import VSD
 from pds_nerfstudio.pipelines.base import EditConfig
-from pds_nerfstudio.pipelines.command_line import names_one_of, refuse_load_config, tidy_command_line
+from pds_nerfstudio.pipelines.command_line import asks_for_help, names_one_of, refuse_load_config, tidy_command_line
 from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
 from pds_nerfstudio.pipelines.idu import IduConfig
 from pds_nerfstudio.pipelines.interruption import stop_before_the_first_step
+from pds_nerfstudio.pipelines.most_used import most_used_page
 from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.settings_tree import for_family
@@ -265,5 +266,7 @@ METHODS: dict[str, MethodSpecification] = {
 
 if names_one_of(sys.argv, METHODS):
     stop_before_the_first_step()
+    if asks_for_help(sys.argv):
+        print(most_used_page(METHODS[sys.argv[1]].config))
     tidy_command_line(METHODS[sys.argv[1]].config)
 refuse_load_config(sys.argv, METHODS.keys() - {"source-nerfacto", "source-splatfacto"})

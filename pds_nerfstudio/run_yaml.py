@@ -12,6 +12,11 @@ from typing import Any
 
 import yaml
 
+try:
+    from yaml import CSafeLoader as Fastest
+except ImportError:  # PyYAML was built without libyaml
+    from yaml import SafeLoader as Fastest
+
 from pds_nerfstudio.errors import UserError
 
 OF_SETTINGS = ("nerfstudio", "gsplat", "viser", "pds_nerfstudio")
@@ -68,7 +73,7 @@ class Reader(yaml.constructor.SafeConstructor):
         raise NotAllowed(node, f"it asks for {suffix or node.tag}, which no configuration needs")
 
 
-class PlainLoader(Reader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # libyaml's parser, where PyYAML has it
+class PlainLoader(Reader, Fastest):
     """Plain values, tuples and paths; objects as their fields, classes by their names."""
 
     def settings(self, name: str, node: yaml.Node) -> Iterator[Settings]:
@@ -78,7 +83,7 @@ class PlainLoader(Reader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # lib
             raise NotAllowed(node, f"{name} has no fields")
         found = Settings(name)
         yield found
-        found.update(self.construct_mapping(node, deep=True))
+        found.update({str(name): value for name, value in self.construct_mapping(node, deep=True).items()})
 
     def target(self, name: str, node: yaml.Node) -> str:
         """A class, by its name."""

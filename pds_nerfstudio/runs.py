@@ -75,9 +75,14 @@ class Run:
         return str(source or ""), str(target or "")
 
     @property
+    def last(self) -> int:
+        """The step of its last checkpoint."""
+        return max(self.checkpoints)
+
+    @property
     def steps_done(self) -> int:
         """Steps in its last checkpoint."""
-        return max(self.checkpoints) + 1 if self.checkpoints else 0
+        return self.last + 1 if self.checkpoints else 0
 
     @property
     def steps(self) -> int:
@@ -93,6 +98,11 @@ class Run:
             return None
         place = self._lies_now(Path(base))
         return place.parent if place.name == "config.yml" else place
+
+    @property
+    def has_source(self) -> bool:
+        """Of an edit, whether the scene before is there: carried along, or where it was."""
+        return (self.folder / "source.pt").is_file() or (self.base is not None and self.base.exists())
 
     @property
     def data(self) -> Path | None:
@@ -115,7 +125,7 @@ class Run:
             return "no checkpoint yet"
         if self.steps_done >= self.steps:
             return "finished"
-        if self.is_edit and not (self.folder / "source.pt").is_file() and not (self.base and self.base.exists()):
+        if self.is_edit and not self.has_source:
             return f"its source {self.base} is gone"
         if self.data is None or not self.data.exists():
             return f"its dataset {self.data} is gone"
@@ -189,10 +199,52 @@ def require_run(load_dir: Path, load_step: int | None = None, called: str = "--l
         UserError: a folder, config or checkpoint is missing, or the config cannot be read.
     """
     config_path = find_config(load_dir, called)
-    given = Path(load_dir).expanduser()
+    given = behind_latest(Path(load_dir).expanduser())
     run = read_run(config_path, given if any(given.glob("step-*.ckpt")) else None)
     chosen_step(run.models, run.checkpoints, load_step)
     return run
+
+
+def require_pair(
+    folder: Path,
+    step: int | None = None,
+    source: Path | None = None,
+    data: Path | None = None,
+    compared: bool = True,
+) -> None:
+    """Refuse what `evaluation.before_after.plan_pair` would refuse, as far as files tell; its arguments.
+
+    Raises:
+        UserError: a run, the scene before the edit or the dataset is not there, or `folder` is no edit.
+    """
+    run = require_run(folder, step, called="The run")
+    if source is not None:
+        require_run(source, called="--source")
+    elif compared and run.base is None:
+        raise no_edit(run.folder, run.method)
+    elif compared and run.base is not None and not run.has_source:
+        raise source_gone(run.folder, run.base)
+    place = run.data if data is None else data
+    if place is not None and not place.exists():
+        raise data_gone(run.folder, place)
+
+
+def no_edit(folder: Path, method: str) -> UserError:
+    """What is wrong with a run that there is nothing to compare with."""
+    return UserError(
+        f"{folder} is a run of {method}, which is no edit: give the folder of an edited run, or name what to compare "
+        "it with by --source."
+    )
+
+
+def source_gone(folder: Path, base: Path) -> UserError:
+    """What is wrong with an edit whose scene before has moved."""
+    return UserError(f"The scene that {folder} was edited from is not at {base} any more: name it with --source.")
+
+
+def data_gone(folder: Path, data: Path | None, flag: str = "--data") -> UserError:
+    """What is wrong with a run whose dataset has moved."""
+    return UserError(f"The dataset {data} of {folder} is not there: name it with {flag}.")
 
 
 def read_run(config_path: Path, models: Path | None = None) -> Run:

@@ -13,7 +13,8 @@ from pds_nerfstudio.cli.render import Render
 from pds_nerfstudio.cli.runs import Runs, in_order, next_of
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.next_steps import after_edit
-from pds_nerfstudio.pipelines.pace import SETTLED, Pace, in_words
+from pds_nerfstudio.pipelines import pace as pace_module
+from pds_nerfstudio.pipelines.pace import SETTLED, Pace, at_least, in_words, is_counted, product_rate
 from pds_nerfstudio.prompts import LONGEST_WORDS, folder_words
 from pds_nerfstudio.run_yaml import read_plain
 from pds_nerfstudio.runs import behind_latest, point_latest_at, read_run, require_run, runs_below
@@ -199,3 +200,16 @@ def test_the_pace_is_said_once_and_only_where_much_is_left(monkeypatch):
     assert "At 2 s a step, 33 min are left" in said[SETTLED - 1]
     assert not any(Pace.after_step(pace, cpu) for pace in [Pace(SETTLED + 1)] for _ in range(100))
     assert [in_words(seconds) for seconds in (3, 600, 7200, 1e6)] == ["1 min", "10 min", "2.0 h", "11.6 days"]
+
+
+def test_an_edit_takes_its_counted_work_at_the_rate_of_this_machine_at_the_least(monkeypatch):
+    import torch
+
+    cpu = torch.device("cpu")
+    assert product_rate(cpu, torch.float32) > 0
+    monkeypatch.setattr(pace_module, "product_rate", lambda *_: 2.0)
+    said = at_least("pnr-edit-splat", 16_000, 512 * 512, cpu, torch.float32)
+    assert said.startswith("At least 12.2 h: 16,000 steps of 5.5 TFLOP")  # 16,000 · 5.481 TFLOP / 2 TFLOP/s
+    assert at_least("pnr-edit", 16_000, 4 * 512 * 512, cpu, torch.float32).startswith("At least 2.0 days")
+    assert is_counted("pds-edit")
+    assert not is_counted("sdedit-refine-splat")

@@ -6,12 +6,19 @@ from typing import Any
 
 import tyro
 
+from pds_nerfstudio import __version__
 from pds_nerfstudio.errors import one_sentence
 from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, refuse_unquoted, tidied
+from pds_nerfstudio.quiet import silence_children, silence_libraries
+
+DESCRIPTION = """Edit nerfstudio scenes from text. Begin with `pds edit RUN --from "…" --to "…"`, or with `pds demo`.
+
+`pds COMMAND --help` lists a command's flags, the most used first. `pds --version` says which version this is, and
+`pds --tyro-print-completion bash` (or zsh, tcsh) prints what lets the shell complete commands and flags."""
 
 
 def commands() -> dict[str, type]:
-    """Every subcommand by the name that users type."""
+    """Every subcommand by the name that users type, the most used first."""
     from pds_nerfstudio.cli.bench import Bench
     from pds_nerfstudio.cli.calibrate import CalibrateEta
     from pds_nerfstudio.cli.check import Check
@@ -26,19 +33,21 @@ def commands() -> dict[str, type]:
     from pds_nerfstudio.cli.render import Render
     from pds_nerfstudio.cli.runs import Runs
     from pds_nerfstudio.cli.svg import Svg
+    from pds_nerfstudio.cli.toybox import Toybox
 
     return {
-        "demo": Demo,
-        "preview": Preview,
-        "svg": Svg,
-        "dreambooth": Dreambooth,
         "edit": Edit,
+        "preview": Preview,
         "runs": Runs,
         "render": Render,
         "evaluate": Evaluate,
+        "demo": Demo,
+        "doctor": Doctor,
+        "dreambooth": Dreambooth,
         "import-ply": ImportPly,
         "check": Check,
-        "doctor": Doctor,
+        "svg": Svg,
+        "toybox": Toybox,
         "bench": Bench,
         "pie-bench": PieBench,
         "calibrate-eta": CalibrateEta,
@@ -49,6 +58,11 @@ def main() -> None:
     """Entry point of the console script."""
     # Before torch comes: threads that spin while they wait take, on a busy machine, the time of those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    silence_libraries()
+    silence_children()
+    if sys.argv[1:] == ["--version"]:
+        print(f"pds-nerfstudio {__version__}")
+        return
     with one_sentence():
         try:
             known, arguments = commands(), tidied(sys.argv[1:], "--")
@@ -57,7 +71,7 @@ def main() -> None:
                 refuse_unquoted(arguments[1:])
                 refuse_mistyped(arguments[1:], f"pds {arguments[0]}", lambda: flags_of(parser_of(kind)))
             command: Any = tyro.extras.subcommand_cli_from_dict(
-                known, prog="pds", description="Text-driven editing of nerfstudio scenes.", args=arguments
+                known, prog="pds", description=DESCRIPTION, args=arguments
             )
             command.run()
         except KeyboardInterrupt:

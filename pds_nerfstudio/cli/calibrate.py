@@ -18,6 +18,7 @@ from rich.table import Table
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.prompts import check_prompts
 from pds_nerfstudio.ranges import Guidance, Seed, check_ranges
+from pds_nerfstudio.runs import require_run
 from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
@@ -55,10 +56,14 @@ class CalibrateEta:
 
     def run(self) -> None:
         """Probe twice and print what was measured and what follows."""
+        from pds_nerfstudio.priors.check import check_prior
+
+        check_prompts(self.src_prompt, self.tgt_prompt, needs_source=self.objective != "sds")
+        require_run(self.run_folder, called="The run")
+        check_prior(self.prior)
         from pds_nerfstudio.objectives.perturb import choose_eta, loss_increase
 
         self.kind()
-        check_prompts(self.src_prompt, self.tgt_prompt, needs_source=self.objective != "sds")
         console = Console()
         with tempfile.TemporaryDirectory() as scratch:
             still, moving = self._probe(Path(scratch))

@@ -30,13 +30,13 @@ class Check:
         path = given / "config.yml" if given.is_dir() else given
         if not path.is_file():
             raise UserError(f"There is no {path}: name a run's folder or its config.yml.")
+        run = read_run(path)
         from pds_nerfstudio.scenes.run_config import load_config
 
         config = load_config(path)
         folder = path.parent / config.relative_model_dir
         if not folder.resolve().is_relative_to(path.parent.resolve()):
             raise UserError(f"{path} keeps its checkpoints outside its folder, in {folder}: do not open it.")
-        run = read_run(path)
         console = Console(soft_wrap=True, highlight=False, markup=False)
         console.print(f"{path}: settings of {config.method_name}, no code.")
         checkpoints = sorted(folder.glob("*.ckpt"))

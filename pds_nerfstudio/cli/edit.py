@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -22,16 +22,17 @@ from rich.table import Table
 from pds_nerfstudio.children import run_child
 from pds_nerfstudio.cli.stages import Stage, progress, words_of
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.estimates import estimates
 from pds_nerfstudio.files import appended, is_vacant, read_json, require_writable, write_whole
 from pds_nerfstudio.next_steps import after_edit, say_next
 from pds_nerfstudio.priors.dreambooth_settings import CARD
 from pds_nerfstudio.prompts import check_prompts
+from pds_nerfstudio.runs import Run, data_gone, require_run
 from pds_nerfstudio.text import in_rich, printable
 
-if TYPE_CHECKING:
-    from pds_nerfstudio.scenes.source import SourceRun
-
 STATE, LOCK = "edit.json", "edit.lock"
+METHODS = ("pnr-edit", "pds-edit", "dds-edit", "sds-edit", "piva-edit", "vsd-edit", "idu-edit")
+"""Those of `pds_nerfstudio.methods` that edit, without their -splat; importing that takes a quarter of a minute."""
 ROOM = 16 << 20
 """Bytes that an edit takes at least."""
 STOPPED = {-2: 130, 130: 130, -15: 143, 143: 143}
@@ -55,33 +56,33 @@ class Edit:
     """What the scene shows."""
     tgt_prompt: Annotated[str, tyro.conf.arg(aliases=("--to",))] = ""
     """What it should show."""
-    method: str = "pnr-edit"
-    """pnr-edit, pds-edit, dds-edit …; of splats, -splat is added."""
+    recipe: tuple[str, ...] = ()
+    """Kind of edit (colour, addition, shape, style), quality (quick, quality) and memory (low-vram), as far as they are
+    not told from the prompts and the machine; or none, or a recipe's file."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, a LoRA's folder, or "toybox"."""
+    method: str = "pnr-edit"
+    """pnr-edit, pds-edit, dds-edit …; of splats, -splat is added."""
+    refine: bool = True
+    """Refine the edited scene by SDEdit."""
+    out: Path = Path("outputs/edit")
+    """Folder of everything that is made."""
+    edit_args: str = ""
+    """Further arguments of `ns-train`: --edit-args="--pipeline.objective.guidance-scale 30"."""
     lora: tuple[str, ...] = ()
     """LoRAs to add to the prior, PATH[:weight] each."""
     embedding: tuple[Path, ...] = ()
     """Textual inversions (.safetensors); prompts hold them by their files' names."""
-    recipe: tuple[str, ...] = ()
-    """The settings to begin with: none, colour, addition, shape, style, quick, quality, low-vram or a file; by default
-    the prior's own for what the prompts seem to ask."""
     class_prompt: str = ""
     """What the scene shows without the rare word that --src-prompt has for it: with it, DreamBooth comes first."""
     dreambooth_args: str = ""
     """Further arguments of `pds dreambooth`, in one string: --dreambooth-args="--steps 400 --layers all"."""
-    edit_args: str = ""
-    """Further arguments of `ns-train`: --edit-args="--pipeline.objective.guidance-scale 30"."""
-    refine: bool = True
-    """Refine the edited scene by SDEdit."""
     refine_args: str = ""
-    """Further arguments of that `ns-train`."""
+    """Further arguments of the refinement's `ns-train`."""
     render_args: str = ""
     """Further arguments of `pds render`."""
     evaluate_args: str = ""
     """Further arguments of `pds evaluate`."""
-    out: Path = Path("outputs/edit")
-    """Folder of everything that is made."""
 
     def __post_init__(self) -> None:
         self._started: set[str] = set()
@@ -96,6 +97,7 @@ class Edit:
         done = self._finished(stages)  # nobody else changes it any more
         self._keep(stages, done)
         console = Console(soft_wrap=True, highlight=False)
+        self._say_cost(stages, console)
         for number, stage in enumerate(stages, start=1):
             console.print(
                 f"\n[bold]{number}/{len(stages)} {stage.name}[/]{' (finished before)' * (stage.name in done)}"
@@ -115,6 +117,13 @@ class Edit:
             self._execute(stage, command, stages, done)
         self._summary(stages, done, console)
 
+    def _say_cost(self, stages: Sequence[Stage], console: Console) -> None:
+        """What the edit asks of a GPU, where that is counted; the edit itself counts anew for its prior and views."""
+        method = next(stage.command[1] for stage in stages if stage.name == "edit")
+        if self.prior != "toybox" and method in (counted := estimates()):
+            said = f"Counted for Stable Diffusion 1.5 at 512x512, not measured: {counted[method]}."
+            console.print(said, style="dim", markup=False)
+
     def stages(self) -> list[Stage]:
         """What will run, in order.
 
@@ -129,18 +138,16 @@ class Edit:
         check_prior(self.prior)
         check_extras(self.lora, self.embedding, text_width(local_folder(self.prior)), flags="--")
         read_wanted(self.recipe, "--recipe")
-        from pds_nerfstudio.methods import METHODS
-        from pds_nerfstudio.scenes.source import find_run
+        if self.method.removesuffix("-splat") not in METHODS:
+            raise UserError(f"There is no method {self.method!r}: choose among {', '.join(METHODS)}.")
+        source = require_run(self.run_folder, called="RUN")
+        if (source.data is None or not source.data.exists()) and "--data" not in self.edit_args:
+            raise data_gone(source.folder, source.data, '--edit-args="--data DATA"')
+        return self._commands(source, source.family or family_that_only_nerfstudio_knows(source))
 
-        source = find_run(self.run_folder, called="RUN")
-        method = self.method.removesuffix("-splat") + "-splat" * (source.family == "splatfacto")
-        if method not in METHODS or not method.removesuffix("-splat").endswith("-edit"):
-            known = [name for name in METHODS if name.endswith("-edit")]
-            raise UserError(f"There is no method {self.method!r}: choose among {', '.join(known)}.")
-        return self._commands(source, method)
-
-    def _commands(self, source: "SourceRun", method: str) -> list[Stage]:
-        run, stages, prior = source.config_path.parent, [], self.prior
+    def _commands(self, source: Run, family: str) -> list[Stage]:
+        run, stages, prior = source.folder, [], self.prior
+        suffix = "-splat" * (family == "splatfacto")
         if self.class_prompt:
             prior = str(self.out / "prior")
             command = ["pds", "dreambooth", "--load-config", str(source.config_path), "--prior", self.prior]
@@ -152,13 +159,13 @@ class Edit:
         lists = {"lora": self.lora, "embedding": self.embedding, "recipe": self.recipe}
         for flag, added in ((f"--pipeline.{name}", values) for name, values in lists.items()):
             what += (flag, *map(str, added)) if added else ()
-        edit = self._training("edit", method, source.checkpoint_path.parent, what, self.edit_args)
+        method = self.method.removesuffix("-splat") + suffix
+        edit = self._training("edit", method, source.checkpoints[source.last].parent, what, self.edit_args)
         edited = edit.result
         stages.append(edit)
         if self.refine:
-            method = "sdedit-refine" + "-splat" * (source.family == "splatfacto")
-            scene = edited / source.config.relative_model_dir
-            stages.append(self._training("refinement", method, scene, (), self.refine_args))
+            scene = edited / "nerfstudio_models"
+            stages.append(self._training("refinement", f"sdedit-refine{suffix}", scene, (), self.refine_args))
             edited = stages[-1].result
         between = (str(edited), "--source", str(run), "--out")
         films, report = self.out / "renders", self.out / "evaluation"
@@ -306,6 +313,17 @@ class Edit:
         *_, edited = (stage.result for stage in stages if stage.trains)
         look, *_, export = after_edit(edited)  # what lies between has been done
         say_next(console, [look, export])
+
+
+def family_that_only_nerfstudio_knows(source: Run) -> str:
+    """The family of a run whose settings are of a class of their own.
+
+    Raises:
+        UserError: it is none that can be edited.
+    """
+    from pds_nerfstudio.scenes.source import find_run
+
+    return find_run(source.config_path, called="RUN").family
 
 
 def _shortfall(stage: Stage) -> str:

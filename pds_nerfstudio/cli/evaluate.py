@@ -14,6 +14,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
 from pds_nerfstudio.next_steps import say_next, step
 from pds_nerfstudio.ranges import check_ranges
+from pds_nerfstudio.runs import require_pair
 from pds_nerfstudio.text import in_rich
 
 ROOM = 2 << 20
@@ -32,23 +33,23 @@ class Evaluate:
 
     run_folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders of the edited runs."""
+    out: Path | None = None
+    """Folder of report.json and report.html; by default `evaluation` in the run's, outputs/evaluation for several."""
+    source: Path | None = None
+    """Run to compare all of them with; by default what each began with."""
     clip: str = "auto"
     """A CLIP folder in transformers' layout, a hub id in the local cache, "toybox", or "auto": toybox's for edits by
     the toybox prior, else an openai/clip-vit that is in the cache."""
+    resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
+    """Shorter side of the renderings in pixels, where the photographs are not smaller."""
+    frames: Annotated[int, Ge(2), Le(100_000)] = 24
+    """Frames of the path on which neighbouring frames are compared."""
+    data: Path | None = None
+    """The dataset, where it has moved; by default where each run names it, or found again from the run."""
     src_prompt: str | None = None
     """In place of the edits' own source prompts."""
     tgt_prompt: str | None = None
     """In place of their target prompts."""
-    source: Path | None = None
-    """Run to compare all of them with; by default what each began with."""
-    data: Path | None = None
-    """The dataset, where it has moved; by default where each run names it, or found again from the run."""
-    frames: Annotated[int, Ge(2), Le(100_000)] = 24
-    """Frames of the path on which neighbouring frames are compared."""
-    resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
-    """Shorter side of the renderings in pixels, where the photographs are not smaller."""
-    out: Path | None = None
-    """Folder of report.json and report.html; by default `evaluation` in the run's, outputs/evaluation for several."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -57,6 +58,8 @@ class Evaluate:
         """Measure, print the table, write the reports."""
         if not self.run_folders:
             raise UserError("No run is given: name the folder of one edited run or more.")
+        for folder in self.run_folders:
+            require_pair(folder, source=self.source, data=self.data)
         from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 
         plans = [plan_pair(folder, source=self.source, data=self.data) for folder in self.run_folders]

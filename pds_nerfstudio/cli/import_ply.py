@@ -59,8 +59,6 @@ class ImportPly:
         Raises:
             UserError: the file or the dataset cannot be read, or the Gaussians are not where the cameras look.
         """
-        from pds_nerfstudio.scenes.formats.splat_files import read_splats
-
         for path, flag in ((self.ply, "the file"), (self.data, "--data")):
             if not path.exists():
                 raise UserError(f"{flag} {path} does not exist: give a path that does.")
@@ -70,6 +68,8 @@ class ImportPly:
         except ValueError as error:
             raise UserError(f"--experiment-name: {error}.") from error
         require_writable(self.output_dir, "--output-dir", room=max(1 << 20, 2 * self.ply.stat().st_size))
+        from pds_nerfstudio.scenes.formats.splat_files import read_splats
+
         splats, broken = read_splats(self.ply)
         if broken:
             Console().print(f"[yellow]{broken} Gaussians with values that are not finite are left out.")

@@ -48,6 +48,8 @@ class PieBench:
         from pds_nerfstudio.priors.check import check_prior
 
         check_prior(self.prior)
+        if not (self.data / "mapping_file.json").is_file():
+            raise UserError(f"{self.data} is no folder of PIE-Bench: it has no mapping_file.json.")
         from rich.console import Console
         from rich.progress import track
 

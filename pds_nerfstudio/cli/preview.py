@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from pds_nerfstudio.scenes.photographs import Photographs
 
 SDEDIT = "sdedit"
+EDITORS = ("sds", "dds", "pds", "vsd", "piva", SDEDIT)
+"""Those of `known_editors`, which imports torch."""
+RECOMMENDED = {"pds": "pnr-edit"}
+"""The method that README recommends for an objective: pnr-edit revises by PDS a scene that it has perturbed. For every
+other objective, it is the one that descends it alone."""
 
 
 @dataclass(frozen=True)
@@ -76,30 +81,30 @@ class Preview:
     """What the photographs show. SDS and SDEdit do not ask for it."""
     tgt_prompt: tuple[str, ...] = ()
     """What they should show; one or more."""
-    objective: tuple[str, ...] = ("pds",)
-    """sds, dds, pds, vsd, piva or sdedit; one or more."""
     guidance_scale: tuple[Guidance, ...] = ()
     """Classifier-free guidance; one or more. By default that of the prior's recipe, else the objective's own."""
+    prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """A hub id, a local diffusers folder, or "toybox"."""
+    objective: tuple[str, ...] = ("pds",)
+    """sds, dds, pds, vsd, piva or sdedit; one or more."""
+    views: tuple[Annotated[int, Ge(0), Le(10**9)], ...] = (0,)
+    """Which training photographs of a dataset or run, counted from 0."""
+    steps: Steps = 100
+    """Steps of gradient descent for each variant. More of them are finer, not further: the learning rate is
+    0.01 · 1000/steps unless --set learning-rate says otherwise."""
+    out: Path = Path("outputs/preview")
+    """Folder for sheet.png, the edited pictures and preview.json."""
     set: tuple[str, ...] = ()
     """Other settings as NAME=VALUE or NAME=VALUE,VALUE: of the objective (max-step-percent, weighting, regularisation,
     strength …), or learning-rate, steps, seed."""
-    prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """A hub id, a local diffusers folder, or "toybox"."""
+    resolution: Pixels | None = None
+    """Shorter side in pixels; by default the size the prior was trained at."""
     lora: tuple[str, ...] = ()
     """LoRAs to add to the prior, PATH[:weight] each."""
     embedding: tuple[Path, ...] = ()
     """Textual inversions (.safetensors); prompts hold them by their files' names."""
-    views: tuple[Annotated[int, Ge(0), Le(10**9)], ...] = (0,)
-    """Which training photographs of a dataset or run, counted from 0."""
-    resolution: Pixels | None = None
-    """Shorter side in pixels; by default the size the prior was trained at."""
-    steps: Steps = 100
-    """Steps of gradient descent for each variant. More of them are finer, not further: the learning rate is
-    0.01 · 1000/steps unless --set learning-rate says otherwise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute: auto takes CUDA if there is any."""
-    out: Path = Path("outputs/preview")
-    """Folder for sheet.png, the edited pictures and preview.json."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -108,18 +113,29 @@ class Preview:
         """Edit every variant, write the sheet, print the lines."""
         from pds_nerfstudio.priors.check import check_prior, local_folder
         from pds_nerfstudio.priors.extras import check_extras, text_width
-        from pds_nerfstudio.scenes.photographs import find_photographs
+        from pds_nerfstudio.scenes.photographs import find_photographs, require_there
 
         if not self.inputs:
             raise UserError("No photographs are given: name image files, a dataset's folder or a run's.")
-        variants, axes = self._variants()
+        require_there(self.inputs)
+        self._check_words()
         check_prior(self.prior)
         check_extras(self.lora, self.embedding, text_width(local_folder(self.prior)), flags="--")
         require_writable(self.out)
+        variants, axes = self._variants()
         photographs = find_photographs(self.inputs, self.views)
         start = time.perf_counter()
         results = self._edit(variants, photographs)
         self._write(variants, axes, photographs, results, time.perf_counter() - start)
+
+    def _check_words(self) -> None:
+        """Raise UserError for an objective that there is not, or prompts that make no edit."""
+        for name in self.objective:
+            if name not in EDITORS:
+                raise UserError(f"There is no objective {name!r}: choose among {', '.join(EDITORS)}.")
+        needs_source = any(name not in ("sds", SDEDIT) for name in self.objective)
+        for prompt in self.tgt_prompt or ("",):
+            check_prompts(self.src_prompt, prompt, needs_source=needs_source)
 
     def _variants(self) -> tuple[list[Variant], dict[str, int]]:
         """Every combination of the settings; and of those that vary, name and number of values: rows, then columns.
@@ -129,13 +145,8 @@ class Preview:
         """
         from pds_nerfstudio.priors.recipe import editor_settings
 
+        self._check_words()
         editors = known_editors()
-        for name in self.objective:
-            if name not in editors:
-                raise UserError(f"There is no objective {name!r}: choose among {', '.join(editors)}.")
-        needs_source = any(name not in ("sds", SDEDIT) for name in self.objective)
-        for prompt in self.tgt_prompt or ("",):
-            check_prompts(self.src_prompt, prompt, needs_source=needs_source)
         choices: dict[str, Sequence[Any]] = {"tgt_prompt": self.tgt_prompt, "objective": self.objective}
         if self.guidance_scale:
             choices["guidance_scale"] = self.guidance_scale
@@ -323,7 +334,8 @@ def ns_train_line(variant: Variant, preview: Preview, photographs: "Photographs"
         return "(ns-train sdedit-refine refines a finished edit by SDEdit; none begins with it)"
     suffix = "" if photographs.family == "nerfacto" else "-splat"
     run = photographs.run or Path("RUN")
-    arguments = [f"{name}-edit{suffix}", "--load-dir", str(run / "nerfstudio_models")]
+    method = RECOMMENDED.get(name, f"{name}-edit")
+    arguments = [f"{method}{suffix}", "--load-dir", str(run / "nerfstudio_models")]
     if preview.src_prompt:
         arguments += ["--pipeline.src-prompt", preview.src_prompt]
     arguments += ["--pipeline.tgt-prompt", variant.tgt_prompt, "--pipeline.prior", preview.prior]

@@ -12,6 +12,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
 from pds_nerfstudio.next_steps import say_next, step
 from pds_nerfstudio.ranges import check_ranges
+from pds_nerfstudio.runs import require_pair
 from pds_nerfstudio.text import in_rich, printable
 
 if TYPE_CHECKING:
@@ -36,27 +37,27 @@ class Render:
     paths: tuple[FilmPath, ...] = ("training", "interpolated")
     """What to film: the training views in their order, a smooth way through some of them, one turn around what they
     look at. None, if nothing follows."""
-    frames: Annotated[int, Ge(2), Le(100_000)] = 60
-    """Frames of each film, at most as many as there are training views for "training"."""
-    fps: Annotated[int, Ge(1), Le(240)] = 20
-    """Frames per second."""
-    resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
-    """Shorter side of pictures and films in pixels, where the photographs are not smaller."""
-    held_out: bool = True
-    """Also the held-out views, as single pictures."""
     export: bool = False
     """Also write the edited scene as files: Gaussians and a mesh of splats, a textured mesh of a NeRF."""
     formats: tuple[SplatFormat, ...] = ()
     """What --export writes of splats besides splat.ply: Niantic's .spz (a quarter of the size or less), .splat (without
     view dependence), glTF with KHR_gaussian_splatting (.glb)."""
+    out: Path | None = None
+    """Folder to write to; by default `renders` in the run's own."""
+    resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
+    """Shorter side of pictures and films in pixels, where the photographs are not smaller."""
+    frames: Annotated[int, Ge(2), Le(100_000)] = 60
+    """Frames of each film, at most as many as there are training views for "training"."""
+    fps: Annotated[int, Ge(1), Le(240)] = 20
+    """Frames per second."""
+    held_out: bool = True
+    """Also the held-out views, as single pictures."""
     source: Path | None = None
     """Run to compare with; by default the one that the edit began with."""
     data: Path | None = None
     """The dataset, where it has moved; by default where the run names it, or found again from the run."""
     step: Annotated[int, Ge(0), Le(10**9)] | None = None
     """Checkpoint of the edited run; by default its last."""
-    out: Path | None = None
-    """Folder to write to; by default `renders` in the run's own."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -69,12 +70,13 @@ class Render:
             raise UserError("--export writes the run's last checkpoint: leave --step out, or export without it.")
         if self.formats and not self.export:
             raise UserError(f"--formats {self.formats[0]} is of --export: add that.")
+        pictures = bool(self.paths or self.held_out)
+        require_pair(self.run_folder, self.step, self.source, self.data, pictures)
         from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
         from pds_nerfstudio.evaluation.renders import convert, export, export_splat_mesh
         from pds_nerfstudio.pipelines.conclusion import export_commands
         from pds_nerfstudio.scenes.run_config import usable_config
 
-        pictures = bool(self.paths or self.held_out)
         plan = plan_pair(self.run_folder, self.step, self.source, self.data, compared=pictures)
         if self.formats and plan.family != "splatfacto":
             raise UserError(

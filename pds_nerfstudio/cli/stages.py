@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.runs import require_run
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,9 @@ class Stage:
 
     def opens_a_page(self) -> bool:
         """Whether the viewer shows it while it runs."""
-        from pds_nerfstudio.methods import METHODS
-
         if not self.trains:
             return False
-        shown = METHODS[self.command[1]].config.vis
+        shown = "viewer"  # every method's own
         for word, value in zip(self.command, (*self.command[1:], ""), strict=True):
             if word.partition("=")[0] == "--vis":
                 shown = word.partition("=")[2] or value
@@ -93,12 +92,10 @@ def progress(run: Path) -> tuple[int, int] | None:
     Raises:
         UserError: its settings cannot be read.
     """
-    from pds_nerfstudio.scenes.source import find_run
-
     if not any(run.glob("*/step-*.ckpt")):
         return None
-    found = find_run(run, called="The stage's run")
-    return found.step + 1, found.config.max_num_iterations
+    found = require_run(run, called="The stage's run")
+    return found.steps_done, found.steps
 
 
 def words_of(flag: str, text: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import tyro
 
-from pds_nerfstudio.cli.preview import SDEDIT, known_editors, parsed_setting
+from pds_nerfstudio.cli.preview import EDITORS, SDEDIT, known_editors, parsed_setting
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
 from pds_nerfstudio.prompts import unknown_words
@@ -46,25 +46,25 @@ class Svg:
     """What the drawing shows. SDS does not ask for it."""
     tgt_prompt: str = ""
     """What it should show."""
-    objective: str = "pds"
-    """sds, dds, pds, vsd or piva."""
     guidance_scale: Guidance | None = None
     """Classifier-free guidance; by default the objective's own, 100 for PDS."""
+    prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """A hub id, a local diffusers folder, or "toybox"."""
+    objective: str = "pds"
+    """sds, dds, pds, vsd or piva."""
+    steps: Steps = 1000
+    """Steps of Adam."""
+    out: Path = Path("outputs/svg")
+    """Folder for the edited file, before_after.png, film.mp4, svg.json and the state of an unfinished edit."""
+    resolution: Pixels | None = None
+    """Shorter side in pixels of what the prior sees; by default the size it was trained at."""
     set: tuple[str, ...] = ()
     """Other settings as NAME=VALUE: of the objective (max-step-percent, weighting, regularisation …), or points-rate,
     colours-rate, widths-rate, seed, adapter-rank."""
     suffix: str | None = None
     """Added to both prompts; by default ", minimal flat 2d vector image", and nothing for toybox."""
-    prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """A hub id, a local diffusers folder, or "toybox"."""
-    resolution: Pixels | None = None
-    """Shorter side in pixels of what the prior sees; by default the size it was trained at."""
-    steps: Steps = 1000
-    """Steps of Adam."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute: auto takes CUDA if there is any."""
-    out: Path = Path("outputs/svg")
-    """Folder for the edited file, before_after.png, film.mp4, svg.json and the state of an unfinished edit."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -73,13 +73,16 @@ class Svg:
         """Read, edit, write."""
         from pds_nerfstudio.priors.check import check_prior
 
+        self._check_words()
+        if not self.input.is_file():
+            raise UserError(f"There is no file {self.input}: give an SVG file.")
+        check_prior(self.prior)
         objective, settings = self._settings()
         from pds_nerfstudio.vector import read_drawing
 
         drawing = read_drawing(self.input)
         if self.input.resolve() == (self.out / self.input.name).resolve():
             raise UserError(f"--out {self.out} holds {self.input.name} itself, which is not written to: give another.")
-        check_prior(self.prior)
         require_writable(self.out, room=ROOM)
         from rich.console import Console
 
@@ -92,25 +95,29 @@ class Svg:
         self._write(drawing, progress, objective, settings, time.perf_counter() - start)
         console.print(f"{self.out / self.input.name}, before_after.png and film.mp4 beside it", markup=False)
 
-    def _settings(self) -> "tuple[ScoreDistillation, SvgSettings]":
-        """The objective and the edit's settings.
-
-        Raises:
-            UserError: a prompt is missing, or a setting or value is unknown.
-        """
-        from pds_nerfstudio.pipelines.svg_settings import SvgSettings
-
-        kinds = {name: kind for name, kind in known_editors().items() if name != SDEDIT}
-        kind = kinds.get(self.objective)
-        if kind is None:
+    def _check_words(self) -> None:
+        """Raise UserError for an objective that edits no drawings, or prompts that make no edit."""
+        if self.objective not in EDITORS or self.objective == SDEDIT:
             what = "SDEdit makes pixels and no drawing" if self.objective == SDEDIT else "There is no such objective"
-            raise UserError(f"{what}: --objective {self.objective!r} can be one of {', '.join(kinds)}.")
+            known = ", ".join(name for name in EDITORS if name != SDEDIT)
+            raise UserError(f"{what}: --objective {self.objective!r} can be one of {known}.")
         if not self.tgt_prompt.strip():
             raise UserError('The target prompt is empty: say what you want with --tgt-prompt "a drawing of …".')
         if self.objective != "sds" and not self.src_prompt.strip():
             raise UserError('The source prompt is empty: say what is there, --src-prompt "a drawing of …".')
         if self.src_prompt.strip() == self.tgt_prompt.strip():
             raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
+
+    def _settings(self) -> "tuple[ScoreDistillation, SvgSettings]":
+        """The objective and the edit's settings.
+
+        Raises:
+            UserError: a prompt is missing, or a setting or value is unknown.
+        """
+        self._check_words()
+        from pds_nerfstudio.pipelines.svg_settings import SvgSettings
+
+        kind = known_editors()[self.objective]
         own = {name: hint for name, hint in get_type_hints(SvgSettings).items() if name != "steps"}
         chosen: dict[str, Any] = {"steps": self.steps, "min_step_percent": MIN_STEP_PERCENT}
         if self.guidance_scale is not None:

@@ -13,6 +13,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
 from pds_nerfstudio.pipelines.carried import find_source
+from pds_nerfstudio.runs import data_gone, no_edit, source_gone
 from pds_nerfstudio.scenes.dataset import photographs_alone, reading_dataset
 from pds_nerfstudio.scenes.places import name_data
 from pds_nerfstudio.scenes.scene import Family
@@ -91,21 +92,15 @@ def plan_pair(
     plan = PairPlan(found, None if source is None else find_run(source, called="--source"))
     if source is None and compared:
         if plan.edit is None or plan.edit.run.base is None:
-            raise UserError(
-                f"{plan.folder} is a run of {found.method_name}, which is no edit: give the folder of an edited run, "
-                "or name what to compare it with by --source."
-            )
+            raise no_edit(plan.folder, found.method_name)
         if not find_source(plan.edit.run, found.config, plan.folder):
-            raise UserError(
-                f"The scene that {plan.folder} was edited from is not at {plan.edit.run.base} any more: name it with "
-                "--source."
-            )
+            raise source_gone(plan.folder, plan.edit.run.base)
         if plan.edit.run.carried is None:
             find_run(plan.edit.run.base, plan.edit.run.base_step, called="The scene before the edit")
     if data is not None:
         name_data(found.config, data)
     if found.data is not None and not found.data.exists():
-        raise UserError(f"The dataset {found.data} of {plan.folder} is not there: name it with --data.")
+        raise data_gone(plan.folder, found.data)
     if plan.source is not None and found.data is not None and not _has_data(plan.source, data):
         name_data(plan.source.config, found.data)
     return plan

@@ -114,7 +114,7 @@ def tidy_command_line(config: Any) -> None:
         sys.argv[:] = tidied(sys.argv, "--pipeline.")
 
     def known() -> set[str]:
-        names = {name.replace("_", "-") for name, _ in _leaves(config)}
+        names = flag_names(config)
         typed = {word[2:].partition("=")[0].replace("_", "-") for word in sys.argv[2:] if word.startswith("--")}
         return names if typed <= names else names | flags_of(parser_of(type(config), config))
 
@@ -126,6 +126,16 @@ def tidy_command_line(config: Any) -> None:
     with one_sentence():
         refuse_unquoted(sys.argv[2:], datasets)
         refuse_mistyped(sys.argv[2:], f"ns-train {sys.argv[1]}", known)
+
+
+def flag_names(config: Any) -> set[str]:
+    """The flags that a configuration has by itself, without dashes; a dataset's subcommand has more."""
+    return {name.replace("_", "-") for name, _ in _leaves(config)}
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether this is `ns-train METHOD --help`."""
+    return any(word in ("-h", "--help") for word in arguments[2:])
 
 
 def names_one_of(arguments: Sequence[str], methods: Container[str]) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.runs import require_run
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -35,10 +36,7 @@ def find_photographs(inputs: Sequence[Path], views: Sequence[int] | None = (0,))
     Raises:
         UserError: nothing is there, nothing of it is an image, or there is no such view.
     """
-    inputs = [Path(path).expanduser() for path in inputs]
-    for path in inputs:
-        if not path.exists():
-            raise UserError(f"{path} does not exist: name image files, a dataset's folder or a run's.")
+    inputs = require_there(inputs)
     if all(path.suffix.lower() in SUFFIXES for path in inputs):
         return Photographs(tuple(inputs))
     if len(inputs) > 1:
@@ -66,6 +64,17 @@ def find_photographs(inputs: Sequence[Path], views: Sequence[int] | None = (0,))
         return Photographs(_chosen(files, views, path), data=path, cameras=_of(cameras, views))
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else []
     return Photographs(_chosen(files, views, path))
+
+
+def require_there(inputs: Sequence[Path]) -> list[Path]:
+    """The same without ~. Raises UserError where one of them is not there, or is a run that cannot be read."""
+    inputs = [Path(path).expanduser() for path in inputs]
+    for path in inputs:
+        if not path.exists():
+            raise UserError(f"{path} does not exist: name image files, a dataset's folder or a run's.")
+    if len(inputs) == 1 and inputs[0].suffix.lower() not in SUFFIXES and _is_run(inputs[0]):
+        require_run(inputs[0])
+    return inputs
 
 
 def _is_run(path: Path) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import tyro
 from PIL import Image
 
-from pds_nerfstudio.cli.preview import Preview, known_editors, ns_train_line, parsed_setting
+from pds_nerfstudio.cli.preview import EDITORS, Preview, known_editors, ns_train_line, parsed_setting
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import OBJECTIVES, PDS, Piva
 from pds_nerfstudio.scenes.photographs import Photographs
@@ -48,6 +48,7 @@ def test_without_guidance_each_objective_has_its_own_or_the_recipes(tmp_path):
 
 
 def test_every_objective_and_sdedit_can_be_previewed():
+    assert tuple(known_editors()) == EDITORS
     assert set(known_editors()) == {kind.__name__.lower() for kind in OBJECTIVES} | {"sdedit"}
 
 
@@ -99,15 +100,22 @@ def test_refusals_load_no_diffusion_library(refused_lightly):
     refused_lightly(code, "diffusers", "transformers", "nerfstudio")
 
 
-@pytest.mark.parametrize(("family", "method"), [("nerfacto", "piva-edit"), ("splatfacto", "piva-edit-splat")])
-def test_the_printed_line_is_one_that_ns_train_reads_as_the_same_edit(tmp_path, family, method):
+@pytest.mark.parametrize(
+    ("objective", "family", "method"),
+    [
+        ("piva", "nerfacto", "piva-edit"),
+        ("piva", "splatfacto", "piva-edit-splat"),
+        ("pds", "splatfacto", "pnr-edit-splat"),  # as README has it
+    ],
+)
+def test_the_printed_line_is_one_that_ns_train_reads_as_the_same_edit(tmp_path, objective, family, method):
     from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
 
     asked = preview(
         tmp_path,
-        objective=("piva",),
+        objective=(objective,),
         guidance_scale=(12.5,),
-        set=("regularisation=0.4", "noisy-source=separate"),
+        set=("regularisation=0.4", "noisy-source=separate") if objective == "piva" else ("weighting=psi_chi",),
         resolution=48,
         src_prompt="a photo of the artist's can",
         lora=("add detail.safetensors:0.5",),

@@ -8,8 +8,11 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
+from pds_nerfstudio.cli import edit
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.command_line import flag_names
+from pds_nerfstudio.pipelines.most_used import most_used
 from pds_nerfstudio.pipelines.settings import ORDER
 from pds_nerfstudio.pipelines.settings_tree import settings
 
@@ -68,6 +71,21 @@ def test_prompts_and_prior_come_first_and_what_belongs_to_the_machine_last():
             names = [member.name for member in fields(method.config.pipeline)]
             assert names[:6] == list(ORDER[:6])
             assert names[-2:] == ["compute", "run"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_flags_that_a_help_page_begins_with_are_the_methods_own(method):
+    config = METHODS[method].config
+    listed = most_used(config)
+    assert set(listed) <= flag_names(config)
+    wanted = {"pipeline.tgt-prompt", "load-dir"} if isinstance(config.pipeline, EditConfig) else {"data"}
+    assert wanted | {"max-num-iterations", "vis", "output-dir", "verbose"} <= set(listed)
+    assert config.vis == "viewer"  # as `pds edit` says without importing this
+
+
+def test_pds_edit_offers_the_methods_that_edit():
+    edits = [name.removesuffix("-splat") for name in METHODS if name.endswith("-edit-splat")]
+    assert sorted(edit.METHODS) == sorted(edits)
 
 
 def test_a_family_is_offered_only_its_own_settings():
