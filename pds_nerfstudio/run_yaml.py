@@ -12,13 +12,10 @@ from typing import Any
 
 import yaml
 
-try:
-    from yaml import CSafeLoader as Fastest
-except ImportError:  # PyYAML was built without libyaml
-    from yaml import SafeLoader as Fastest
-
 from pds_nerfstudio.errors import UserError
 
+Fastest: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's reader, where PyYAML was built with it."""
 OF_SETTINGS = ("nerfstudio", "gsplat", "viser", "pds_nerfstudio")
 """Packages whose dataclasses and enums may be built."""
 OF_TARGETS = ("nerfstudio", "pds_nerfstudio", "torch.optim")
