@@ -58,8 +58,10 @@ def export_commands(config: Path, family: Family, out: Path) -> list[list[str]]:
 
 def next_steps(pipeline: EditPipeline, folder: Path) -> list[NextStep]:
     """What to type when an edit has ended; what is refined is not refined again."""
-    steps = after_edit(folder)
+    family = pipeline.scene.family
+    exports = export_commands(folder / "config.yml", family, folder / "exports")
+    steps = [*after_edit(folder)[:-1], *(step("take it elsewhere", *command) for command in exports)]
     if not isinstance(pipeline.config, DatasetUpdateConfig):
-        method = "sdedit-refine" + "-splat" * (pipeline.scene.family == "splatfacto")
+        method = "sdedit-refine" + "-splat" * (family == "splatfacto")
         steps.insert(1, step("refine it", "ns-train", method, "--load-dir", folder / "nerfstudio_models"))
     return steps
