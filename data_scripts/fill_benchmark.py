@@ -23,19 +23,19 @@ ROOT = Path(__file__).parent.parent
 MASK, BACKGROUND, SUCCESS = "psnr_to_target_in_change_mask_after", "background_psnr", "success"
 
 
-def main(results: Path, name: str = "dev_splats") -> None:
+def main(results: Path, name: str = "dev_views") -> None:
     """Fill in what README.md and docs/benchmark.md show.
 
     Args:
         results: folder that `pds bench` wrote to.
-        name: of the plot, the wall and the kept records.
+        name: of the place in docs/benchmark.md, the plot, the wall and the kept records.
     """
     stored = json.loads((results / "results.json").read_text())
     lines = ",\n".join(json.dumps(record) for record in stored)
     write_whole(ROOT / "benchmarks/results" / f"{name}.json", f"[\n{lines}\n]\n")
     records = [with_numbers(record) for record in stored]
     text = summary.table(records, summary.outside_the_anchors(records))
-    fill_in(ROOT / "docs/benchmark.md", "bench", text)
+    fill_in(ROOT / "docs/benchmark.md", name, text)
     fill_in(ROOT / "README.md", "bench", short_table(records))
     for picture in ("pareto", "wall"):
         shutil.copyfile(results / f"{picture}.png", ROOT / "docs/figures" / f"{name}_{picture}.png")
