@@ -57,8 +57,8 @@ class Edit:
     tgt_prompt: Annotated[str, tyro.conf.arg(aliases=("--to",))] = ""
     """What it should show."""
     recipe: tuple[str, ...] = ()
-    """Kind of edit (colour, addition, shape, style), quality (quick, quality) and memory (low-vram), as far as they are
-    not told from the prompts and the machine; or none, or a recipe's file."""
+    """Kind of edit (colour, addition, shape, style, object), quality (quick, quality) and memory (low-vram), as far as
+    they are not told from the prompts and the machine; or none, or a recipe's file."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, a LoRA's folder, or "toybox"."""
     method: str = "pnr-edit"

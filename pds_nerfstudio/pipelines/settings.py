@@ -287,8 +287,8 @@ class RunSettings(Group):
 
     recipe: tuple[str, ...] = ()
     """The settings to begin with: by default those of the prior's recipe.json for what the prompts seem to ask; none
-    for the method's own; a kind of edit (colour, addition, shape, style), what there is to spend (quick, quality,
-    low-vram), or another recipe's file. What is given on the command line wins."""
+    for the method's own; a kind of edit (colour, addition, shape, style, object), what there is to spend (quick,
+    quality, low-vram), or another recipe's file. What is given on the command line wins."""
     followed: Annotated[str | None, tyro.conf.Suppress] = None
     """The name of the recipe that an edit began with; set by it."""
     seed: Seed = 0
