@@ -20,7 +20,7 @@ The trap: a prior here is a plain object. As an nn.Module attribute of a pipelin
 import re
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -401,7 +401,8 @@ class StableDiffusionPrior:
         switched = nullcontext() if self.adapters is None else self.adapters.using(adapter)
         with self._own_precision(), switched:
             inputs = torch.cat(latents), torch.cat(times), torch.cat(texts).to(self.unet.dtype)
-            output = self.unet(*inputs, **self._controlled(inputs, pictures), **self._placed(queries)).sample
+            placed = self._placed(queries)
+            output = self.unet(*inputs, **self._controlled(inputs, pictures, placed), **placed).sample
         rows = iter(output.float().split([len(part) for part in latents]))
         return [
             next(rows) if query.guidance_scale in (0, 1) else guided(next(rows), next(rows), query.guidance_scale)
@@ -428,8 +429,13 @@ class StableDiffusionPrior:
             raise ValueError("A query has cameras and this prior takes none: leave cameras at None.")
         return {}
 
-    def _controlled(self, inputs: tuple[Tensor, ...], pictures: Sequence[Tensor | None]) -> dict[str, Any]:
-        """What the ControlNet adds to the U-Net's features, as the U-Net takes it; nothing without pictures."""
+    def _controlled(
+        self, inputs: tuple[Tensor, ...], pictures: Sequence[Tensor | None], placed: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What the ControlNet adds to the U-Net's features, as the U-Net takes it; nothing without pictures.
+
+        One that was made of a U-Net which takes cameras is told them too.
+        """
         given = [picture for picture in pictures if picture is not None]
         if not given:
             return {}
@@ -439,7 +445,8 @@ class StableDiffusionPrior:
             raise ValueError("Some queries of an adapter have a control picture and others none: give it to all.")
         picture = torch.cat(given).to(self.device, self.unet.dtype)
         with torch.no_grad():
-            down, mid = self.controlnet(*inputs, controlnet_cond=picture, return_dict=False)
+            labels = placed.get("class_labels") if self.controlnet.config.class_embed_type else None
+            down, mid = self.controlnet(*inputs, controlnet_cond=picture, class_labels=labels, return_dict=False)
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
 
     def _to_epsilon(self, query: Query, prediction: Latents) -> Latents:
