@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,6 +25,9 @@ from pds_nerfstudio.priors.check import camera_layout, read_json, weights_of
 Weights = dict[str, Tensor]
 
 CAMERA_CONFIG = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": CAMERA_NUMBERS}
+
+MVDREAMS_SIZE = 32
+"""Latents a side that MVDream was trained at."""
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -44,22 +48,33 @@ _ENDS = {
 }
 
 
+def unet_config(folder: Path) -> dict[str, Any]:
+    """diffusers' configuration of a folder's U-Net, in whichever layout it takes cameras, or takes none."""
+    config = read_json(folder / "unet" / "config.json")
+    match camera_layout(folder):
+        case "camera_proj":
+            return config | CAMERA_CONFIG
+        case "original":
+            with safe_open(weights_of(folder, "unet"), "pt") as weights:
+                shape = weights.get_slice("middle_block.1.proj_in.weight").get_shape()
+            # Linear in those made from Stable Diffusion 2, a 1x1 convolution in those from 1.5.
+            return diffusers_config(config) | {"use_linear_projection": len(shape) == 2}
+        case _:
+            return config
+
+
 def load_unet(folder: Path, dtype: torch.dtype) -> Any:
     """The U-Net of a folder whose layout `check.camera_layout` knows.
 
     Raises:
         UserError: configuration and weights do not belong together.
     """
-    config, weights = read_json(folder / "unet" / "config.json"), load_file(weights_of(folder, "unet"))
+    config, weights = unet_config(folder), load_file(weights_of(folder, "unet"))
     match camera_layout(folder):
         case "camera_proj":
-            config |= CAMERA_CONFIG
             embedding = load_file(weights_of(folder, "camera_proj"))
             weights |= {f"class_embedding.{name}": value for name, value in embedding.items()}
         case "original":
-            # Linear in those made from Stable Diffusion 2, a 1x1 convolution in those from 1.5.
-            is_linear = weights["middle_block.1.proj_in.weight"].ndim == 2
-            config = diffusers_config(config) | {"use_linear_projection": is_linear}
             weights = {diffusers_name(name, config["layers_per_block"]): value for name, value in weights.items()}
     # Without random numbers that would only be overwritten.
     with torch.device("meta"):
@@ -81,6 +96,7 @@ def diffusers_config(original: Mapping[str, Any]) -> dict[str, Any]:
     attends = [2**level in original["attention_resolutions"] for level in range(len(widths))]
     per_head = original.get("num_head_channels", -1)
     return {
+        "sample_size": original.get("image_size", MVDREAMS_SIZE),
         "in_channels": original["in_channels"],
         "out_channels": original["out_channels"],
         "block_out_channels": widths,

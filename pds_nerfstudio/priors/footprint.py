@@ -59,7 +59,7 @@ def count(
     """Count a step of a prior in diffusers' folder layout.
 
     Args:
-        folder: of which only configurations are read.
+        folder: of which configurations are read, and of MVDream's original layout a header.
         height, width: of the rendering in pixels, multiples of the latent stride.
         views: renderings in a step.
         rows: of the U-Net's batch for each view: PDS and DDS ask under two prompts with and without guidance.
@@ -104,11 +104,12 @@ def _networks(folder: Path) -> tuple[Any, Any, Any]:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    settings = {part: json.loads((folder / part / "config.json").read_text()) for part in ("vae", "unet")}
+    from pds_nerfstudio.priors.camera_unet import unet_config
+
     with torch.device("meta"):
         return (
-            AutoencoderKL.from_config(settings["vae"]),
-            UNet2DConditionModel.from_config(settings["unet"]),
+            AutoencoderKL.from_config(json.loads((folder / "vae" / "config.json").read_text())),
+            UNet2DConditionModel.from_config(unet_config(folder)),
             CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder", local_files_only=True)),
         )
 

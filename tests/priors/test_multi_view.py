@@ -15,7 +15,8 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.objectives.cameras import Viewpoints, without_framing
 from pds_nerfstudio.priors.camera_unet import CAMERA_CONFIG, diffusers_config, diffusers_name
-from pds_nerfstudio.priors.check import camera_layout, check_folder
+from pds_nerfstudio.priors.check import TOYBOX, camera_layout, check_folder
+from pds_nerfstudio.priors.footprint import count
 from pds_nerfstudio.priors.multi_view import MultiViewPrior
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
 
@@ -278,8 +279,18 @@ def test_a_folder_in_original_names_gives_the_network_that_it_holds(original_fol
     assert state.keys() == expected.state_dict().keys()
     assert all(torch.equal(state[name], value.float()) for name, value in expected.state_dict().items())
     assert [block.num_attention_heads for block in prior.unet.down_blocks[:2]] == [2, 4]
+    assert prior.unet.config.sample_size == ORIGINAL["image_size"]  # the size at which it is shown views
     (answer,) = prior.predict_noise([query()])
     assert answer.isfinite().all()
+
+
+@pytest.mark.parametrize("layout", ["projection", "camera_proj", "original"])
+def test_memory_is_counted_to_the_byte_in_every_layout(camera_folder, original_folder, layout):
+    folder = {"projection": camera_folder, "camera_proj": TOYBOX, "original": original_folder[0]}[layout]
+    prior = load_prior(str(folder), "cpu")
+    networks = (prior.vae, prior.unet, prior.text_encoder)
+    held = sum(value.nbytes for network in networks for value in network.parameters())
+    assert count(folder, 64, 64, dtype=torch.float32, vae_dtype=torch.float32).weights == held
 
 
 def test_folders_that_do_not_fit_are_refused_in_a_sentence(original_folder, camera_folder, tmp_path):
