@@ -77,7 +77,7 @@ class DistillationConfig(EditConfig):
     def demand(self) -> Demand:
         """See `EditConfig.demand`."""
         assert isinstance(self.view, DistilledViews)
-        return Demand(self.view.views_per_step, len(self.adapters))
+        return Demand(self.view.most_at_once(), len(self.adapters))
 
     @property
     def first_scale(self) -> float:
@@ -195,13 +195,14 @@ class DistillationPipeline(EditPipeline):
         """Which views edit step `step` shows here, a generator for each, and how many are predicted together."""
         settings = self.config.view
         assert isinstance(settings, DistilledViews)
-        orbit = settings.views == "orbit" or (settings.views == "both" and step % 2 == 1)
+        in_turn = settings.views == "both"
+        orbit = settings.views == "orbit" or (in_turn and step % 2 == 1)
         own = VIEWS if orbit else settings.views_per_step
         shown, first = distributed.count() * own, distributed.rank() * own
         places = range(first, first + own)
         generators = [self.generator(step * shown + place) for place in places]
-        turn = step // settings.steps_per_view
         if not orbit:
+            turn = (step // 2 if in_turn else step) // settings.steps_per_view
             return [self.view_of_step(turn * shown + place) for place in places], generators, 1
         number = int(torch.randint(settings.orbits, (), generator=generators[0]))
         return self.shown.orbit(number), generators, self.shown.of_an_orbit

@@ -20,6 +20,7 @@ from annotated_types import Ge, Gt, Le
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.perturb import PAPERS_MINIMUM_DECREASE
 from pds_nerfstudio.ranges import Seed, Share, Steps, Weight
+from pds_nerfstudio.scenes.orbit import VIEWS
 from pds_nerfstudio.scenes.perturb import Eta
 from pds_nerfstudio.scenes.region import Box, Corners
 from pds_nerfstudio.scenes.scene import Densify
@@ -244,6 +245,11 @@ class DistilledViews(SourceViewSettings):
     def orbit_count(self) -> int:
         """See `ViewSettings.orbit_count`."""
         return 0 if self.views == "training" else self.orbits
+
+    def most_at_once(self) -> int:
+        """How many views a step shows at most."""
+        of_training = 0 if self.views == "orbit" else self.views_per_step
+        return max(of_training, VIEWS if self.orbit_count() else 0)
 
     def check(self) -> None:
         """See `ViewSettings.check`."""
