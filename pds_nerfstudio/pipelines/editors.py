@@ -18,6 +18,7 @@ from pds_nerfstudio.pipelines.base import noise_like
 from pds_nerfstudio.pipelines.dataset_update import Picture
 
 Original = Float[Tensor, "1 channels latent_height latent_width"]
+Seen = Viewpoints | None
 
 
 class Editor(ABC):
@@ -41,14 +42,7 @@ class Editor(ABC):
         """Its model; see `priors.stable_diffusion.load_prior`."""
 
     @abstractmethod
-    def edit(
-        self,
-        prior: Any,
-        original: Original,
-        image: Picture,
-        generator: torch.Generator,
-        cameras: Viewpoints | None = None,
-    ) -> Picture:
+    def edit(self, prior: Any, original: Original, image: Picture, generator: torch.Generator, seen: Seen) -> Picture:
         """The view as it should be.
 
         Args:
@@ -56,7 +50,7 @@ class Editor(ABC):
             original: latent of the view before the edit.
             image: its rendering now, RGB in [0, 1].
             generator: draws strength and noise.
-            cameras: where it is seen from, for priors that take cameras.
+            seen: from where, for priors that take cameras.
         """
 
 
@@ -86,14 +80,7 @@ class InstructPix2Pix(Editor):
 
         return load_instruct(*args, **settings)
 
-    def edit(
-        self,
-        prior: Any,
-        original: Original,
-        image: Picture,
-        generator: torch.Generator,
-        cameras: Viewpoints | None = None,
-    ) -> Picture:
+    def edit(self, prior: Any, original: Original, image: Picture, generator: torch.Generator, seen: Seen) -> Picture:
         """See `Editor.edit`; no InstructPix2Pix takes cameras."""
         config, x0 = self.config, prior.encode(image)
         steps = ddim_steps(prior.schedule, config.draw_strength(generator), config.num_steps)
@@ -130,17 +117,10 @@ class Inversion(Editor):
 
         return load_prior(*args, **settings)
 
-    def edit(
-        self,
-        prior: Any,
-        original: Original,
-        image: Picture,
-        generator: torch.Generator,
-        cameras: Viewpoints | None = None,
-    ) -> Picture:
+    def edit(self, prior: Any, original: Original, image: Picture, generator: torch.Generator, seen: Seen) -> Picture:
         """See `Editor.edit`; the rendering as it is now has no part in it."""
         eps = torch.stack([noise_like(original, [generator]) for _ in range(self.settings.steps_run)])
-        return prior.decode(self.settings.edit(prior, original, self.src_prompt, self.tgt_prompt, eps, cameras))
+        return prior.decode(self.settings.edit(prior, original, self.src_prompt, self.tgt_prompt, eps, seen))
 
 
 EDITORS: dict[str, type[Editor]] = {"instruct": InstructPix2Pix, "inversion": Inversion}
