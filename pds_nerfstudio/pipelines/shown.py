@@ -88,9 +88,9 @@ def shown_views(
     if capture is not None:
         if settings.subject is not None:
             subject = subject_at(source(), training, settings.subject, capture.framed.radius / 2)
-        elif box is not None and (count or not prior.reads_framing):
+        elif box is not None and (count or not prior.framing):
             subject = subject_within(source(), training, box)
-        about = capture.framed if prior.reads_framing or subject is None else subject
+        about = capture.framed if prior.framing or subject is None else subject
         matrices = capture.matrices(about, settings.front)
         if count:
             orbits = orbits_of(capture, subject, count, seed)

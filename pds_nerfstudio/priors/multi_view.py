@@ -30,18 +30,10 @@ class MultiViewPrior(StableDiffusionPrior):
     """A Stable Diffusion whose U-Net takes cameras; without them it is a `StableDiffusionPrior` like any other."""
 
     takes_cameras: ClassVar[bool] = True
-    framing: bool = False
-    """Whether the U-Net was trained with what the last row of a camera's matrix says of aim and distance. Others are
-    told of a camera that looks straight at its subject, as MVDream's were."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.unet.set_attn_processor(ViewAttention())
-
-    @property
-    def reads_framing(self) -> bool:
-        """See `framing`."""
-        return self.framing
 
     def without_cameras(self, rows: int) -> dict[str, Any]:
         """Sixteen zeros for each row."""

@@ -144,11 +144,6 @@ class StableDiffusionPrior:
     takes_cameras: ClassVar[bool] = False
     """Whether queries may say where their samples are seen from."""
 
-    @property
-    def reads_framing(self) -> bool:
-        """Whether it reads aim and distance off a camera."""
-        return False
-
     # diffusers annotates its configurations as plain dicts and its outputs as tuples, which they are not: hence Any.
     vae: Any
     """diffusers' AutoencoderKL."""
@@ -171,6 +166,9 @@ class StableDiffusionPrior:
     """An AutoencoderTiny that encodes in place of the VAE."""
     negative_prompt: str = ""
     """What guidance leads away from, in place of the empty prompt: ε_∅ is then the prediction for it."""
+    framing: bool = False
+    """Of a U-Net that takes cameras, whether it was trained with what the last row of their matrices says of aim and
+    distance. Others are told of a camera that looks straight at its subject, as MVDream's were."""
     schedule: NoiseSchedule = field(init=False, repr=False)
     """ᾱ of the folder's scheduler, in float64."""
     words: dict[str, str] = field(init=False, repr=False, default_factory=dict)
