@@ -34,6 +34,7 @@ from toybox_networks import (
 from training_loop import WEIGHTS, Run, save_atomically, train
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from pds_nerfstudio.priors.check import CAMERA_SETTINGS
 from pds_nerfstudio.toybox.spec import SHAPES, SceneSpec, all_specs, held_out_captions
 from pds_nerfstudio.toybox.tokenizer import build_tokenizer
 
@@ -208,6 +209,9 @@ def main(settings: Settings) -> None:
         for name in ("prior", "clip"):
             shutil.copytree(settings.out / name, WEIGHTS / name, dirs_exist_ok=True)
             print(f"installed {WEIGHTS / name}")
+        # This is the first edition, which takes no cameras; train_toybox_views.py makes the second of it.
+        shutil.rmtree(WEIGHTS / "prior" / "camera_proj", ignore_errors=True)
+        (WEIGHTS / "prior" / CAMERA_SETTINGS).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
     python data_scripts/toybox_views.py --folder outputs/toybox_views                          # data first
     python data_scripts/train_toybox_views.py --folder outputs/toybox_views                    # stop at any time
-    python data_scripts/train_toybox_views.py --folder outputs/toybox_views --finish 1500      # then: rate to zero
+    python data_scripts/train_toybox_views.py --folder outputs/toybox_views --finish 1500      # then: rate to zero;
+                                                               --install puts the result into the package
 
-It begins as the packaged U-Net: the last layer of the camera's embedding starts at zero. Its biases stay there, so that
-sixteen zeros, "no camera", add nothing. Text encoder and VAE stay as they are. A batch is a quarter single views
-without a camera, a quarter single views with one, and half groups of four (joint training of MVDream, Shi et al. 2023,
-section 3.1). The learning rate is constant after a warm-up, and what is written out is an average of the weights, so
-the training can be stopped anywhere; `--finish` continues a copy of it with a rate that falls to zero. A checkpoint
-every few minutes; the same command resumes.
+It begins as the packaged U-Net. Where that takes no cameras yet (the first edition, train_toybox_prior.py), the last
+layer of the camera's embedding starts at zero. Biases stay there, so that sixteen zeros, "no camera", add nothing.
+Text encoder and VAE stay as they are. A batch is a quarter single views without a camera, a quarter single views with
+one, and half groups of four (joint training of MVDream, Shi et al. 2023, section 3.1). The learning rate is constant
+after a warm-up, and what is written out is an average of the weights, so the training can be stopped anywhere;
+`--finish` continues a copy of it with a rate that falls to zero. A checkpoint every few minutes; the same command
+resumes.
 
 Every `valid_every` steps a line of `curve.csv`: loss on scenes of their own, of the averaged weights.
 """
@@ -62,6 +64,8 @@ class Settings:
     checkpoint_every: int = 150
     valid_every: int = 300
     seed: int = 0
+    install: bool = False
+    """With `finish`: copy what comes of it into the package."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -96,7 +100,7 @@ class Batch:
 
 
 def make_unet(prior: StableDiffusionPrior) -> UNet2DConditionModel:
-    """The prior's U-Net with a camera embedding that adds nothing yet, and attention across views."""
+    """The prior's U-Net with attention across views, and its camera embedding or one that adds nothing yet."""
     config = dict(prior.unet.config) | {
         "class_embed_type": "projection",
         "projection_class_embeddings_input_dim": CAMERA_NUMBERS,
@@ -107,9 +111,10 @@ def make_unet(prior: StableDiffusionPrior) -> UNet2DConditionModel:
     assert all(name.startswith("class_embedding.") for name in missing)
     first, last = unet.class_embedding.linear_1, unet.class_embedding.linear_2
     with torch.no_grad():
-        # u, v and s are a tenth of the other numbers; they matter as much.
-        first.weight[:, 12:15] *= 10
-        last.weight.zero_()
+        if missing:
+            # u, v and s are a tenth of the other numbers; they matter as much.
+            first.weight[:, 12:15] *= 10
+            last.weight.zero_()
         # Without biases, no camera (zeros) adds nothing at all; every camera has a 1 that serves as one.
         for layer in (first, last):
             layer.bias.zero_().requires_grad_(False)
@@ -284,6 +289,11 @@ class Training:
                 sampler.data = data = ViewData.load(settings.folder)  # there may be more by now
                 self.note(valid, data.shards, seconds)
             mark, since = time.monotonic(), self.step
+        if settings.finish and settings.install:
+            for part in ("unet", "camera_proj"):
+                shutil.copytree(settings.folder / "finished" / part, TOYBOX / part, dirs_exist_ok=True)
+            shutil.copy(settings.folder / "finished" / CAMERA_SETTINGS, TOYBOX)
+            print(f"installed {TOYBOX}")
 
     def note(self, valid: Sampler, shards: int, seconds: float) -> None:
         """The averaged weights: measured, a line of the curve for each kind of query, and written out."""

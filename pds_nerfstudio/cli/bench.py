@@ -28,9 +28,9 @@ class Bench:
     suite: Path
     """A YAML file: suites/dev.yaml, suites/real.yaml or your own."""
     methods: tuple[str, ...] = ()
-    """Methods without their -splat, and the anchors nothing, ceiling and regenerate; by default the suite's
-    own. A method's settings stand in brackets: 'piva-edit[pipeline.objective.regularisation=0.8]'. In a chain,
-    'pnr-edit+sdedit-refine', the second begins with what the first has made."""
+    """Methods without their -splat, and the anchors nothing, ceiling, prior-0.4, prior-0.8 and regenerate; by default
+    the suite's own. A method's settings stand in brackets: 'piva-edit[pipeline.objective.regularisation=0.8]'. In a
+    chain, 'pnr-edit+sdedit-refine', the second begins with what the first has made."""
     family: Literal["splatfacto", "nerfacto", "2d"] = "splatfacto"
     """What the scenes are reconstructed as; 2d edits their held-out photographs instead."""
     edits: tuple[str, ...] = ()
