@@ -15,7 +15,7 @@ from pds_nerfstudio.pipelines.plan import prepare
 from pds_nerfstudio.pipelines.recipe import follow
 from pds_nerfstudio.pipelines.settings_tree import part, settings
 from pds_nerfstudio.pipelines.steering import BEGIN, settings_of
-from pds_nerfstudio.priors.recipe import COMMON
+from pds_nerfstudio.priors.recipe import COMMON, OF_VIEWS
 from pds_nerfstudio.toybox.spec import find_edit
 
 EDITS = [name for name, method in METHODS.items() if isinstance(method.config.pipeline, EditConfig)]
@@ -30,11 +30,13 @@ def config_of(method, prompts=COLOUR, prior="toybox", recipe=()):
     return config
 
 
-@pytest.mark.parametrize("words", [(), ("colour", "quick"), ("shape", "quality"), ("style",)])
+@pytest.mark.parametrize("words", [(), ("colour", "quick"), ("shape", "quality"), ("style",), ("object",)])
 @pytest.mark.parametrize("method", EDITS)
 def test_what_a_recipe_in_the_package_sets_every_method_has(method, words):
     follow(config_of(method, recipe=words), ())
-    follow(config_of(method, prior="owner/name", recipe=(*words, "low-vram") if "quick" in words else words), ())
+    for of_package in (COMMON, OF_VIEWS):
+        more = (*words, "low-vram") if "quick" in words else words
+        follow(config_of(method, prior="owner/name", recipe=(str(of_package), *more)), ())
 
 
 def test_what_was_named_wins_and_what_was_taken_is_said():

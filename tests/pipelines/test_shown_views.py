@@ -1,8 +1,13 @@
 """Which views an edit shows to its prior, and what it says about where they are seen from."""
 
+import copy
+
 import pytest
 import torch
 
+from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.objectives import SDS
+from pds_nerfstudio.pipelines.distillation import DistillationPipeline
 from pds_nerfstudio.pipelines.settings import DistilledViews
 from pds_nerfstudio.priors.multi_view import MultiViewPrior
 
@@ -53,6 +58,35 @@ def test_orbits_and_training_views_take_turns_and_an_orbits_views_are_predicted_
     for query in asked:
         assert len(query.t) == query.cameras.together
         assert len(query.t.unique()) == 1
+
+
+def test_between_orbits_every_training_view_comes_once_before_any_comes_again():
+    pipeline = DistillationPipeline.__new__(DistillationPipeline)
+    config = copy.deepcopy(METHODS["pds-edit-splat"].config.pipeline)
+    config.view.views = "both"
+    vars(pipeline).update(config=config, views=range(12))
+    for epoch in range(2):
+        steps = range(2 * 12 * epoch, 2 * 12 * (epoch + 1), 2)
+        assert sorted(index for step in steps for index in pipeline.views_of_step(step)[0]) == list(range(12))
+
+
+@pytest.mark.parametrize(("views", "most"), [("training", 2), ("orbit", 4), ("both", 4)])
+def test_memory_is_planned_for_the_largest_step(views, most):
+    config = copy.deepcopy(METHODS["pds-edit-splat"].config.pipeline)
+    config.view.views, config.view.views_per_step = views, 2
+    assert config.demand.views == most
+
+
+def test_the_recipe_of_objects_revises_by_reconstruction_on_orbits(ns_train, toy_splats, asked):
+    config = ns_train(
+        *("pnr-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, "--pipeline.prior", "toybox"),
+        *("--pipeline.recipe", "object", "--pipeline.resolution", 32),
+        *("--pipeline.edit-steps", 2, "--pipeline.refine-steps", 1),
+    )
+    assert isinstance(config.pipeline.objective, SDS)
+    assert config.pipeline.objective.weighting == "reconstruction"
+    assert {query.cameras.together for query in asked} == {4}
+    assert all(value.isfinite().all() for value in scene_of(config).values())
 
 
 def test_a_refinement_and_an_inversion_tell_cameras_too(ns_train, toy_splats, asked):
