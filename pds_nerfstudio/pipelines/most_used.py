@@ -8,7 +8,7 @@ OF_EDITS = {
     "load-dir": "the run to edit or to resume: its nerfstudio_models (pds runs lists them)",
     "pipeline.src-prompt": 'what it shows, "a photo of a man"',
     "pipeline.tgt-prompt": 'what it should show, "a photo of a man raising his arms"',
-    "pipeline.recipe": "colour, addition, shape or style; quick or quality; low-vram",
+    "pipeline.recipe": "colour, addition, shape, style or object; quick or quality; low-vram",
     "pipeline.prior": "the diffusion model: hub id, folder, .safetensors, toybox",
     "pipeline.objective.guidance-scale": "how strongly the prompts pull",
     "pipeline.guidance-scale": "how strongly the prompts pull",
