@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import tyro
 
-COMPILER = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm")
+COMPILER = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-cccl")
 BUILD = "from gsplat.cuda._backend import _C; print(len([n for n in dir(_C) if n[0] != '_']), 'names in the extension')"
 
 

@@ -12,7 +12,9 @@ the U-Net and the VAE's encoder alone, forward and backward, as that step asks f
 import gc
 import itertools
 import json
+import math
 import platform
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -122,6 +124,7 @@ def measure(
     prior: StableDiffusionPrior,
     side: int,
     repeats: int,
+    seconds: float,
     device: str,
 ) -> tuple[dict[str, float], float]:
     """Median milliseconds by part, and peak memory in MiB."""
@@ -133,14 +136,17 @@ def measure(
     clock, runs = Clock(device), []
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    for _ in range(repeats + 2):
+    end = math.inf
+    while len(runs) < 5 or (len(runs) < repeats + 2 and time.perf_counter() < end):
+        if len(runs) == 2:
+            end = time.perf_counter() + seconds
         clock.mark("begin")
         SCHEDULES[schedule](model, prior, x0_src, side, rays, clock)
         optimizer.step()
         optimizer.zero_grad()
         clock.mark("optimiser")
         runs.append(clock.parts())
-    middle = {part: sorted(run[part] for run in runs[2:])[repeats // 2] for part in runs[0]}
+    middle = {part: statistics.median(run[part] for run in runs[2:]) for part in runs[0]}
     return middle, torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0.0
 
 
@@ -185,6 +191,7 @@ def main(
     schedules: tuple[str, ...] = ("bare", "ours", "naive"),
     compiled: tuple[bool, ...] = (False, True),
     repeats: int = 20,
+    seconds: float = 10,
     small: bool = False,
 ) -> None:
     """Measure, or fill README.md.
@@ -198,6 +205,7 @@ def main(
         schedules: which steps.
         compiled: without and with torch.compile.
         repeats: timed steps, after two untimed ones.
+        seconds: no further step of a case begins after these, once three are timed.
         small: networks of 32 channels, to try the script.
     """
     if readme is not None:
@@ -207,6 +215,7 @@ def main(
     half = torch.float16 if device == "cuda" else torch.float32
     cases = [(family, count) for family in families for count in (gaussians if family == "splatfacto" else (0,))]
     rows: list[Row] = []
+    out.parent.mkdir(parents=True, exist_ok=True)
     for schedule in schedules:
         for compile_it in compiled if schedule == "ours" else (False,):
             # The first releases run everything in float32.
@@ -218,7 +227,7 @@ def main(
             for family, count in cases[:1] if schedule == "bare" else cases:
                 name = "-" if schedule == "bare" else f"{count} splats" if count else family
                 try:
-                    parts, peak = measure(schedule, family, count or 1000, prior, size, repeats, device)
+                    parts, peak = measure(schedule, family, count or 1000, prior, size, repeats, seconds, device)
                 except torch.cuda.OutOfMemoryError:
                     print(f"{name}, {schedule}: out of memory", flush=True)
                     continue
@@ -226,14 +235,13 @@ def main(
                 precision = "fp32" if dtype == torch.float32 else "fp16, VAE bf16"
                 rows.append(Row(name, schedule, precision, compile_it, parts, 1e3 / total, peak))
                 print(f"{name}, {schedule}: {total:.1f} ms", flush=True)
+                result = {"machine": machine(device), "rows": [asdict(row) for row in rows]}
+                out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+                out.with_suffix(".md").write_text(table(result["machine"], rows) + "\n")
             del prior
             gc.collect()
             if device == "cuda":
                 torch.cuda.empty_cache()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"machine": machine(device), "rows": [asdict(row) for row in rows]}
-    out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
-    out.with_suffix(".md").write_text(table(result["machine"], rows) + "\n")
     print(out.with_suffix(".md").read_text())
 
 

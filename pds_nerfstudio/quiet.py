@@ -7,22 +7,24 @@ which imports nerfstudio before anything of this package.
 import os
 import warnings
 
-OF_LIBRARIES = (
-    "`torch.jit.script` is deprecated",
-    "`torch.cuda.amp.custom_fwd",
-    "`torch.cuda.amp.custom_bwd",
-    "`torch.cuda.amp.GradScaler",
-    "`torch.cuda.amp.autocast",
-)
-"""How FutureWarnings begin that nerfstudio 1.1.5 gives rise to under torch 2.4 and later."""
+OF_LIBRARIES = {
+    "`torch.jit.script` is deprecated": FutureWarning,
+    "`torch.cuda.amp.custom_fwd": FutureWarning,
+    "`torch.cuda.amp.custom_bwd": FutureWarning,
+    "`torch.cuda.amp.GradScaler": FutureWarning,
+    "`torch.cuda.amp.autocast": FutureWarning,
+    "Using a non-tuple sequence for multidimensional indexing": UserWarning,
+}
+"""How the warnings begin that nerfstudio 1.1.5 gives rise to under torch 2.4 and later, and their categories."""
 
 
 def silence_libraries() -> None:
     """Leave these warnings out in this process."""
-    for begin in OF_LIBRARIES:
-        warnings.filterwarnings("ignore", message=begin.replace(".", r"\."), category=FutureWarning)
+    for begin, category in OF_LIBRARIES.items():
+        warnings.filterwarnings("ignore", message=begin.replace(".", r"\."), category=category)
 
 
 def silence_children() -> None:
     """Leave them out in Python processes that this one starts, unless the user has filters of his own."""
-    os.environ.setdefault("PYTHONWARNINGS", ",".join(f"ignore:{begin}:FutureWarning" for begin in OF_LIBRARIES))
+    filters = ",".join(f"ignore:{begin}:{category.__name__}" for begin, category in OF_LIBRARIES.items())
+    os.environ.setdefault("PYTHONWARNINGS", filters)

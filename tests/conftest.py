@@ -21,6 +21,10 @@ hypothesis.settings.load_profile("untimed")
 
 BIN = Path(sys.executable).parent
 
+if "PYTEST_XDIST_WORKER" not in os.environ and "gpu" not in sys.argv:
+    # Bits and counts are compared, for which every machine has to be the same: only `pytest -m gpu` sees one.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 
 @pytest.fixture(scope="session")
 def toy_scene(tmp_path_factory) -> Path:

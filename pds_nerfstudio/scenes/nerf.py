@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.hash_grid import entries_read
 from pds_nerfstudio.scenes.hull import Region
-from pds_nerfstudio.scenes.memory import free_memory, kept_for_backward, rays_that_fit
+from pds_nerfstudio.scenes.memory import MOST_UNSEEN, free_memory, kept_for_backward, rays_that_fit
 from pds_nerfstudio.scenes.perturb import Eta, nerf_parameters, perturb_nerf, redraw_tcnn
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering, as_image, evaluating, require_one
 from pds_nerfstudio.scenes.scene import FROZEN, Scene
@@ -62,7 +62,10 @@ class NerfScene(Scene):
         """Chunks of so many rays, or of as many as fit the free memory, measured on the first call."""
         if rays is None and self._rays is None:
             per_ray = self.bytes_per_ray(regularise)
-            self._rays = rays_that_fit(per_ray, free_memory(self.model.device))
+            device = self.model.device
+            native = any(hasattr(module, "native_tcnn_module") for module in self.model.modules())
+            most = MOST_UNSEEN if native else None
+            self._rays = rays_that_fit(per_ray, free_memory(device), device.type, most)
             CONSOLE.log(f"Rendering {self._rays:d} rays at once, {per_ray / 2**20:.2f} MiB each.")
         return Chunks(rays or self._rays or Chunks.rays, backward_share=backward_share)
 

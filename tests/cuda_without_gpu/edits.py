@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
+from pds_nerfstudio.cli.dreambooth import Dreambooth
 from pds_nerfstudio.cli.evaluate import Evaluate
+from pds_nerfstudio.cli.preview import Preview
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 
 from .conftest import Machine, Ran
@@ -106,3 +108,14 @@ def check_every_action(machine: Machine, base: Path, family: str, steering, port
 def cameras_fetched(ran: Ran, step: int) -> list[str]:
     """Copies of a camera to a GPU in a step."""
     return [said for said in ran.of_kind("fetch", step) if "tensor_dataclass" in said]
+
+
+def photographs_are_edited_and_learned_from(machine: Machine, scene: Path, out: Path) -> list[Event]:
+    """The commands without a scene to edit; returns what the GPUs noticed."""
+    prompts = {"src_prompt": "a photo of a red can", "tgt_prompt": ("a photo of a red cone",), "prior": "toybox"}
+    small = {"prior": "toybox", "resolution": 32, "steps": 1, "class_images": 2, "empty_images": 1, "sample_steps": 1}
+    said = {"instance_prompt": "a photo of a sks can", "class_prompt": "a photo of a can"}
+    with machine.on() as events:
+        Preview((scene / "source",), **prompts, objective=("pds", "piva"), steps=1, resolution=32, out=out / "2d").run()
+        Dreambooth(data=scene / "source", out=out / "lora", **small, **said).run()
+    return events

@@ -6,11 +6,14 @@ the prior beside the scene: the whole product of methods and actions would take 
 
 import pytest
 
-from pds_nerfstudio.cli.dreambooth import Dreambooth
-from pds_nerfstudio.cli.preview import Preview
-
 from .conftest import Machine
-from .edits import assert_no_mismatch, cameras_fetched, check_every_action, check_every_method
+from .edits import (
+    assert_no_mismatch,
+    cameras_fetched,
+    check_every_action,
+    check_every_method,
+    photographs_are_edited_and_learned_from,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +37,4 @@ def test_a_steered_edit_within_a_box_is_shown_resumed_refined_and_evaluated(
 
 
 def test_photographs_are_edited_and_learned_from_on_a_gpu(machine: Machine, toy_scene, tmp_path):
-    prompts = {"src_prompt": "a photo of a red can", "tgt_prompt": ("a photo of a red cone",), "prior": "toybox"}
-    small = {"prior": "toybox", "resolution": 32, "steps": 1, "class_images": 2, "empty_images": 1, "sample_steps": 1}
-    said = {"instance_prompt": "a photo of a sks can", "class_prompt": "a photo of a can"}
-    with machine.on() as events:
-        Preview(
-            (toy_scene / "source",), **prompts, objective=("pds", "piva"), steps=1, resolution=32, out=tmp_path / "2d"
-        ).run()
-        Dreambooth(data=toy_scene / "source", out=tmp_path / "lora", **small, **said).run()
-    assert_no_mismatch(events)
+    assert_no_mismatch(photographs_are_edited_and_learned_from(machine, toy_scene, tmp_path))

@@ -1,12 +1,15 @@
 """Chunks of rays are as large as the memory allows, and what a recomputed rendering keeps does not grow with them."""
 
+import pytest
 import torch
 
+from pds_nerfstudio.scenes import nerf
 from pds_nerfstudio.scenes.families import render, scene_of
 from pds_nerfstudio.scenes.memory import (
     CHUNK_BYTES,
     FEWEST_RAYS,
     MOST_RAYS,
+    MOST_UNSEEN,
     kept_for_backward,
     rays_that_fit,
 )
@@ -66,8 +69,19 @@ def test_no_more_than_one_chunk_of_tiny_cuda_nns_buffers_lives_at_a_time(nerfact
     assert model.field.mlp_base.model.params.grad.any()
 
 
-def test_chunks_fit_a_quarter_of_the_memory_within_bounds():
-    assert rays_that_fit(2.0**20) == CHUNK_BYTES // 2**20
-    assert rays_that_fit(2.0**20, free=2.0**30) == 256
-    assert rays_that_fit(2.0**20, free=0.0) == FEWEST_RAYS
-    assert rays_that_fit(1.0) == MOST_RAYS
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_chunks_fit_a_quarter_of_the_memory_within_bounds(device):
+    assert rays_that_fit(2.0**20, device=device) == CHUNK_BYTES[device] // 2**20
+    assert rays_that_fit(2.0**20, 2.0**30, device) == 256
+    assert rays_that_fit(2.0**20, 0.0, device) == FEWEST_RAYS
+    assert rays_that_fit(1.0, device=device) == MOST_RAYS[device]
+    assert rays_that_fit(1.0, device=device, most=MOST_UNSEEN) == MOST_UNSEEN
+
+
+def test_tiny_cuda_nn_is_given_no_more_rays_than_it_trains_on(nerfacto, native, monkeypatch):
+    del native  # stands in for it
+    given = []
+    monkeypatch.setattr(nerf, "rays_that_fit", lambda per_ray, free, device, most: given.append(most) or 64)
+    for implementation in ("torch", "tcnn"):
+        scene_of(nerfacto(implementation=implementation).train()).chunks(None)
+    assert given == [None, MOST_UNSEEN]
