@@ -35,7 +35,7 @@ from rendering import look_at_scene, scene
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pds_nerfstudio.objectives import DDS, PDS, SDS, VSD, Edit, Piva, Query, surrogate_loss
+from pds_nerfstudio.objectives import DDS, PDS, SDS, SSD, VSD, Edit, Piva, Query, surrogate_loss
 from pds_nerfstudio.objectives.base import EDITED, SOURCE, ScoreDistillation
 from pds_nerfstudio.priors.learning import LearningPrior, Lesson
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
@@ -46,6 +46,7 @@ OBJECTIVES: dict[str, ScoreDistillation] = {
     "sds": SDS(),
     "dds": DDS(),
     "pds": PDS(),
+    "ssd": SSD(),
     "vsd": VSD(),
     "piva": Piva(),
     "piva, separate": Piva(noisy_source="separate"),
@@ -54,6 +55,7 @@ NEEDED: dict[str, tuple[int, int]] = {
     "sds": (2, 0),
     "dds": (4, 0),
     "pds": (4, 0),
+    "ssd": (4, 0),
     "vsd": (2, 1),
     "piva": (3, 2),
     "piva, separate": (5, 2),

@@ -24,6 +24,7 @@ from pds_nerfstudio.objectives.dds import DDS
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
+from pds_nerfstudio.objectives.ssd import SSD
 from pds_nerfstudio.objectives.vsd import VSD
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.command_line import asks_for_help, names_one_of, refuse_load_config, tidy_command_line
@@ -229,6 +230,7 @@ dds_edit, dds_edit_splat = _distilled("dds-edit", DDS, " by DDS (Hertz et al. 20
 pds_edit, pds_edit_splat = _distilled("pds-edit", PDS, " by PDS (Koo et al. 2024).")
 vsd_edit, vsd_edit_splat = _distilled("vsd-edit", VSD, " by VSD (Wang et al. 2023): a baseline.")
 piva_edit, piva_edit_splat = _distilled("piva-edit", Piva, " by Piva (Le et al. 2024).")
+ssd_edit, ssd_edit_splat = _distilled("ssd-edit", SSD, " by SSD (Stable Score Distillation, ICCV 2025): a baseline.")
 pnr_edit, pnr_edit_splat = _both(
     "pnr-edit", ReviseConfig, "Edit", " by Perturb-and-Revise (Hong et al. 2024): for changes of shape."
 )
@@ -249,6 +251,7 @@ METHODS: dict[str, MethodSpecification] = {
         pds_edit,
         vsd_edit,
         piva_edit,
+        ssd_edit,
         pnr_edit,
         sdedit_refine,
         idu_edit,
@@ -257,6 +260,7 @@ METHODS: dict[str, MethodSpecification] = {
         pds_edit_splat,
         vsd_edit_splat,
         piva_edit_splat,
+        ssd_edit_splat,
         pnr_edit_splat,
         sdedit_refine_splat,
         idu_edit_splat,
