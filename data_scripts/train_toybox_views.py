@@ -22,6 +22,7 @@ import math
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +85,9 @@ class Batch:
         """The noise that the U-Net sees in it."""
         signal = alphas[self.t][:, None, None, None]
         noisy = signal.sqrt() * self.x0 + (1 - signal).sqrt() * self.noise
-        with torch.autocast(self.x0.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        kind = self.x0.device.type
+        attention = sdpa_kernel(SDPBackend.MATH) if kind == "cpu" else nullcontext()  # there the fastest
+        with torch.autocast(kind, torch.bfloat16), attention:
             output = unet(
                 noisy,
                 self.t,
@@ -134,7 +137,8 @@ class Sampler:
         return "" if empty < 0.1 else spec.prompt(colour=colour > 0.125, floor=floor > 0.5)
 
     def text(self, groups: Tensor) -> Tensor:
-        return torch.stack([self.prior.embed(self.caption(self.every[i])) for i in self.data.specs[groups].tolist()])
+        captions = (self.caption(self.every[i]) for i in self.data.specs[groups].tolist())
+        return torch.stack([self.prior.embed(caption) for caption in captions]).float().cpu()
 
     def draw(self, singles: int, groups: int) -> Batch:
         """`singles` views without a camera, as many with one, and `groups` of four views that share t and caption."""
@@ -224,7 +228,7 @@ class Training:
         """From its checkpoint; a finish that has none begins at the training's."""
         path = self.path if self.path.exists() else self.settings.folder / "training.pt"
         if path.exists():
-            saved = torch.load(path, weights_only=True)
+            saved = torch.load(path, self.settings.device, weights_only=True)
             self.unet.load_state_dict(saved["unet"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.ema.load_state_dict(saved["ema"])
