@@ -26,7 +26,8 @@ SPLATS = 4 * 59 * 500_000
 NERF_WORK = 0.319 + 0.319 + 0.638
 """TFLOP of rendering a picture of nerfacto in each step: forward, again in backward, backward."""
 RATE = 50
-"""TFLOP a second that hours are given for. A card's own is for `benchmarks/step_time.py` to measure."""
+"""TFLOP a second that hours are given for: what an H100 reached in PDS steps of 200,000 splats (5.48 TFLOP in 109 ms,
+docs/performance.md). A NeRF's rendering reaches far less. Another card's is for `benchmarks/step_time.py`."""
 
 
 @dataclass(frozen=True)
