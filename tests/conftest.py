@@ -21,8 +21,8 @@ hypothesis.settings.load_profile("untimed")
 
 BIN = Path(sys.executable).parent
 
-if "PYTEST_XDIST_WORKER" not in os.environ and "gpu" not in sys.argv:
-    # Bits and counts are compared, for which every machine has to be the same: only `pytest -m gpu` sees one.
+if "PYTEST_XDIST_WORKER" not in os.environ and not any("gpu" in word for word in sys.argv[1:]):
+    # Bits and counts are compared, for which every machine has to be the same: only who asks for a GPU sees one.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

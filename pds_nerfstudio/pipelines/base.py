@@ -407,7 +407,8 @@ class EditPipeline(VanillaPipeline):
         settings = self.config.scene
         # A NeRF's own losses ask for a row of the camera optimiser.
         regularise = settings.regularises() and self.shown.at(index)[0].in_training
-        chunks = self.scene.chunks(self.config.compute.rays_at_once(), settings.differentiated(), regularise)
+        compute = self.config.compute
+        chunks = self.scene.chunks(compute.rays_at_once(), settings.differentiated(), regularise, compute.budget())
         camera = self.shown.camera(index, *self.working_size(index), device=self.device)
         return self.scene.render(camera, chunks, regularise=regularise)
 

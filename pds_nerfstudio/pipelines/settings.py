@@ -10,6 +10,7 @@ A family's own settings are a subclass of a group: a method holds the group of i
 (`settings_tree.for_family`), and its help lists no others.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -60,14 +61,18 @@ class Compute(Group):
         """How many rays of a NeRF to render at once; None for as many as fit."""
         return None
 
+    def budget(self) -> float:
+        """Bytes that the edit may take; infinite where nobody has named a limit."""
+        return self.fit * 2**30 if isinstance(self.fit, int | float) else math.inf
+
 
 @dataclass
 class NerfCompute(Compute):
     """The same for a scene that is rendered ray by ray."""
 
     rays_per_chunk: Annotated[int, Ge(2)] | None = None
-    """Rays rendered at once, and again in backward; by default as many as fit a quarter of the free memory and 2 GiB,
-    4096 at most."""
+    """Rays rendered at once, and again in backward; by default as many as fit a quarter of the free memory (or of
+    --pipeline.fit), at most 2 GiB and 4096 of them on a CPU, 16 GiB and 32768 on a GPU, 4096 with tiny-cuda-nn."""
 
     def rays_at_once(self) -> int | None:
         """See `Compute.rays_at_once`."""

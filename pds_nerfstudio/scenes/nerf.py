@@ -58,14 +58,16 @@ class NerfScene(Scene):
         """Of each hash table, which entries are frozen. Empty: nothing is, not even the networks."""
         self._rays: int | None = None
 
-    def chunks(self, rays: int | None, backward_share: float = 1.0, regularise: bool = False) -> Chunks:
-        """Chunks of so many rays, or of as many as fit the free memory, measured on the first call."""
+    def chunks(
+        self, rays: int | None, backward_share: float = 1.0, regularise: bool = False, budget: float = math.inf
+    ) -> Chunks:
+        """Chunks of so many rays, or of as many as fit the free memory and the budget, measured on the first call."""
         if rays is None and self._rays is None:
             per_ray = self.bytes_per_ray(regularise)
             device = self.model.device
             native = any(hasattr(module, "native_tcnn_module") for module in self.model.modules())
             most = MOST_UNSEEN if native else None
-            self._rays = rays_that_fit(per_ray, free_memory(device), device.type, most)
+            self._rays = rays_that_fit(per_ray, min(free_memory(device), budget), device.type, most)
             CONSOLE.log(f"Rendering {self._rays:d} rays at once, {per_ray / 2**20:.2f} MiB each.")
         return Chunks(rays or self._rays or Chunks.rays, backward_share=backward_share)
 

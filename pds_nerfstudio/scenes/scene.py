@@ -9,6 +9,7 @@ plain object: a pipeline that holds one keeps ordinary checkpoints. A third fami
 `Scene`, and one entry of `families.FAMILIES`.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -80,8 +81,11 @@ class Scene(ABC):
     def show_on(self, other: Model) -> None:  # noqa: B027 - a NeRF has its own background
         """Take over the background that the viewer has given to another model of this family."""
 
-    def chunks(self, rays: int | None, backward_share: float = 1.0, regularise: bool = False) -> Chunks:
-        """How to render its views; `rays` at once, or by default as many as the free memory allows."""
+    def chunks(
+        self, rays: int | None, backward_share: float = 1.0, regularise: bool = False, budget: float = math.inf
+    ) -> Chunks:
+        """How to render its views; `rays` at once, or by default as many as the free memory allows, or so many bytes
+        where they are fewer."""
         return Chunks()
 
     @abstractmethod

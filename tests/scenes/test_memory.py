@@ -78,6 +78,12 @@ def test_chunks_fit_a_quarter_of_the_memory_within_bounds(device):
     assert rays_that_fit(1.0, device=device, most=MOST_UNSEEN) == MOST_UNSEEN
 
 
+def test_chunks_keep_within_a_budget(nerfacto):
+    scene = scene_of(nerfacto().train())
+    per_ray = scene.bytes_per_ray()
+    assert scene.chunks(None, budget=800 * per_ray).rays == 200
+
+
 def test_tiny_cuda_nn_is_given_no_more_rays_than_it_trains_on(nerfacto, native, monkeypatch):
     del native  # stands in for it
     given = []
