@@ -13,14 +13,12 @@ and DDS do: an edit goes on pulling towards its prompt, and only the last term s
 """
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from annotated_types import Ge
 
 from pds_nerfstudio.objectives.base import Edit, Prior, ScoreDistillation
 from pds_nerfstudio.objectives.schedule import Latents, broadcast
-from pds_nerfstudio.ranges import Guidance
+from pds_nerfstudio.ranges import Guidance, Weight
 
 HOLD = 0.075
 """Of DreamCatalyst (Kim et al. 2024)."""
@@ -32,11 +30,11 @@ class SSD(ScoreDistillation):
 
     guidance_scale: Guidance = 7.5
     """ω of the difference between the prompts, half of which is taken; predictions themselves are asked for without."""
-    cross_trajectory: Annotated[float, Ge(0)] = 1.0
+    cross_trajectory: Weight = 1.0
     """Weight c_x of the difference between the edited and the source's trajectory."""
-    enhancement: Annotated[float, Ge(0)] = 5.5
+    enhancement: Weight = 5.5
     """Weight c_e of the pull towards the target's prompt, which goes on where nothing is left to be changed."""
-    hold: Annotated[float, Ge(0)] = HOLD
+    hold: Weight = HOLD
     """Weight of the pull back to the source's noisy latent, times e^(t/T)."""
 
     @torch.no_grad()
