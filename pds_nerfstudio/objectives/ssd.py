@@ -20,9 +20,6 @@ from pds_nerfstudio.objectives.base import Edit, Prior, ScoreDistillation
 from pds_nerfstudio.objectives.schedule import Latents, broadcast
 from pds_nerfstudio.ranges import Guidance, Weight
 
-HOLD = 0.075
-"""Of DreamCatalyst (Kim et al. 2024)."""
-
 
 @dataclass(frozen=True)
 class SSD(ScoreDistillation):
@@ -34,7 +31,7 @@ class SSD(ScoreDistillation):
     """Weight c_x of the difference between the edited and the source's trajectory."""
     enhancement: Weight = 5.5
     """Weight c_e of the pull towards the target's prompt, which goes on where nothing is left to be changed."""
-    hold: Weight = HOLD
+    hold: Weight = 0.075
     """Weight of the pull back to the source's noisy latent, times e^(t/T)."""
 
     @torch.no_grad()

@@ -31,7 +31,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.hash_grid import entries_read
 from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.memory import MOST_UNSEEN, free_memory, kept_for_backward, rays_that_fit
-from pds_nerfstudio.scenes.perturb import Eta, nerf_parameters, perturb_nerf, redraw_tcnn
+from pds_nerfstudio.scenes.perturb import Eta, nerf_parameters, perturb_nerf, redraw_tcnn, tcnn_modules
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering, as_image, evaluating, require_one
 from pds_nerfstudio.scenes.scene import FROZEN, Scene
 from pds_nerfstudio.scenes.views import CAMERA_INDEX, Views
@@ -65,8 +65,7 @@ class NerfScene(Scene):
         if rays is None and self._rays is None:
             per_ray = self.bytes_per_ray(regularise)
             device = self.model.device
-            native = any(hasattr(module, "native_tcnn_module") for module in self.model.modules())
-            most = MOST_UNSEEN if native else None
+            most = MOST_UNSEEN if tcnn_modules(self.model) else None
             self._rays = rays_that_fit(per_ray, min(free_memory(device), budget), device.type, most)
             CONSOLE.log(f"Rendering {self._rays:d} rays at once, {per_ray / 2**20:.2f} MiB each.")
         return Chunks(rays or self._rays or Chunks.rays, backward_share=backward_share)

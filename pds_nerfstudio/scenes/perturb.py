@@ -58,10 +58,14 @@ def nerf_parameters(model: NerfactoModel) -> dict[str, Tensor]:
     }
 
 
+def tcnn_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The modules that are tiny-cuda-nn's."""
+    return [module for module in model.modules() if hasattr(module, "native_tcnn_module")]
+
+
 def redraw_tcnn(model: torch.nn.Module, seed: int) -> None:
     """Draw tiny-cuda-nn's parameters anew, each module from a seed of its own."""
-    modules = [module for module in model.modules() if hasattr(module, "native_tcnn_module")]
-    for i, module in enumerate(modules):
+    for i, module in enumerate(tcnn_modules(model)):
         native, parameters = module.native_tcnn_module, module.params
         assert isinstance(parameters, Tensor)
         parameters.data.copy_(native.initial_params(seed + i))  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
