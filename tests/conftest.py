@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from textwrap import indent
 from types import ModuleType
@@ -21,8 +22,8 @@ hypothesis.settings.load_profile("untimed")
 
 BIN = Path(sys.executable).parent
 
-if "PYTEST_XDIST_WORKER" not in os.environ and not any("gpu" in word for word in sys.argv[1:]):
-    # Bits and counts are compared, for which every machine has to be the same: only who asks for a GPU sees one.
+if "PYTEST_XDIST_WORKER" not in os.environ and ("-m", "gpu") not in pairwise(sys.argv):
+    # Bits and counts are compared, for which every machine has to be the same: only `pytest -m gpu` sees a GPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

@@ -8,11 +8,19 @@ import torch
 from pds_nerfstudio.cli.dreambooth import Dreambooth
 from pds_nerfstudio.cli.evaluate import Evaluate
 from pds_nerfstudio.cli.preview import Preview
+from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 
 from .conftest import Machine, Ran
 from .devices import Event
 
+KINDS = tuple(
+    name.removeprefix("sdedit-").removesuffix("-edit")
+    for name, method in METHODS.items()
+    if isinstance(method.config.pipeline, EditConfig) and not name.endswith("-splat")
+)
+"""Every method that edits: of "pds-edit" and its twin for splats, "pds"."""
 TWO_DEVICES = ("--pipeline.prior-device", "cuda:1")
 VIEWER = ("--vis", "viewer", "--viewer.quit-on-train-completion", "True", "--viewer.websocket-host", "127.0.0.1")
 FLAGS = {

@@ -3,17 +3,17 @@
 import pytest
 
 from .conftest import Machine
-from .edits import cameras_fetched, check_every_action, check_every_method
+from .edits import KINDS, cameras_fetched, check_every_action, check_every_method
 
 pytestmark = pytest.mark.slow
 
 FAMILY = "nerfacto"
-WAITS = {"sds": 42, "dds": 24, "pds": 24, "vsd": 26, "piva": 27, "pnr": 24, "refine": 6, "idu": 30}
+WAITS = {"sds": 42, "dds": 24, "pds": 24, "ssd": 24, "vsd": 26, "piva": 27, "pnr": 24, "refine": 6, "idu": 30}
 """How often the host waits for a GPU in a step. Of these, 18 are nerfstudio's `generate_rays`, for each view (sds shows
 two), four the gradient scaler's, five with adapters; the others are as with splats."""
 
 
-@pytest.mark.parametrize("kind", WAITS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_method_mixes_devices_and_none_waits_more_often_than_said(machine: Machine, toy_nerf, kind):
     check_every_method(machine, toy_nerf.parent, kind, FAMILY, WAITS[kind])
 

@@ -8,6 +8,7 @@ import pytest
 
 from .conftest import Machine
 from .edits import (
+    KINDS,
     assert_no_mismatch,
     cameras_fetched,
     check_every_action,
@@ -18,11 +19,11 @@ from .edits import (
 pytestmark = pytest.mark.slow
 
 FAMILY = "splatfacto"
-WAITS = {"sds": 2, "dds": 2, "pds": 2, "vsd": 3, "piva": 4, "pnr": 2, "refine": 2, "idu": 4}
+WAITS = {"sds": 2, "dds": 2, "pds": 2, "ssd": 2, "vsd": 3, "piva": 4, "pnr": 2, "refine": 2, "idu": 4}
 """How often the host waits for a GPU in a step."""
 
 
-@pytest.mark.parametrize("kind", WAITS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_method_mixes_devices_and_none_waits_more_often_than_said(machine: Machine, toy_splats, kind):
     check_every_method(machine, toy_splats.parent, kind, FAMILY, WAITS[kind])
 

@@ -13,6 +13,7 @@ import torch
 from cuda_without_gpu.conftest import Machine
 from cuda_without_gpu.edits import (
     FLAGS,
+    KINDS,
     STEPS,
     assert_moved,
     check_every_action,
@@ -27,7 +28,6 @@ pytestmark = [
 ]
 
 FAMILIES = ("splatfacto", "nerfacto")
-METHODS = ("sds", "dds", "pds", "vsd", "piva", "pnr", "refine", "idu")
 
 
 class Gpu(Machine):
@@ -52,7 +52,7 @@ def base(request, family) -> Path:
     return request.getfixturevalue("toy_splats" if family == "splatfacto" else "toy_nerf").parent
 
 
-@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_method_moves_a_scene(gpu, base, family, kind):
     ran = gpu.edit(name_of(kind, family), base, *FLAGS.get(kind, ()), "--max-num-iterations", STEPS.get(kind, 2))
