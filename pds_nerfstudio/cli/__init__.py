@@ -27,6 +27,7 @@ def commands() -> dict[str, type]:
     from pds_nerfstudio.cli.dreambooth import Dreambooth
     from pds_nerfstudio.cli.edit import Edit
     from pds_nerfstudio.cli.evaluate import Evaluate
+    from pds_nerfstudio.cli.history import History
     from pds_nerfstudio.cli.import_ply import ImportPly
     from pds_nerfstudio.cli.pie import PieBench
     from pds_nerfstudio.cli.preview import Preview
@@ -39,6 +40,7 @@ def commands() -> dict[str, type]:
         "edit": Edit,
         "preview": Preview,
         "runs": Runs,
+        "history": History,
         "render": Render,
         "evaluate": Evaluate,
         "demo": Demo,

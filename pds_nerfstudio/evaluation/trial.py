@@ -268,8 +268,8 @@ def headless(method: str, out: Path, seed: int, steps: int | None = None) -> Tra
 
 def edit_config(method: str, source: Path, edit: Any, out: Path, seed: int, steps: int | None = None) -> TrainerConfig:
     """A method's configuration for an edit of a run (its `config.yml`) by the prompts of `edit`."""
-    config = headless(method, out, seed, steps)
-    config.experiment_name = "edited"
+    config: Any = headless(method, out, seed, steps)
+    config.experiment_name, config.history = "edited", "nothing"
     config.load_dir = source.parent / config.relative_model_dir
     pipeline: Any = config.pipeline
     pipeline.src_prompt, pipeline.tgt_prompt, pipeline.run.seed = edit.source_prompt, edit.target_prompt, seed

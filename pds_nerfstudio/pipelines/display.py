@@ -6,13 +6,21 @@ nerfstudio's viewer renders the trained model itself, under the trainer's lock: 
 many steps, and leaves its background and its crop behind in the scene. The copy costs the scene's memory once more.
 """
 
+import functools
 import threading
 import time
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.base_model import Model
-from nerfstudio.viewer.viewer import Viewer
+from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from viser import ClientHandle
+from viser.transforms import SO3
 
 from pds_nerfstudio.heaps import return_free_memory
 from pds_nerfstudio.scenes.families import scene_of
@@ -25,10 +33,16 @@ DIVIDER = (0.133, 0.157, 0.192)
 """RGB in [0, 1] of the line between source and edited, as in the viewer's own split screen."""
 
 
+MARGIN = 10
+"""Pixels between the words in a divided picture and its edges."""
+BACKING = 0.75
+"""How dark their background is."""
+
+
 class Display:
     """The copy that a viewer renders, and its lock, which the trainer never waits for."""
 
-    source_share = 0.0
+    source_share = 0.5
     """How much of the picture, from its left, shows the source: 0 none of it, 1 all."""
 
     def __init__(self, viewer: Viewer, trained: Model, copy: Model, source: Model):
@@ -89,4 +103,46 @@ class Display:
             outputs["rgb"] = torch.cat([of_source["rgb"][:, :columns], outputs["rgb"][:, columns:]], dim=1)
             if columns < outputs["rgb"].shape[1]:
                 outputs["rgb"][:, columns] = outputs["rgb"].new_tensor(DIVIDER)
+            label(outputs["rgb"], columns)
         return outputs
+
+
+def label(picture: Float[Tensor, "height width 3"], columns: int) -> None:
+    """Write "source" and "edited" into the upper corners of a divided picture, RGB in [0, 1], where there is room.
+
+    Args:
+        columns: of the picture that show the source.
+    """
+    height, width = picture.shape[:2]
+    for text, left, room in (("source", 0, columns), ("edited", columns + 1, width - columns - 1)):
+        words = _words(text)
+        tall, wide = words.shape
+        if tall + 2 * MARGIN > height // 2 or wide + 2 * MARGIN > room:
+            continue
+        first = left + MARGIN if left == 0 else width - MARGIN - wide
+        place = picture[MARGIN : MARGIN + tall, first : first + wide]
+        ink = words.to(picture)[..., None]
+        place.copy_(BACKING * (1 - ink) * place.new_tensor(DIVIDER) + (1 - BACKING) * (1 - ink) * place + ink)
+
+
+@functools.cache
+def _words(text: str) -> Float[Tensor, "height width"]:
+    """White on black, in [0, 1], with a rim; as tall as any other."""
+    font = ImageFont.load_default(size=14)
+    image = Image.new("L", (round(font.getlength(text)) + 10, 20))
+    ImageDraw.Draw(image).text((5, 10), text, 255, font, anchor="lm")
+    return torch.from_numpy(np.array(image)).float() / 255
+
+
+def begin_at(viewer: Viewer, camera: Cameras) -> None:
+    """Let pages open at a camera of the dataset, rather than where viser's own begins, which often sees nothing."""
+    pose = camera.camera_to_worlds[0].cpu().numpy()
+    rotation = SO3.from_matrix(pose[:, :3]) @ SO3.from_x_radians(np.pi)
+    vertical = 2 * np.arctan(float(camera.height[0]) / 2 / float(camera.fy[0]))
+
+    @viewer.viser_server.on_client_connect
+    def _(client: ClientHandle) -> None:
+        with client.atomic():
+            client.camera.position = pose[:, 3] * VISER_NERFSTUDIO_SCALE_RATIO
+            client.camera.wxyz = rotation.wxyz
+            client.camera.fov = float(vertical)

@@ -1,7 +1,10 @@
-"""The edit's panel in nerfstudio's viewer, made of viewer elements: it shows how the edit goes and asks for changes.
+"""The edit's panel, at the top of nerfstudio's viewer. It shows how the edit goes and asks for changes.
 
-Callbacks run on the viewer's threads and do no more than ask the `Session`, which makes changes between steps.
-nerfstudio finds elements by their attribute names, in alphabetical order.
+Callbacks run on the viewer's threads and do no more than ask the `Session`, which makes changes between steps. What the
+server sets calls them too, without a client: only a user's own doing counts.
+
+It stands in the page itself rather than under nerfstudio's "Custom Elements", which come last and in the order of their
+attributes' names.
 """
 
 import base64
@@ -9,26 +12,21 @@ import io
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap
-from nerfstudio.viewer.viewer_elements import (
-    ViewerButton,
-    ViewerControl,
-    ViewerDropdown,
-    ViewerElement,
-    ViewerParameter,
-    ViewerSlider,
-    ViewerText,
-)
+from nerfstudio.viewer.viewer import Viewer
 from PIL import Image
 from torch import Tensor
+from viser import GuiEvent, GuiInputHandle
 
+from pds_nerfstudio.moments import SOURCE, Moment
 from pds_nerfstudio.objectives import BY_NAME
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
+from pds_nerfstudio.pipelines.history import History
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.steering import settings_of
 from pds_nerfstudio.text import in_markdown
@@ -36,130 +34,203 @@ from pds_nerfstudio.text import in_markdown
 SECONDS_BETWEEN_UPDATES = 0.5
 LARGEST_PICTURE = 256
 """Longer side, in pixels, of each of the two pictures of a step."""
+THUMBNAIL = 288
+"""Width in pixels of a moment's picture."""
+NAMELESS = "snapshot"
 
-SLIDERS = {"guidance_scale": ("Guidance", 150, 0.5), "regularisation": ("λ (Piva)", 2, 0.05)}
-"""Label, greatest value and step of the settings that are one number from 0 on."""
-RANGES = {"timesteps": "Timesteps", "strength": "Strength"}
-"""Labels of those that are two shares."""
-
-
-class ViewerMarkdown(ViewerElement[str]):
-    """Text and pictures that are only shown."""
-
-    gui_handle: Any
-
-    def __init__(self, content: str = ""):
-        super().__init__("")
-        self._content = content
-
-    @property
-    def content(self) -> str:
-        """Markdown."""
-        return self._content
-
-    @content.setter
-    def content(self, content: str) -> None:
-        if content != self._content:
-            self._content = content
-            if self.gui_handle is not None:
-                self.gui_handle.content = content
-
-    def _create_gui_handle(self, viser_server) -> None:
-        self.gui_handle = viser_server.gui.add_markdown(self._content, image_root=Path())
-
-    def install(self, viser_server) -> None:
-        """Add it to the page."""
-        self._create_gui_handle(viser_server)
+HINTS = {
+    "objective": "How the prior's opinion becomes a gradient. Another one comes with its own further settings; VSD and "
+    "Piva need adapters, made only where an edit begins with them",
+    "guidance_scale": "How strongly the prompts pull. More is a bolder change, and from some point on harsh colours; "
+    "real priors like 7.5 to 100, toybox 3 to 30",
+    "timesteps": "How much noise the prior is shown, from and to, in [0, 1]: much changes shapes, little detail",
+    "strength": "How much of each picture is made anew, 0 nothing, 1 all of it",
+    "regularisation": "How much of Piva's regularising term is taken",
+    "η": "How far the scene is moved towards a random one: 0 not at all, 1 all the way. Shapes need more than colours",
+    "divide": "How much of the view, from its left, shows the scene before the edit",
+}
 
 
-class Panel(torch.nn.Module):
-    """An attribute of the pipeline, under whose name the viewer lists it."""
+class Display(Protocol):
+    """What pages show of the scene."""
 
-    def __init__(self, config: EditConfig, ask: Callable[..., None], show_source: Callable[[float], None]) -> None:
-        """Build the elements for this edit: one or two for each of `steering.SETTINGS` that it has.
+    source_share: float
+
+
+class Panel:
+    """What stands in the page under "Edit"."""
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        display: Display,
+        config: EditConfig,
+        ask: Callable[..., None],
+        history: History,
+    ) -> None:
+        """Put the elements into the page: one or two for each of `steering.SETTINGS` that the edit has.
 
         Args:
             config: the edit's settings, which changes alter.
             ask: takes a change and its value, see `Session.request`.
-            show_source: takes how much of the picture, from its left, is to show the source.
+            history: its moments, to be listed.
         """
-        super().__init__()
-        self._config, self._ask = config, ask
+        self._viewer, self._display, self._config, self._request, self._history = viewer, display, config, ask, history
+        self._gui: Any = viewer.viser_server.gui
         self._shown_at = -float("inf")
-        self._status = ViewerMarkdown("Waiting for the first step.")
-        self._decisions, self._picture = ViewerMarkdown(), ViewerMarkdown()
-        self._settings: dict[str, list[ViewerParameter]] = {}
+        self._settings: dict[str, list[GuiInputHandle]] = {}
         """By name of the setting, the elements that show its value, or its two values."""
-        elements: list[ViewerElement] = [self._status]
-        for name, value in settings_of(config).items():
-            if name != "box":  # which the viewer's own crop shows
-                self._settings[name] = self._elements_of(name, value)
-                elements += self._settings[name]
-                if name == "prompts":  # a page sends every letter that is typed
-                    elements.append(ViewerButton("Use these prompts", lambda _: ask("prompts", self._shown("prompts"))))
-        if isinstance(config, ReviseConfig):
-            given = config.perturbation.eta
-            eta = ViewerSlider("η", 0.3 if given == "auto" else given, 0.0, 1.0, 0.05)
-            elements += [eta, ViewerButton("Perturb now", lambda _: ask("perturb", eta.value))]
-        self.control = ViewerControl()
-        elements += [
-            ViewerButton("Change only what is in the crop box", lambda _: ask("box", self._crop_box())),
-            ViewerButton("Change everything", lambda _: ask("box")),
-            ViewerButton("Take a snapshot", lambda _: ask("snapshot")),
-            ViewerButton("Back to the snapshot", lambda _: ask("restore", "snapshot")),
-            ViewerButton("Back to the source", lambda _: ask("restore", "source")),
-            ViewerSlider(
-                "Source | edited",
-                0.0,
-                0.0,
-                1.0,
-                0.05,
-                cb_hook=lambda element: show_source(element.value),
-                hint="How much of the view shows the source",
-            ),
-            self._picture,
-            self._decisions,
+        self._listed: dict[str, str] = {}
+        """What the list of moments shows, and the key of each."""
+        # nerfstudio's title bar takes 50 pixels for links and a logo from its site; its panel is too narrow for itself.
+        self._gui.configure_theme(
+            control_layout="collapsible", control_width="large", dark_mode=True, brand_color=(255, 211, 105)
+        )
+        # Behind the button that pauses and resumes, before everything else.
+        viewer.stats_markdown.visible = False  # the status says more
+        with self._gui.add_folder("Edit", order=viewer.resume_train.order + 0.5):
+            self._status = self._gui.add_markdown("Waiting for the first step.")
+            self._add_divider()
+            with self._gui.add_folder("Prompt"):
+                self._add_prompts()
+            with self._gui.add_folder("Strength"):
+                self._add_strength()
+            with self._gui.add_folder("History"):
+                self._add_history()
+            with self._gui.add_folder("Region", expand_by_default=False):
+                self._add_region()
+            with self._gui.add_folder("What is happening", expand_by_default=False):
+                self._picture, self._decisions = self._gui.add_markdown(""), self._gui.add_markdown("")
+
+    # The elements, in the order of the page
+
+    def _add_divider(self) -> None:
+        slider = self._gui.add_slider(
+            "Source | edited", 0.0, 1.0, 0.05, self._display.source_share, hint=HINTS["divide"]
+        )
+
+        @slider.on_update
+        def _(_: GuiEvent) -> None:
+            self._display.source_share = slider.value
+            self._viewer._trigger_rerender()
+
+    def _add_prompts(self) -> None:
+        source, target = self._config.src_prompt, self._config.tgt_prompt
+        fields = [
+            self._gui.add_text("Shows", source, hint="The source prompt: what the scene shows"),
+            self._gui.add_text("Should show", target, hint="The target prompt: what it should show"),
         ]
-        for i, element in enumerate(elements):
-            setattr(self, f"e{i:02d}", element)
+        self._settings["prompts"] = fields
+        # A page sends every letter that is typed.
+        self._button("Use these prompts", lambda: self._ask("prompts", [field.value for field in fields]), main=True)
 
-    def _elements_of(self, name: str, value: Any) -> list[ViewerParameter]:
+    def _add_strength(self) -> None:
+        for name, value in settings_of(self._config).items():
+            if name not in ("prompts", "box"):  # which has a group of its own, and the viewer's crop
+                self._settings[name] = [self._add_setting(name, value)]
+        if isinstance(self._config, ReviseConfig):
+            given = self._config.perturbation.eta
+            eta = self._gui.add_slider("η", 0.0, 1.0, 0.05, 0.3 if given == "auto" else float(given), hint=HINTS["η"])
+            self._button("Perturb now", lambda: self._ask("perturb", eta.value), loses="the scene as it is now")
+
+    def _add_setting(self, name: str, value: Any) -> GuiInputHandle:
         """What shows and sets one of SETTINGS."""
-        if name == "prompts":
-            return [
-                ViewerText("Source prompt", value[0], hint="What the scene shows"),
-                ViewerText("Target prompt", value[1], hint="What it should show"),
-            ]
+        hint = HINTS[name]
         if name == "objective":
-            assert isinstance(self._config, DistillationConfig)
-            own = set(self._config.objective.adapters)
-            return [
-                ViewerDropdown(
-                    "Objective",
-                    value,
-                    [other for other, kind in BY_NAME.items() if set(kind().adapters) <= own],
-                    cb_hook=lambda element: self._ask(name, element.value),
-                    hint="With its own further settings. VSD and Piva need adapters, made only where an edit begins "
-                    "with them",
-                )
-            ]
-        if name in SLIDERS:
-            label, greatest, step = SLIDERS[name]
-            return [self._slider(label, value, greatest, step, lambda element: self._ask(name, element.value))]
-        label = RANGES[name]
+            element = self._gui.add_dropdown("Objective", possible_objectives(self._config), value, hint=hint)
+        elif name == "guidance_scale":
+            element = self._gui.add_slider("Guidance", min(0, value), max(150, value), 0.5, float(value), hint=hint)
+        elif name == "regularisation":
+            element = self._gui.add_slider("λ (Piva)", min(0, value), max(2, value), 0.05, float(value), hint=hint)
+        else:
+            ends = tuple(map(float, value))
+            element = self._gui.add_vector2(name.capitalize(), ends, (0.0, 0.0), (1.0, 1.0), 0.01, hint=hint)
 
-        def ask(end: int) -> Callable[[Any], None]:
-            def moved(element: Any) -> None:
-                if element.value != settings_of(self._config)[name][end]:  # or `follow` has moved it
-                    self._ask(name, self._shown(name))
+        @element.on_update
+        def _(event: GuiEvent) -> None:
+            if event.client is not None:  # or `follow` has moved it
+                self._ask(name, list(element.value) if isinstance(element.value, tuple) else element.value)
 
-            return moved
+        return element
 
-        return [self._slider(f"{label} {word}", value[i], 1, 0.01, ask(i)) for i, word in enumerate(("from", "to"))]
+    def _add_history(self) -> None:
+        steps = self._gui.add_button_group("", ("Undo", "Redo"), hint="Go back before the last change, or forth again")
+        steps.value = ""  # viser tells of no press of the button that was pressed last, which at first is the first one
 
-    def _shown(self, name: str) -> list[Any]:
-        """What the elements of a setting show now."""
-        return [element.value for element in self._settings[name]]
+        @steps.on_click
+        def _(event: GuiEvent) -> None:
+            if event.client is not None:
+                asked, steps.value = steps.value.lower(), ""
+                self._ask(asked)
+
+        self._moments = self._gui.add_dropdown("Moment", ("",), hint="Taken now and then, and before every change")
+        self._moments.on_update(lambda _: self._show_moment())
+        self._shown_moment = self._gui.add_markdown("")
+        self._button(
+            "Go back to this moment",
+            lambda: self._listed.get(self._moments.value) and self._ask("restore", self._listed[self._moments.value]),
+            hint="Scene, optimisers, prompts and settings as they were; what is now can be had back by Undo",
+            loses="the scene as it is now",
+        )
+        self._button(
+            "Back to the source",
+            lambda: self._ask("restore", SOURCE),
+            hint="The scene before the edit, and the settings that it began with",
+            loses="the scene as it is now",
+        )
+        name = self._gui.add_text("Name", NAMELESS, hint="What the snapshot is to be called")
+        self._button(
+            "Keep a snapshot",
+            lambda: self._ask("snapshot", name.value.strip() or NAMELESS),
+            hint="Under this name, whatever room it takes",
+        )
+
+    def _add_region(self) -> None:
+        self._gui.add_markdown("Place the viewer's crop (Control, *Crop Viewport*) around what may change.")
+        self._button("Change only what is in the crop box", self._ask_for_box)
+        self._button("Change everything", lambda: self._ask("box"))
+
+    def _button(
+        self, label: str, action: Callable[[], object], *, main: bool = False, hint: str | None = None, loses: str = ""
+    ) -> None:
+        """A button; one that loses something asks first, where the history does not keep it."""
+        button = self._gui.add_button(label, hint=hint, color=None if main else "gray")
+
+        @button.on_click
+        def _(event: GuiEvent) -> None:
+            if loses and not self._history.keeps_scenes and event.client is not None:
+                self._confirm(event.client, f"{label}? That loses {loses}: the history keeps no scenes.", action)
+            else:
+                action()
+
+    @staticmethod
+    def _confirm(client: Any, question: str, action: Callable[[], object]) -> None:
+        with client.gui.add_modal("Are you sure?") as dialogue:
+            client.gui.add_markdown(question)
+            yes, no = client.gui.add_button("Yes"), client.gui.add_button("No", color="gray")
+        yes.on_click(lambda _: (dialogue.close(), action()))
+        no.on_click(lambda _: dialogue.close())
+
+    def _ask_for_box(self) -> None:
+        """The corners of the viewer's crop, of which its rotation has no part."""
+        control = self._viewer.control_panel
+        if not control.crop_viewport:
+            self.say("Refused: the viewer's crop is off. Turn it on under Control, *Crop Viewport*, and place its box.")
+            return
+        crop = control.crop_obb
+        corners = (*(crop.T - crop.S / 2), *(crop.T + crop.S / 2))
+        self._ask("box", [round(float(value), 6) for value in corners])
+
+    def _ask(self, change: str, value: Any = None) -> None:
+        """Pages of a paused edit render anew at once; those of another hear of the next step."""
+        self._request(change, value)
+        self._viewer._trigger_rerender()
+
+    # What they show
+
+    def say(self, note: str) -> None:
+        """Show what became of a request, in Markdown, until the next update."""
+        self._set(self._status, f"{self._status.content.partition(BREAK)[0]}{BREAK}{note}")
 
     def update(
         self, status: str, note: str, decisions: dict[str, str], view: tuple[Tensor, Tensor] | None, now: bool = False
@@ -167,7 +238,7 @@ class Panel(torch.nn.Module):
         """Show how the edit stands, at most twice a second unless `now`.
 
         Args:
-            status: one line.
+            status: one line, in Markdown.
             note: what became of the last request.
             decisions: what the run has decided, by name.
             view: the last step's rendering and the gradient on it, [1 3 H W] each.
@@ -175,31 +246,61 @@ class Panel(torch.nn.Module):
         if not now and time.monotonic() < self._shown_at + SECONDS_BETWEEN_UPDATES:
             return
         self._shown_at = time.monotonic()
-        self._status.content = f"{status}  \n{in_markdown(note)}" if note else status
-        self._decisions.content = "  \n".join(f"**{name}** {in_markdown(text)}" for name, text in decisions.items())
+        self._set(self._status, f"{status}{BREAK}{in_markdown(note)}" if note else status)
+        self._set(self._decisions, "  \n".join(f"**{name}** {in_markdown(text)}" for name, text in decisions.items()))
         if view is not None:
             picture = _as_url(gradient_picture(*view))
-            self._picture.content = f"The last step's view, and the gradient on it:\n\n![gradient]({picture})"
+            self._set(self._picture, f"The last step's view, and the gradient on it:\n\n![gradient]({picture})")
+        self._list_moments()
 
     def follow(self) -> None:
         """Bring the elements to the settings, which something else than they has changed."""
         now = settings_of(self._config)
         for name, elements in self._settings.items():
-            values = now.get(name, [])
-            for element, value in zip(elements, values if isinstance(values, list) else [values], strict=False):
-                if element.value != value:
-                    element.value = value
+            value: Any = now.get(name)
+            values: list[Any] = value if name == "prompts" else [tuple(value) if isinstance(value, list) else value]
+            for element, one in zip(elements, values, strict=True):
+                if one is not None and element.value != one:
+                    element.value = one
 
-    def _crop_box(self) -> list[float]:
-        """The corners of the viewer's crop, of which its rotation has no part."""
-        crop = self.control.viewer.control_panel.crop_obb
-        return [round(float(value), 6) for value in (*(crop.T - crop.S / 2), *(crop.T + crop.S / 2))]
+    def _list_moments(self) -> None:
+        taken = list(self._history.moments.taken.values())
+        listed = {_title(moment): moment.key for moment in reversed(taken)}
+        if listed == self._listed or not listed:
+            return
+        follow = self._moments.value in ("", next(iter(self._listed), ""))
+        self._listed = listed
+        self._moments.options = tuple(listed)
+        if follow:
+            self._moments.value = next(iter(listed))
+        self._show_moment()
 
-    def _slider(
-        self, label: str, value: float, greatest: float, step: float, hook: Callable[..., None]
-    ) -> ViewerSlider:
-        """From 0 to `greatest`, or to where the value is."""
-        return ViewerSlider(label, float(value), float(min(0, value)), float(max(greatest, value)), step, cb_hook=hook)
+    def _show_moment(self) -> None:
+        moment = self._history.moments.taken.get(self._listed.get(self._moments.value, ""))
+        if moment is not None:
+            path = self._history.folder / f"{moment.key}.jpg"
+            self._set(self._shown_moment, "" if not path.is_file() else f"![moment]({_thumbnail(path)})")
+
+    @staticmethod
+    def _set(element: Any, content: str) -> None:
+        if content != element.content:
+            element.content = content
+
+
+BREAK = "  \n"
+"""Between two lines of one paragraph of Markdown."""
+
+
+def _title(moment: Moment) -> str:
+    """One line of the list of moments, no two alike."""
+    return f"{moment.key} · {moment.title}" if "." in moment.key else moment.title
+
+
+def possible_objectives(config: EditConfig) -> list[str]:
+    """Names of those that an edit can change to: its adapters were made when it began."""
+    assert isinstance(config, DistillationConfig)
+    own = set(config.objective.adapters)
+    return [name for name, kind in BY_NAME.items() if set(kind().adapters) <= own]
 
 
 def gradient_picture(
@@ -215,6 +316,17 @@ def gradient_picture(
 def _as_url(picture: Float[Tensor, "height width 3"]) -> str:
     image = Image.fromarray((picture * 255).round().byte().numpy())
     image.thumbnail((2 * LARGEST_PICTURE, LARGEST_PICTURE))
+    return _jpeg(image)
+
+
+def _thumbnail(path: Path) -> str:
+    """A moment's picture."""
+    with Image.open(path) as image:
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        return _jpeg(image)
+
+
+def _jpeg(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -47,7 +47,10 @@ from pds_nerfstudio.text import in_rich
 
 LAST_PICTURE = 30
 """Seconds that a page's last picture may take when a training has ended."""
-BEGINNINGS = ("config.yml", "dataparser_transforms.json", "session.jsonl", "source.pt", "events.out.tfevents.*")
+BEGINNINGS = (
+    *("config.yml", "dataparser_transforms.json", "session.jsonl", "source.pt", "events.out.tfevents.*"),
+    *(f"history/{name}" for name in ("history.json", "begin.pt", "source.jpg", "0.jpg", "0.pt")),
+)
 """What a run writes before its first checkpoint."""
 BY_CLOCK = re.compile(r"\d{4}-\d\d-\d\d_\d{6}")
 """How the name begins that a run gets without --timestamp."""

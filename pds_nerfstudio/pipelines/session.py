@@ -1,4 +1,4 @@
-"""Steering an edit while it runs: changed settings, perturbations, snapshots, and the way back; logged for a replay.
+"""Steering an edit while it runs: changed settings, perturbations, and the way back; logged for a replay.
 
     any thread ── request ──► queue ── between two steps ──► apply ──► session.jsonl ──► --replay
 
@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import yaml
@@ -18,43 +18,40 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import write_whole
+from pds_nerfstudio.moments import SOURCE
 from pds_nerfstudio.pipelines import distributed
+from pds_nerfstudio.pipelines.history import Edit, History
 from pds_nerfstudio.pipelines.settings_tree import read, settings, write
-from pds_nerfstudio.pipelines.snapshot import SNAPSHOTS_FILE, Snapshot, Training, load_snapshots, save_snapshots
 from pds_nerfstudio.pipelines.steering import (
     BEGIN,
     NAMES,
     SESSION_FILE,
     Change,
+    adopt_settings,
     begin_of,
     change_setting,
     said,
+    settings_at,
     settings_of,
 )
 from pds_nerfstudio.scenes.run_config import load_config
 from pds_nerfstudio.text import in_rich
 
 
-class Steered(Training, Protocol):
-    """A trainer whose edit can be changed while it runs."""
-
-    base_dir: Path
-
-
 class Session:
     """The changes of one run: those asked for, those made, and those still to be replayed."""
 
-    def __init__(self, trainer: Steered, replayed: Iterable[Change] = ()):
-        """To be built where the optimisers are as at an edit's begin."""
+    def __init__(self, trainer: Edit, history: History, replayed: Iterable[Change] = ()):
+        """`replayed` are made again at their steps."""
         self.note = ""
         """What became of the last request, for the user."""
         self.on_answer: Callable[[], None] = lambda: None
-        """Called after something was replayed or refused: what a panel shows may then be out of date."""
+        """Called after what a panel shows may have gone out of date."""
+        self.history = history
         self._trainer = trainer
         self._queue: list[tuple[str, Any]] = []
         self._queue_lock = threading.Lock()
         self._replayed = [change for change in replayed if change.change != BEGIN]
-        self._snapshots = {BEGIN: Snapshot.of(trainer, 0, scene=False)}
         self._done: list[Change] = []
 
     def request(self, change: str, value: Any = None) -> None:
@@ -69,83 +66,119 @@ class Session:
 
         Args:
             done: the changes of an edit that goes on, before `step`.
-            folder: its run's folder, whose snapshots go on too.
+            folder: its run's folder, whose history goes on too.
 
         Raises:
-            UserError: its snapshots are damaged.
+            UserError: that history is damaged.
         """
-        self._snapshots = {BEGIN: Snapshot.of(self._trainer, 0, scene=False)} if folder is None else self._snapshots
-        if folder is not None:  # adapters may have learned the source before its first step
-            self._snapshots |= load_snapshots(folder / SNAPSHOTS_FILE, step)
+        self.history.begin(step, folder)
         self._replayed = [change for change in self._replayed if change.step >= step]
         config = self._trainer.pipeline.config
         self._done = list(done) or [Change(step, BEGIN, begin_of(config))]
-        known = dict(self._done[0].value) | {c.change: c.value for c in self._done if c.change in NAMES}
-        now = settings_of(config)
+        known, now = settings_at(self._done, self._done[-1].step + 1), settings_of(config)
         self._done += [Change(step, name, value) for name, value in now.items() if known.get(name) != value]
         self._write()
-        self._keep_snapshots()
 
     def apply(self, step: int) -> None:
         """Make the changes that are due before `step`; the caller holds the trainer's lock."""
+        if not self._done:
+            return  # a page may ask before the edit begins
+        self.history.reach(step)
         due = [change for change in self._replayed if change.step <= step]
         self._replayed = [change for change in self._replayed if change.step > step]
         with self._queue_lock:
             asked, self._queue = self._queue, []
         if not due and not asked:
             return
-        refused, settings = False, settings_of(self._trainer.pipeline.config)
+        settings = settings_of(self._trainer.pipeline.config)
         for name, value in [(change.change, change.value) for change in due] + asked:
             if name in NAMES and settings_of(self._trainer.pipeline.config).get(name) == value:
                 continue
             try:
-                self._make(step, name, value)
+                change = self._make(step, name, value)
             except (ValueError, TypeError, OverflowError, UserError) as error:
-                refused, self.note = True, f"Refused: {error}"
+                self.note = f"Refused: {error}"
                 refusal = f"Before step {step}, {name} {value!r} was refused: {error}"
                 CONSOLE.log(f"[yellow]{in_rich(refusal)}")
                 continue
-            self._done.append(Change(step, name, value))
-            self.note = f"Before step {step}: {said(name, value)}."
+            self._done.append(change)
+            self.note = f"Before step {step}: {said(change.change, change.value)}."
             CONSOLE.log(in_rich(self.note))
         self._write()
         if settings_of(self._trainer.pipeline.config) != settings:
             self._keep_settings()
-        if due or refused:
-            self.on_answer()
+        self.on_answer()
 
-    def _make(self, step: int, name: str, value: Any) -> None:
+    def _make(self, step: int, name: str, value: Any) -> Change:
+        """Make what was asked for, after a moment of the edit as it is; returns what goes into the log."""
+        history, trainer, pipeline = self.history, self._trainer, self._trainer.pipeline
+        if name == "snapshot":
+            return Change(step, name, history.name(step, str(value or name)).name)
+        after = {"undo": history.undone, "redo": history.redone}.get(name, history.changed)
+        if name in ("undo", "redo"):
+            name, value = "restore", self._last_of(name)
+        if name == "restore":
+            value = self._target(value)
+        moment = history.before(step, name, said(name, value))
+        try:
+            if name in NAMES:
+                self._set(name, value)
+            elif name == "perturb":
+                with torch.no_grad():
+                    pipeline.perturb_scene(float(value))
+                for optimizer in trainer.optimizers.optimizers.values():
+                    optimizer.state.clear()  # its moments belong to the scene before
+            elif name == "restore":
+                self._go_back(value["to"], value["settings"])
+            else:
+                raise ValueError(f"no edit can {name}.")
+        except Exception:
+            if moment is not None:
+                history.forget(moment)
+            raise
+        after(moment)
+        return Change(step, name, value)
+
+    def _set(self, name: str, value: Any) -> None:
+        pipeline = self._trainer.pipeline
+        before = settings_of(pipeline.config).get(name)
+        change_setting(pipeline.config, name, value)
+        if name in pipeline.region_depends_on:
+            try:
+                pipeline.freeze()
+            except UserError:
+                change_setting(pipeline.config, name, before)
+                pipeline.freeze()
+                raise
+
+    def _last_of(self, kind: str) -> str:
+        keys = self.history.moments.undo if kind == "undo" else self.history.moments.redo
+        if not keys:
+            raise ValueError(f"there is nothing to {kind}.")
+        return keys[-1]
+
+    def _target(self, value: Any) -> dict[str, Any]:
+        """What to go back to, by the key or name of a moment: `{"to": its key, "settings": what then held}`.
+
+        A log that is replayed has it already.
+        """
+        if isinstance(value, dict) and isinstance(value.get("to"), str) and isinstance(value.get("settings"), dict):
+            return value
+        if value == SOURCE:
+            return {"to": SOURCE, "settings": self._done[0].value}
+        moment = self.history.find(str(value))
+        return {"to": moment.key, "settings": moment.settings}
+
+    def _go_back(self, key: str, settings: dict[str, Any]) -> None:
         trainer, pipeline = self._trainer, self._trainer.pipeline
-        if name in NAMES:
-            before = settings_of(pipeline.config).get(name)
-            change_setting(pipeline.config, name, value)
-            if name in pipeline.region_depends_on:
-                try:
-                    pipeline.freeze()
-                except UserError:
-                    change_setting(pipeline.config, name, before)
-                    pipeline.freeze()
-                    raise
-        elif name == "snapshot":
-            self._snapshots[name] = Snapshot.of(trainer, step)
-            self._keep_snapshots()
-        elif name == "perturb":
-            with torch.no_grad():
-                pipeline.perturb_scene(float(value))
-            for optimizer in trainer.optimizers.optimizers.values():
-                optimizer.state.clear()  # its moments belong to the scene before
-        elif value not in ("source", "snapshot"):
-            raise ValueError('it is the "source" or the "snapshot" that can be restored.')
-        elif value == "source":
-            self._snapshots[BEGIN].put_back(trainer, pipeline.source_state())
-        elif value not in self._snapshots:
-            raise ValueError("there is no snapshot: take one first.")
-        else:
-            self._snapshots[value].put_back(trainer)
-
-    def _keep_snapshots(self) -> None:
-        if distributed.rank() == 0:
-            save_snapshots(self._snapshots, self._trainer.base_dir / SNAPSHOTS_FILE)
+        snapshot = self.history.scene_of(key)
+        before = begin_of(pipeline.config)
+        try:
+            adopt_settings(pipeline.config, settings)
+        except UserError:
+            adopt_settings(pipeline.config, before)
+            raise
+        snapshot.put_back(trainer, pipeline.source_state() if key == SOURCE else None)
 
     def _write(self) -> None:
         if distributed.rank() > 0:

@@ -16,9 +16,6 @@ from pds_nerfstudio.files import written
 from pds_nerfstudio.pipelines.base import EditPipeline
 from pds_nerfstudio.scenes.scene import load_weights
 
-SNAPSHOTS_FILE = "snapshots.pt"
-"""Where a run keeps its snapshots."""
-
 
 class Training(Protocol):
     """What trains a scene: nerfstudio's trainer."""
@@ -44,16 +41,20 @@ class Snapshot:
 
     @classmethod
     def of(cls, training: Training, step: int, scene: bool = True) -> "Snapshot":
-        """What `training` holds before `step`."""
-        pipeline = training.pipeline
-        copied = copy.deepcopy(
-            (
-                {name: optimizer.state_dict() for name, optimizer in training.optimizers.optimizers.items()},
-                {name: scheduler.state_dict() for name, scheduler in training.optimizers.schedulers.items()},
-                training.grad_scaler.state_dict(),
-            )
+        """What `training` holds before `step`: the tensors themselves, which the next step changes."""
+        pipeline, optimizers = training.pipeline, training.optimizers
+        return cls(
+            step,
+            pipeline.scene.state() if scene else {},
+            pipeline.beside(),
+            {name: optimizer.state_dict() for name, optimizer in optimizers.optimizers.items()},
+            {name: scheduler.state_dict() for name, scheduler in optimizers.schedulers.items()},
+            training.grad_scaler.state_dict(),
         )
-        return cls(step, pipeline.scene.snapshot() if scene else {}, pipeline.beside(), *copied)
+
+    def copied(self) -> "Snapshot":
+        """The same, which no step changes."""
+        return copy.deepcopy(self)
 
     def put_back(self, training: Training, source: Mapping[str, Tensor] | None = None) -> None:
         """Make `training` what it was; with `source`, a pipeline state dict, on that scene."""
@@ -71,33 +72,31 @@ class Snapshot:
             pipeline.freeze()
 
 
-def save_snapshots(snapshots: Mapping[str, Snapshot], path: Path) -> None:
-    """Write them by name, whole or not at all.
+def save_snapshot(snapshot: Snapshot, path: Path) -> None:
+    """Write it, whole or not at all.
 
     Raises:
-        UserError: there is no room for them.
+        UserError: there is no room for it.
     """
     try:
         with written(path) as partial:
-            torch.save({name: vars(snapshot) for name, snapshot in snapshots.items()}, partial)
+            torch.save(vars(snapshot), partial)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"The snapshots {path} could not be written ({first_line(error)}): make room on the disk."
+            f"The snapshot {path} could not be written ({first_line(error)}): make room on the disk."
         ) from error
 
 
-def load_snapshots(path: Path, before: int) -> dict[str, Snapshot]:
-    """Those of `path` that were taken at or before edit step `before`; none where there is no such file.
+def load_snapshot(path: Path) -> Snapshot:
+    """Read what `save_snapshot` wrote; tensors stay on the disk until they are put back.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is missing or damaged.
     """
+    remedy = "go back to another moment"
     if not path.is_file():
-        return {}
-    remedy = "delete the file to go on without snapshots"
-    loaded = load_tensors(path, remedy)
+        raise UserError(f"{path} is not there: {remedy}.")
     try:
-        snapshots = {name: Snapshot(**values) for name, values in loaded.items()}
+        return Snapshot(**load_tensors(path, remedy))
     except TypeError as error:
-        raise UserError(f"{path} holds no snapshots: {remedy}.") from error
-    return {name: snapshot for name, snapshot in snapshots.items() if snapshot.step <= before}
+        raise UserError(f"{path} holds no snapshot: {remedy}.") from error

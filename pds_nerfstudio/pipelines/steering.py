@@ -5,11 +5,13 @@ session.jsonl    {"step": 120, "change": "prompts", "value": ["a photo of a can"
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.moments import SOURCE
 from pds_nerfstudio.objectives import BY_NAME, Piva, name_of
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig
@@ -19,12 +21,15 @@ from pds_nerfstudio.scenes.region import Box
 
 SESSION_FILE = "session.jsonl"
 """Where a run keeps its changes, one JSON object to a line."""
+LABELS = {"regularisation": "λ", "guidance_scale": "guidance"}
+"""What users are told some settings are called."""
 BEGIN = "begin"
 """The change that opens every session: all settings as the edit began."""
 FURTHER = "further"
 """Under this name a session's first line keeps what its objective has beyond SETTINGS."""
 ACTIONS = ("perturb", "snapshot", "restore")
-"""What can be asked for: `perturb` by an η, a `snapshot`, and to `restore` it or the "source"."""
+"""What can be asked for: `perturb` by an η, a `snapshot` by a name, and to `restore` a moment of the history, or the
+source: `{"to": key, "settings": what then held}`."""
 
 
 @dataclass(frozen=True)
@@ -254,11 +259,33 @@ def settings_at(changes: Iterable[Change], step: int) -> dict[str, Any]:
             if change.change == "objective" and change.value != settings.get("objective"):
                 settings.pop(FURTHER, None)  # another objective begins with its own
             settings[change.change] = change.value
+        elif change.step < step and change.change == "restore" and isinstance(change.value, dict):
+            settings = dict(change.value["settings"])
     return settings
 
 
 def said(name: str, value: Any) -> str:
-    """A change in words."""
+    """A change in words, also one that will be refused."""
+    with suppress(TypeError, ValueError, LookupError):
+        return _said(name, value)
+    return f"{name} {value!r}"
+
+
+def _said(name: str, value: Any) -> str:
     if name == "restore":
-        return f"back to the {value}"
-    return "snapshot taken" if name == "snapshot" else f"{name.replace('_', ' ')} {value}"
+        key = value["to"]
+        return "back to the source" if key == SOURCE else f"back to step {key.partition('.')[0]}"
+    if name == "snapshot":
+        return f"kept as {value!r}"
+    if name == "prompts":
+        return f"{value[0]!r} to {value[1]!r}"
+    if name == "perturb":
+        return f"perturbed by η {float(value):g}"
+    if name == "box":
+        return "everything may change" if value is None else "only what is in the box may change"
+    words = " to ".join(map(_short, value)) if isinstance(value, list | tuple) else _short(value)
+    return f"{LABELS.get(name, name.replace('_', ' '))} {words}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)

@@ -1,7 +1,6 @@
 """The edit's trainer: new or resumed, its own step count, what a viewer shows and asks for, and the end of an edit."""
 
 import copy
-import datetime
 import functools
 import inspect
 import itertools
@@ -10,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Gt, Le
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -26,16 +26,18 @@ from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
 from pds_nerfstudio.pipelines.carried import carry
 from pds_nerfstudio.pipelines.checks import MovementCheck, require_visible
 from pds_nerfstudio.pipelines.conclusion import conclude
-from pds_nerfstudio.pipelines.display import Display
+from pds_nerfstudio.pipelines.display import Display, begin_at
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
 from pds_nerfstudio.pipelines.distributed import NonFiniteElsewhere, NonFiniteGradient, SharedOptimizers
 from pds_nerfstudio.pipelines.half_precision import LEAST, CountingScaler
-from pds_nerfstudio.pipelines.pace import at_least, is_counted
+from pds_nerfstudio.pipelines.history import History, between
+from pds_nerfstudio.pipelines.pace import at_least, in_words, is_counted
 from pds_nerfstudio.pipelines.panel import Panel
 from pds_nerfstudio.pipelines.plan import Plan, prepare
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig
 from pds_nerfstudio.pipelines.session import Session
 from pds_nerfstudio.prompts import folder_words
+from pds_nerfstudio.ranges import check_range
 from pds_nerfstudio.scenes.source import load_source_state
 from pds_nerfstudio.text import in_rich
 
@@ -59,6 +61,14 @@ class EditTrainerConfig(SceneTrainerConfig):
     replay: Path | None = None
     """The session.jsonl of an edit that was steered in the viewer: begin with its prompts and settings, and make its
     changes again at the same steps. With the same other flags it ends in the same scene."""
+    history: Literal["auto", "scenes", "pictures", "nothing"] = "auto"
+    """What is kept of how the edit goes, now and then and before every change: scenes to go back to, or pictures alone
+    (`pds history RUN` shows them). By default scenes where a viewer is on."""
+    steps_per_moment: Annotated[int, Ge(1), Le(10_000_000)] | None = None
+    """Edit steps between two moments of that history; by default a twentieth of the edit."""
+    history_gb: Annotated[float, Gt(0), Le(1e6)] = 4.0
+    """What its scenes may take of the disk, in GB (10⁹ bytes); beyond that, those between changes go first. Moments
+    with a name stay."""
     given = None
     """The settings that were named (a `Given`), where no command line says which."""
 
@@ -66,6 +76,8 @@ class EditTrainerConfig(SceneTrainerConfig):
         """The first thing nerfstudio calls once it has read the command line: complete the configuration here, so
         that what is printed and saved is what will run."""
         with one_sentence():
+            for name in ("steps_per_moment", "history_gb"):
+                check_range(self, name)
             plan = self.plan  # names the experiment, and so the folder
         super().set_timestamp()
         CONSOLE.log(in_rich(plan.summary))
@@ -130,6 +142,9 @@ class EditTrainer(SceneTrainer):
             pipeline = self.pipeline
             scenes = pipeline.model, pipeline.build_model(), pipeline.build_source()
             self.display = Display(self.viewer_state, *scenes)
+            begin_at(self.viewer_state, pipeline.views.camera(0, *pipeline.views.size(0)))
+            self.panel = Panel(self.viewer_state, self.display, pipeline.config, self._ask, self.session.history)
+            self.session.on_answer = self.panel.follow
 
     def setup_optimizers(self):
         """Open the scene first: optimisers built earlier would hold the parameters of an empty one."""
@@ -141,13 +156,19 @@ class EditTrainer(SceneTrainer):
         self.optimizers = self._build_optimizers()
         for optimizer in self.optimizers.optimizers.values():
             optimizer.register_step_pre_hook(lambda optimizer, *_: self.pipeline.scene.mask_gradients(optimizer))
-        self.session = Session(self, plan.due)
+        self.session = Session(self, self._history(), plan.due)
         self.pipeline.decisions["run"] = self.plan.summary.replace("/", " / ")  # a page breaks lines at spaces alone
-        # The viewer looks for its elements before the checkpoint is loaded.
-        if self.config.is_viewer_enabled():
-            self.panel = self.pipeline.panel = Panel(self.pipeline.config, self._ask, self._show_source)
-            self.session.on_answer = self.panel.follow
         return self.optimizers
+
+    def _history(self) -> History:
+        config = self.config
+        assert isinstance(config, EditTrainerConfig)
+        kept = config.history
+        if kept == "auto":
+            kept = "scenes" if config.is_viewer_enabled() else "pictures"
+        every = config.steps_per_moment or between(config.max_num_iterations)
+        back_to = [change.value["to"] for change in self.plan.due if change.change == "restore"]
+        return History(self, kept, every, 1e9 * config.history_gb, back_to)
 
     def _build_optimizers(self) -> SharedOptimizers:
         groups, finite = self.pipeline.get_param_groups(), self.pipeline.finite
@@ -173,6 +194,7 @@ class EditTrainer(SceneTrainer):
             super().train()
 
     def _conclude(self, step: int) -> None:
+        self.session.history.end(step + 1)
         conclude(self.pipeline, self.base_dir)
 
     def train_iteration(self, step: int):
@@ -283,9 +305,12 @@ class EditTrainer(SceneTrainer):
         if self.training_state != "training":
             self._show(now=True)
 
-    def _show_source(self, share: float) -> None:
-        if self.display is not None:
-            self.display.source_share = share
+    def _init_viewer_state(self) -> None:
+        """Without the photographs: pages begin inside one of them."""
+        super()._init_viewer_state()
+        if isinstance(self.viewer_state, Viewer):
+            self.viewer_state.set_camera_visibility(False)
+            self.viewer_state.toggle_cameravis_button()
 
     def _update_viewer_state(self, step: int) -> None:
         """The viewer asks its pages to render again, where it is time; a page may come or go while it does."""
@@ -304,11 +329,17 @@ class EditTrainer(SceneTrainer):
             self.display.refresh()
         if self.panel is None:
             return
+        status = f"**Step {self._next_step} of {self._total_steps}**: {self._doing()}. "
         left = None if self._bar is None else self._bar.tasks[0].time_remaining
-        status = f"**Step {self._next_step} of {self._total_steps}** · {self.pipeline.stage_at(self._next_step)}"
-        status += "" if left is None else f" · {datetime.timedelta(seconds=round(left))} left"
-        status += "" if math.isnan(self._last_loss) else f" · loss {self._last_loss:.4g}"
+        status += "" if left is None or self.training_state != "training" else f"About {in_words(left)} left. "
+        status += "" if math.isnan(self._last_loss) else f"Loss {self._last_loss:.4g}."
         self.panel.update(status, self.session.note, self.pipeline.decisions, self.pipeline.last_view, now)
+
+    def _doing(self) -> str:
+        """What the edit is at, in words."""
+        if self.training_state != "training":
+            return {"paused": "paused"}.get(self.training_state, "ended and saved")
+        return self.pipeline.stage_at(self._next_step)
 
     def probe(self, steps: int, still: bool = False) -> list[float]:
         """Run edit steps −steps … −1 on optimisers of their own, and put scene and adapters back bit for bit.

@@ -2,7 +2,7 @@
 
     begin_edit ─► render ─► (gradients) ─► mask_gradients ─► step          each edit step
     perturb, freeze_outside                                                once, before the first
-    extra_state / load_extra_state, snapshot / restore                     across a resume, and back in time
+    extra_state / load_extra_state, state / restore                        across a resume, and back in time
 
 A scene wraps a nerfstudio model rather than being one, because a run may hold nerfstudio's built-in models. It is a
 plain object: a pipeline that holds one keeps ordinary checkpoints. A third family is one file with a subclass of
@@ -161,13 +161,13 @@ class Scene(ABC):
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `extra_state` gave."""
 
-    def snapshot(self) -> dict[str, Tensor]:
-        """A copy of everything that `restore` needs."""
+    def state(self) -> dict[str, Tensor]:
+        """Everything that `restore` needs: the tensors themselves."""
         weights = {MODEL + name: value for name, value in self.model.state_dict().items()}
-        return {name: value.detach().clone() for name, value in (weights | self.extra_state()).items()}
+        return {name: value.detach() for name, value in (weights | self.extra_state()).items()}
 
     def restore(self, kept: Mapping[str, Tensor]) -> None:
-        """Make the scene what it was at a `snapshot`."""
+        """Make the scene what it was when a copy of its `state` was made."""
         load_weights(self.model, kept)
         self.load_extra_state({name: value for name, value in kept.items() if not name.startswith(MODEL)})
 

@@ -40,20 +40,18 @@ from pds_nerfstudio.objectives import BY_NAME, OBJECTIVES, name_of
 from pds_nerfstudio.objectives.mine import Mine
 from pds_nerfstudio.cli.calibrate import CalibrateEta
 from pds_nerfstudio.cli.preview import known_editors
-from pds_nerfstudio.pipelines.panel import Panel
+from pds_nerfstudio.pipelines.panel import possible_objectives
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.steering import change_setting, settings_of
 pnr = copy.deepcopy(METHODS["pnr-edit-splat"].config.pipeline)
 pnr.src_prompt, pnr.tgt_prompt = "a can", "a cone"
-panel = Panel(pnr, lambda *_: None, lambda _: None)
-(dropdown,) = panel._settings["objective"]
 change_setting(pnr, "objective", "mine")
 json.dump({
     "registry": Mine in OBJECTIVES and BY_NAME["mine"] is Mine and name_of(Mine()) == "mine",
     "--pipeline.by": "mine" in get_args(get_type_hints(ReviseConfig)["by"]),
     "pds preview": "mine" in known_editors(),
     "pds calibrate-eta": CalibrateEta(Path(), "a", "b", objective="mine").kind() is Mine,
-    "panel": "mine" in dropdown.options,
+    "panel": "mine" in possible_objectives(pnr),
     "session": settings_of(pnr)["objective"] == "mine" and pnr.by == "mine",
 }, sys.stdout)
 """

@@ -116,7 +116,7 @@ def test_restoring_brings_back_scene_and_optimisers_whatever_densification_did(s
     seen = {}
 
     def remember(name):
-        return lambda trainer: seen.__setitem__(name, Snapshot.of(trainer, 0))
+        return lambda trainer: seen.__setitem__(name, Snapshot.of(trainer, 0).copied())
 
     requests = {
         0: [remember("begin")],
@@ -152,7 +152,7 @@ def test_nerfs_are_restored_too(steered, toy_nerf):
     seen = {}
 
     def remember(name):
-        return lambda trainer: seen.__setitem__(name, Snapshot.of(trainer, 0).scene)
+        return lambda trainer: seen.__setitem__(name, Snapshot.of(trainer, 0).copied().scene)
 
     requests = {2: [remember("edited"), ("restore", "source"), remember("back")]}
     steered(
@@ -341,11 +341,11 @@ def test_changes_after_an_older_checkpoint_are_not_made_again(steered, ns_train,
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["sdedit-refine-splat", "idu-edit-splat"])
 def test_dataset_updates_are_steered_too(steered, toy_splats, method):
-    new = ["a photo of a red can", "a photo of a blue can"]
+    new, seen = ["a photo of a red can", "a photo of a blue can"], []
     requests = {
         1: [("snapshot", None)],
         2: [("prompts", new), ("guidance_scale", 3.0), ("strength", [0.2, 0.4]), ("objective", "dds")],
-        3: [("restore", "snapshot")],
+        3: [lambda trainer: seen.append(settings_of(trainer.pipeline.config)), ("restore", "snapshot")],
         4: [("restore", "source")],
     }
     config = steered(
@@ -353,7 +353,8 @@ def test_dataset_updates_are_steered_too(steered, toy_splats, method):
         *(method, "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX[:6], "--max-num-iterations", 6),
         *("--pipeline.num-steps", 3, "--pipeline.update-every", 2),
     )
-    assert (config.pipeline.tgt_prompt, config.pipeline.guidance_scale) == (new[1], 3.0)
-    assert (config.pipeline.min_strength, config.pipeline.max_strength) == (0.2, 0.4)
+    assert seen == [{"prompts": new, "guidance_scale": 3.0, "strength": [0.2, 0.4], "box": None}]
+    assert config.pipeline.tgt_prompt == PROMPTS[3]  # the snapshot's, and the source's
+    assert config.pipeline.guidance_scale != 3.0
     changes = [change.change for change in read_session(config.get_base_dir() / SESSION_FILE)]
     assert changes == ["begin", "snapshot", "prompts", "guidance_scale", "strength", "restore", "restore"]
