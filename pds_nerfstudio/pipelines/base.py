@@ -402,15 +402,22 @@ class EditPipeline(VanillaPipeline):
         count = len(self.views)
         return int(torch.randperm(count, generator=self.generator(turn // count))[turn % count])
 
-    def render_view(self, index: int) -> Rendering:
-        """A view of the edited scene at the prior's working size, with its graph."""
-        settings = self.config.scene
+    def render_view(self, index: int, coarseness: int = 1) -> Rendering:
+        """A view of the edited scene at the prior's working size, with its graph.
+
+        Args:
+            coarseness: by how much it is rendered smaller, and enlarged.
+        """
+        settings, views = self.config.scene, self.shown.at(index)[0]
         # A NeRF's own losses ask for a row of the camera optimiser.
-        regularise = settings.regularises() and self.shown.at(index)[0].in_training
+        regularise = settings.regularises() and views.in_training
         compute = self.config.compute
         chunks = self.scene.chunks(compute.rays_at_once(), settings.differentiated(), regularise, compute.budget())
-        camera = self.shown.camera(index, *self.working_size(index), device=self.device)
-        return self.scene.render(camera, chunks, regularise=regularise)
+        size = self.working_size(index)
+        smaller = [max(side // coarseness, 1) for side in size]
+        camera = self.shown.camera(index, *smaller, device=self.device)
+        rendering = self.scene.render(camera, chunks, regularise=regularise, within=views.within)
+        return rendering if coarseness == 1 else rendering.enlarged(*size)
 
     def source_view(self, index: int) -> SourceView:
         """What a view showed before the edit, at the size at which the prior is shown it."""

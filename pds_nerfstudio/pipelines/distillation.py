@@ -152,7 +152,7 @@ class DistillationPipeline(EditPipeline):
         self.finite.forget()
         prior, objective, config = self.prior, self.objective_at(step), self.config
         indices, generators, together = self.views_of_step(step)
-        renderings = [self.render_view(index) for index in indices]
+        renderings = [self.render_view(index, self.coarseness_at(step)) for index in indices]
         if len({rendering.image.shape for rendering in renderings}) > 1:
             raise UserError("The dataset's views differ in shape and make no batch: leave --pipeline.views-per-step 1.")
         image = torch.cat([rendering.image for rendering in renderings])
@@ -206,6 +206,10 @@ class DistillationPipeline(EditPipeline):
             return [self.view_of_step(turn * shown + place) for place in places], generators, 1
         number = int(torch.randint(settings.orbits, (), generator=generators[0]))
         return self.shown.orbit(number), generators, self.shown.of_an_orbit
+
+    def coarseness_at(self, step: int) -> int:
+        """By how much edit step `step` renders smaller than the prior is shown."""
+        return 1
 
     def objective_at(self, step: int) -> ScoreDistillation:
         """The objective of edit step `step`."""

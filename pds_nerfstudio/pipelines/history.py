@@ -237,7 +237,8 @@ class History:
         chosen = [alike[i] for i in evenly(len(alike), VIEWS)]
         self.moments.views = len(chosen)
         model = pipeline.source_scene() if key == SOURCE else pipeline.model
-        images = [shoot(model, view_camera(views, i, SHORT_SIDE)).image for i in chosen]
+        cameras = [view_camera(views, i, SHORT_SIDE, model.device) for i in chosen]
+        images = [shoot(model, camera).image for camera in cameras]
         with written(self.folder / f"{key}.jpg") as partial:
             as_pil(torch.cat(images, dim=-1)).save(partial, "JPEG", quality=92)
 

@@ -39,7 +39,7 @@ from pds_nerfstudio.pipelines.settings import (
     listed_in_order,
 )
 from pds_nerfstudio.pipelines.source_views import SourceView
-from pds_nerfstudio.ranges import Steps
+from pds_nerfstudio.ranges import Share, Steps
 from pds_nerfstudio.scenes.hull import INSIDE, Hull, Region
 from pds_nerfstudio.scenes.region import Common, hull_of_views
 from pds_nerfstudio.scenes.rendering import Rendering
@@ -54,6 +54,10 @@ RELEVANCE_DRAWS = 6
 """Draws of timestep and noise per view."""
 OF_ANY_OBJECTIVE = ("guidance_scale", "min_step_percent", "max_step_percent")
 """What every objective has, and keeps where another takes its place."""
+
+
+COARSENESS = 4
+"""By how much coarse steps render smaller: 64 pixels in place of 256, as Hong et al. 2024 do with objects."""
 
 
 @listed_in_order
@@ -74,6 +78,10 @@ class ReviseConfig(DistillationConfig):
     """Anneal the timesteps of each stage from 0.75 to [0.02, 0.40], in place of the objective's own range: the paper's
     way with objects and SDS. With PDS, which the paper leaves as it is on real scenes, late small timesteps mostly
     pull back to the source."""
+    coarse: Share = 0.0
+    """The share of the edit's steps, from its first, that render views at a quarter of height and width and enlarge
+    them: 0.5 where Hong et al. 2024 edit objects, at 64 and then 256 pixels. Those steps of a NeRF take a sixteenth of
+    the rays."""
     perturbation: Flat[Perturbation] = field(default_factory=Perturbation)
     """How far the scene is moved towards a fresh draw."""
     refinement: Flat[Refinement] = field(default_factory=Refinement)
@@ -197,6 +205,11 @@ class RevisePipeline(DistillationPipeline):
     def stage_at(self, step: int) -> str:
         """ "edit" or "refinement"."""
         return "edit" if step < self.config.edit_steps else "refinement"
+
+    def coarseness_at(self, step: int) -> int:
+        """See `DistillationPipeline.coarseness_at`; a probe's steps are like the first."""
+        of_edit = step < self.config.edit_steps
+        return COARSENESS if of_edit and self._progress(step) < self.config.coarse else 1
 
     def objective_at(self, step: int) -> ScoreDistillation:
         """The revising objective, its timesteps annealed within the stage."""

@@ -212,6 +212,10 @@ class ViewSettings(Group):
         """How many orbits there are to show."""
         return 0
 
+    def subject_alone(self) -> bool:
+        """Whether orbits show the subject without its background."""
+        return False
+
     def check(self) -> None:
         """Raise UserError for settings that cannot be meant together."""
         if self.subject is not None and (len(self.subject) not in (3, 4) or min(self.subject[3:], default=1) <= 0):
@@ -246,10 +250,18 @@ class DistilledViews(SourceViewSettings):
     subject for that."""
     orbits: Annotated[int, Ge(1), Le(10_000)] = 24
     """How many orbits there are to choose from, drawn once from the seed."""
+    background: Literal["scene", "removed"] = "scene"
+    """What orbits show behind the subject: the scene, or nothing, as the objects have it that MVDream was trained on.
+    The subject is what --pipeline.box encloses, or what lies within one and a half times the radius of
+    --pipeline.subject."""
 
     def orbit_count(self) -> int:
         """See `ViewSettings.orbit_count`."""
         return 0 if self.views == "training" else self.orbits
+
+    def subject_alone(self) -> bool:
+        """See `ViewSettings.subject_alone`."""
+        return self.background == "removed"
 
     def most_at_once(self) -> int:
         """How many views a step shows at most."""
@@ -259,6 +271,8 @@ class DistilledViews(SourceViewSettings):
     def check(self) -> None:
         """See `ViewSettings.check`."""
         super().check()
+        if self.background == "removed" and not self.orbit_count():
+            raise UserError("--pipeline.background removed is for orbits: give --pipeline.views orbit or both as well.")
         if self.view_words and (self.views_per_step > 1 or self.views != "training"):
             raise UserError(
                 "--pipeline.view-words puts a word for one view into the prompts: leave --pipeline.views-per-step 1 "

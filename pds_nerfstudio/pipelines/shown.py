@@ -14,14 +14,18 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.cameras import CameraMatrices, Viewpoints
 from pds_nerfstudio.pipelines.settings import ViewSettings
-from pds_nerfstudio.scenes.orbit import VIEWS
-from pds_nerfstudio.scenes.region import Corners
+from pds_nerfstudio.scenes.hull import Region
+from pds_nerfstudio.scenes.orbit import VIEWS, Subject
+from pds_nerfstudio.scenes.region import Ball, Box, Corners
 from pds_nerfstudio.scenes.subject import subject_at, subject_within
 from pds_nerfstudio.scenes.viewpoints import capture_of, orbits_of, told, view_word, views_of
 from pds_nerfstudio.scenes.views import Joined, Views
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+
+ROOM = 1.5
+"""How far about its middle a subject without background is shown, relative to its radius: what is added needs room."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def shown_views(
         matrices = capture.matrices(about, settings.front)
         if count:
             orbits = orbits_of(capture, subject, count, seed)
-            parts.append(views_of(orbits, size))
+            parts.append(views_of(orbits, size, subject_alone(subject, box) if settings.subject_alone() else None))
             if matrices is not None:
                 of_orbits = [told(orbit.cameras, about, orbit.tan_half, settings.front) for orbit in orbits]
                 matrices = torch.cat([matrices, *of_orbits])
@@ -104,3 +108,19 @@ def shown_views(
     if matrices is None and asked:
         CONSOLE.log("[yellow]The photographs do not look at one subject: the prior is not told their cameras.")
     return ShownViews(tuple(parts), matrices, asked and matrices is not None, settings.view_words)
+
+
+def subject_alone(subject: Subject | None, box: Corners | None) -> Region:
+    """Where a subject is, with room for what an edit adds to it.
+
+    Raises:
+        UserError: none was named.
+    """
+    if box is not None:
+        return Box(box)
+    if subject is None:
+        raise UserError(
+            "--pipeline.background removed has to know what the subject is: name it with --pipeline.subject X Y Z, a "
+            "point on it in the viewer's coordinates, or enclose it with --pipeline.box."
+        )
+    return Ball(tuple(subject.centre.tolist()), ROOM * subject.radius)

@@ -72,7 +72,8 @@ class SourceViews:
         if photograph:
             image = views.image(index, height, width)
         if not photograph or prior.controlnet is not None:
-            rendering = render(self.scene(), views.camera(index, height, width))
+            within = views.at(index)[0].within
+            rendering = render(self.scene(), views.camera(index, height, width), within=within)
             if prior.controlnet is not None:
                 control = depth_of(rendering).half().cpu()
             if not photograph:

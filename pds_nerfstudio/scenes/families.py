@@ -6,6 +6,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.base_model import Model
 
+from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.nerf import NerfScene
 from pds_nerfstudio.scenes.rendering import RAYS_PER_CHUNK, Chunks, Rendering
 from pds_nerfstudio.scenes.scene import Family, Scene
@@ -50,6 +51,8 @@ def render(
     rays_per_chunk: int = RAYS_PER_CHUNK,
     regularise: bool = False,
     backward_share: float = 1.0,
+    within: Region | None = None,
 ) -> Rendering:
     """Render one view of a model, see `Scene.render` and `Chunks`."""
-    return scene_of(model).render(camera, Chunks(rays_per_chunk, recompute, backward_share), regularise=regularise)
+    chunks = Chunks(rays_per_chunk, recompute, backward_share)
+    return scene_of(model).render(camera, chunks, regularise=regularise, within=within)

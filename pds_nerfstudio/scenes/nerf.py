@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from jaxtyping import Bool, Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.model_components.losses import distortion_loss, interlevel_loss
+from nerfstudio.model_components.renderers import background_color_override_context
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -83,7 +84,14 @@ class NerfScene(Scene):
         del rendering
         return max(kept.bytes, 1) / PROBED_SIDE**2
 
-    def render(self, camera: Cameras, chunks: Chunks = Chunks(), *, regularise: bool = False) -> Rendering:
+    def render(
+        self,
+        camera: Cameras,
+        chunks: Chunks = Chunks(),
+        *,
+        regularise: bool = False,
+        within: Region | None = None,
+    ) -> Rendering:
         """See `Scene.render`. In training mode samples along rays are jittered where gradients are on; in evaluation
         mode the result is deterministic."""
         require_one(camera)
@@ -111,7 +119,7 @@ class NerfScene(Scene):
         asks_for_gradients = torch.zeros((), device=model.device, requires_grad=True)  # as the rays of a chunk do not
 
         def render_chunk(span: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            with _as_shown(model, posed=posed, jitter=jitter, proposals=regularise):
+            with _as_shown(model, posed=posed, jitter=jitter, proposals=regularise), _alone(model, within):
                 outputs = model(rays[span])
                 losses = _regularisers(model, outputs) if regularise else outputs["rgb"].new_zeros(2)
             return outputs["rgb"], outputs["expected_depth"], outputs["accumulation"], losses * len(span) / len(rays)
@@ -223,6 +231,27 @@ def _regularisers(model: NerfactoModel, outputs: dict) -> Float[Tensor, "2"]:
         loss(outputs["weights_list"], outputs["ray_samples_list"]) for loss in (interlevel_loss, distortion_loss)
     )
     return torch.stack([model.config.interlevel_loss_mult * proposals, model.config.distortion_loss_mult * distortion])
+
+
+@contextmanager
+def _alone(model: NerfactoModel, region: Region | None) -> Iterator[None]:
+    """Within this block there is nothing outside the region, and a white background behind what is in it."""
+    if region is None:
+        yield
+        return
+    density = model.field.get_density
+
+    def within(ray_samples: RaySamples) -> tuple[Tensor, Tensor]:
+        values, features = density(ray_samples)
+        inside = region.contains(ray_samples.frustums.get_positions().detach().reshape(-1, 3))
+        return values * inside.reshape(values.shape), features
+
+    model.field.get_density = within
+    try:
+        with background_color_override_context(torch.ones(3, device=model.device)):
+            yield
+    finally:
+        del model.field.get_density  # the class's own
 
 
 @contextmanager

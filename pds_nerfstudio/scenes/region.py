@@ -54,6 +54,18 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Ball:
+    """A ball in scene units."""
+
+    centre: tuple[float, ...]
+    radius: float
+
+    def contains(self, points: Float[Tensor, "points 3"]) -> Bool[Tensor, " points"]:
+        """Whether each point is in the ball, its surface included."""
+        return (points - points.new_tensor(self.centre)).norm(dim=-1) <= self.radius
+
+
+@dataclass(frozen=True)
 class Common:
     """What two regions have in common."""
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
@@ -58,6 +59,14 @@ class Rendering:
     """Opacity in [0, 1]."""
     regulariser: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
     """nerfacto's interlevel and distortion losses on these rays, weighted as in its config; empty unless asked for."""
+
+    def enlarged(self, height: int, width: int) -> "Rendering":
+        """The same picture in more pixels, between which it is smooth."""
+        image, depth, accumulation = (
+            F.interpolate(values, (height, width), mode="bilinear", align_corners=False)
+            for values in (self.image, self.depth, self.accumulation)
+        )
+        return Rendering(image, depth, accumulation, self.regulariser)
 
 
 def require_one(camera: Cameras) -> None:

@@ -89,11 +89,19 @@ class Scene(ABC):
         return Chunks()
 
     @abstractmethod
-    def render(self, camera: Cameras, chunks: Chunks = Chunks(), *, regularise: bool = False) -> Rendering:
+    def render(
+        self,
+        camera: Cameras,
+        chunks: Chunks = Chunks(),
+        *,
+        regularise: bool = False,
+        within: Region | None = None,
+    ) -> Rendering:
         """Render one view (batch size 1) with the graph of the scene's parameters.
 
         What is rendered is what the viewer shows; see `scenes.rendering`. With `regularise`, a NeRF's own losses on
-        its proposals and weights come along; they need a camera with a view index where poses are optimised.
+        its proposals and weights come along; they need a camera with a view index where poses are optimised. With
+        `within`, only what lies in that region is shown, before a plain background.
 
         Raises:
             ValueError: for more than one camera.

@@ -42,14 +42,14 @@ def held_out_views(datamanager: object) -> Views:
     return views if len(views) else train_views(datamanager)
 
 
-def view_camera(views: Views, index: int, short_side: int | None) -> Cameras:
+def view_camera(views: Views, index: int, short_side: int | None, device: torch.device | str | None = None) -> Cameras:
     """A view's camera at its photograph's size, or no larger than `short_side` pixels on the shorter side.
 
-    Both sides are even, as video codecs want them.
+    Both sides are even, as video codecs want them. Where its tensors are: see `Views.camera`.
     """
     height, width = views.size(index)
     wanted = min(height, width) if short_side is None else min(height, width, short_side)
-    return views.camera(index, *working_size(height, width, wanted, multiple=2))
+    return views.camera(index, *working_size(height, width, wanted, multiple=2), device=device)
 
 
 def depth_pictures(

@@ -6,6 +6,7 @@ number of Gaussians changes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -54,18 +55,30 @@ class SplatScene(Scene):
         """See `Scene.show_on`."""
         self.model.set_background(other.background_color)  # pyright: ignore[reportArgumentType]
 
-    def render(self, camera: Cameras, chunks: Chunks = Chunks(), *, regularise: bool = False) -> Rendering:
-        """See `Scene.render`; splats have no losses of their own beside a rendering."""
+    def render(
+        self,
+        camera: Cameras,
+        chunks: Chunks = Chunks(),
+        *,
+        regularise: bool = False,
+        within: Region | None = None,
+    ) -> Rendering:
+        """See `Scene.render`; splats have no losses of their own beside a rendering.
+
+        Densification hears of no rendering that shows a part of them: their numbers would be others.
+        """
         require_one(camera)
         model, camera = self.model, camera.to(self.model.device)
         with evaluating(model):
-            crop_box, model.crop_box = model.crop_box, None  # the viewer leaves its crop behind
+            # The viewer leaves its crop behind.
+            crop_box, model.crop_box = model.crop_box, None if within is None else _Crop(within)
             try:
                 camera.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera)
                 outputs = model.get_outputs(camera)
             finally:
                 model.crop_box = crop_box
-        if (remember := getattr(model, "remember_rendering", None)) is not None:  # nerfstudio's own has none
+        remember = getattr(model, "remember_rendering", None)  # nerfstudio's own has none
+        if remember is not None and within is None:
             remember()
         rgb, depth, accumulation = (torch.as_tensor(outputs[name]) for name in ("rgb", "depth", "accumulation"))
         return Rendering(as_image(rgb), as_image(depth), as_image(accumulation))
@@ -120,6 +133,17 @@ class SplatScene(Scene):
     def export_commands(config: Path, out: Path) -> list[list[str]]:
         """Its Gaussians: nerfstudio 1.1.5 makes meshes from rays, which splats do not have."""
         return [["ns-export", "gaussian-splat", "--load-config", str(config), "--output-dir", str(out)]]
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """What splatfacto asks its crop."""
+
+    region: Region
+
+    def within(self, points: Float[Tensor, "points 3"]) -> Bool[Tensor, "points 1"]:
+        """Whether each point is shown."""
+        return self.region.contains(points)[:, None]
 
 
 def _listed(values: Iterable[float]) -> str:

@@ -13,6 +13,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 from pds_nerfstudio.objectives.cameras import CameraMatrices, camera_matrices
+from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.orbit import VIEWS, Orbit, OrbitRange, Subject, check_orbit, framed_by, sees
 from pds_nerfstudio.scenes.views import Views
 
@@ -101,8 +102,12 @@ def orbits_of(capture: Capture, subject: Subject | None, count: int, seed: int) 
     return [ranges.draw(about, generator) for _ in range(count)]
 
 
-def views_of(orbits: list[Orbit], size: int) -> Views:
-    """The views of orbits, one orbit after the other: square pictures of `size` pixels, and no photographs."""
+def views_of(orbits: list[Orbit], size: int, within: Region | None = None) -> Views:
+    """The views of orbits, one orbit after the other: square pictures of `size` pixels, and no photographs.
+
+    Args:
+        within: what of the scene they show; all of it by default.
+    """
 
     def read(index: int) -> Tensor:
         raise ValueError(f"View {index} is of an orbit and has no photograph.")
@@ -112,4 +117,4 @@ def views_of(orbits: list[Orbit], size: int) -> Views:
     poses = torch.cat([orbit.cameras for orbit in orbits])
     cameras = Cameras(poses, focal, focal, size / 2, size / 2, size, size)
     names = tuple(f"orbit {number}, view {view}" for number in range(len(orbits)) for view in range(VIEWS))
-    return Views(cameras, read, names, in_training=False, photographed=False)
+    return Views(cameras, read, names, in_training=False, photographed=False, within=within)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.dataset import unreadable
+from pds_nerfstudio.scenes.hull import Region
 
 CAMERA_INDEX = "cam_idx"
 """The key of `Cameras.metadata` under which nerfstudio's splats look up their row of the camera optimiser."""
@@ -42,6 +43,8 @@ class Views:
     """Whether these views have rows in the camera optimiser and the appearance embedding: training views have."""
     photographed: bool = True
     """Whether there are images of them."""
+    within: Region | None = None
+    """What of the scene they show, before a plain background; None for all of it."""
     _sent: dict[tuple, Cameras] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Cameras that were sent to a device."""
 

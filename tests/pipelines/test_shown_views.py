@@ -10,6 +10,7 @@ from pds_nerfstudio.objectives import SDS
 from pds_nerfstudio.pipelines.distillation import DistillationPipeline
 from pds_nerfstudio.pipelines.settings import DistilledViews
 from pds_nerfstudio.priors.multi_view import MultiViewPrior
+from pds_nerfstudio.scenes.rendering import Rendering
 
 from .conftest import PROMPTS
 from .test_edit import TOYBOX, scene_of
@@ -104,6 +105,41 @@ def test_a_refinement_and_an_inversion_tell_cameras_too(ns_train, toy_splats, as
     )
     assert asked
     assert all(query.cameras is not None for query in asked)
+
+
+@pytest.mark.parametrize(("method", "run"), [("pnr-edit-splat", "toy_splats"), ("pnr-edit", "toy_nerf")])
+def test_an_object_is_edited_alone_and_at_two_resolutions(ns_train, request, method, run, monkeypatch):
+    rendered = []
+    enlarge = Rendering.enlarged
+
+    def spy(self, *size):
+        rendered.append((self.image.shape[-2:], size, self.accumulation[..., :2, :2].max().item()))
+        return enlarge(self, *size)
+
+    monkeypatch.setattr(Rendering, "enlarged", spy)
+    config = ns_train(
+        *(method, "--load-dir", request.getfixturevalue(run).parent, *PROMPTS, *TOYBOX, "--pipeline.eta", 0.1),
+        *("--pipeline.recipe", "object", "--pipeline.edit-steps", 4, "--pipeline.refine-steps", 1),
+        *("--pipeline.coarse", 0.5, "--pipeline.background", "removed", "--pipeline.subject", 0, 0, -0.3, 0.5),
+        *("--pipeline.orbits", 2),
+    )
+    assert all(value.isfinite().all() for value in scene_of(config).values())
+    sizes = {(tuple(small), large) for small, large, _ in rendered}
+    assert len(rendered) == 2 * 4  # the first half of the edit's steps, four views each
+    assert all(small == (height // 4, width // 4) for small, (height, width) in sizes)
+    assert max(corner for *_, corner in rendered) < 0.1  # next to nothing is in the corners of a picture
+
+
+def test_a_background_is_removed_of_orbits_about_what_was_named_alone(ns_train, toy_splats, capfd):
+    edit = ("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 1)
+    for options, said in (
+        (("--pipeline.views", "orbit"), "has to know what the subject is"),
+        ((), "is for orbits"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            ns_train(*edit, "--pipeline.background", "removed", *options)
+        assert ended.value.code != 0
+        assert said in " ".join(capfd.readouterr().err.replace("│", " ").split())
 
 
 def test_an_orbit_about_a_subject_that_nobody_walked_around_is_refused(ns_train, toy_splats, capfd):

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 
 from pds_nerfstudio.scenes.families import render
+from pds_nerfstudio.scenes.region import Ball
 
 HASH_TABLE = "field.mlp_base.model.0.hash_table"
 POSES_FIXED = {"camera_optimizer": CameraOptimizerConfig(mode="off")}
@@ -216,3 +218,49 @@ def test_one_camera_at_a_time(splats, camera):
     both = type(both)(*(torch.cat([getattr(both, n)] * 2) for n in ("camera_to_worlds", "fx", "fy", "cx", "cy")))
     with pytest.raises(ValueError, match="one camera"):
         render(splats(), both)
+
+
+@pytest.mark.parametrize("family", ["nerfacto", "splats"])
+def test_a_part_of_the_scene_is_shown_alone_and_hears_of_every_gradient(family, request, camera):
+    """All of it is the whole scene, none of it the plain background, and what lies outside hears nothing."""
+    model = request.getfixturevalue(family)().eval()
+    everything, nothing = Ball((0.0, 0.0, 0.0), 1e6), Ball((0.0, 0.0, 0.0), 0.0)
+    whole, all_of_it = render(model, camera(1)), render(model, camera(1), within=everything)
+    torch.testing.assert_close(all_of_it.accumulation, whole.accumulation, atol=1e-6, rtol=0)
+    torch.testing.assert_close(all_of_it.depth, whole.depth, atol=1e-4, rtol=1e-4)
+    none_of_it = render(model, camera(1), within=nothing)
+    assert none_of_it.accumulation.abs().max() < 1e-6
+    assert none_of_it.image.flatten(2).std(-1).max() < 1e-6
+    torch.testing.assert_close(render(model, camera(1)).image, whole.image, atol=0, rtol=0)  # nothing is left behind
+
+
+def test_of_splats_only_those_within_hear_a_gradient(splats, camera):
+    model = splats().eval()
+    region = Ball(tuple(model.means[0].tolist()), float((model.means - model.means[0]).norm(dim=-1).median()))
+    inside = region.contains(model.means.detach())
+    assert 0 < int(inside.sum()) < len(inside)
+    render(model, camera(1), within=region).image.sum().backward()
+    heard = model.gauss_params["features_dc"].grad.abs().sum(-1) > 0
+    assert heard.any()
+    assert not (heard & ~inside).any()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_of_a_nerf_nothing_outside_the_region_hears_a_gradient(nerfacto, camera, recompute):
+    model = nerfacto().train()
+    rendering = render(model, camera(2), within=Ball((0.0, 0.0, 0.0), 0.0), recompute=recompute, rays_per_chunk=10)
+    (rendering.image.sum() + rendering.accumulation.sum()).backward()
+    assert not model.field.mlp_base.model[0].hash_table.grad.any()
+
+
+def test_a_rendering_is_enlarged_with_its_graph(splats, camera):
+    model = splats().eval()
+    small = render(model, camera(1))
+    height, width = small.image.shape[-2:]
+    large = small.enlarged(4 * height, 4 * width)
+    assert large.image.shape[-2:] == large.depth.shape[-2:] == large.accumulation.shape[-2:] == (4 * height, 4 * width)
+    torch.testing.assert_close(
+        F.avg_pool2d(large.image, 4)[..., 1:-1, 1:-1], small.image[..., 1:-1, 1:-1], atol=0.2, rtol=0
+    )
+    large.image.sum().backward()
+    assert model.gauss_params["means"].grad.any()
