@@ -2,6 +2,7 @@
 
 pds-edit
 piva-edit[pipeline.objective.regularisation=0.8]
+pnr-edit[pipeline.recipe=object,pipeline.subject=(0,0,0.5)]
 pnr-edit+sdedit-refine[max_num_iterations=400]      the second link begins with what the first has made
 """
 
@@ -22,6 +23,8 @@ ANCHORS = (NOTHING, CEILING, *KNOWN, REGENERATE)
 WORDS = {"True": True, "False": False, "None": None}
 BETWEEN_LINKS = re.compile(r"\+(?![^\[]*\])")
 """A plus sign that stands in no brackets."""
+BETWEEN_SETTINGS = re.compile(r",(?![^(]*\))")
+"""A comma that stands in no parentheses."""
 
 
 class Link(NamedTuple):
@@ -50,7 +53,7 @@ def read_link(text: str) -> Link:
         UserError: the brackets cannot be read.
     """
     method, bracket, rest = text.partition("[")
-    pairs = [pair.partition("=") for pair in rest.removesuffix("]").split(",")] if bracket else []
+    pairs = [pair.partition("=") for pair in BETWEEN_SETTINGS.split(rest.removesuffix("]"))] if bracket else []
     if (bracket and not rest.endswith("]")) or any(not (name and equals) for name, equals, _ in pairs):
         raise UserError(f"The method {text!r} cannot be read: write METHOD[NAME=VALUE,NAME=VALUE].")
     return Link(method.strip(), {name.strip(): _value(text) for name, _, text in pairs})

@@ -93,6 +93,8 @@ def test_a_method_takes_settings_in_brackets(tmp_path):
     by_recipe = changed(METHODS["pnr-edit-splat"].config, read_link("pnr-edit[pipeline.recipe=shape]")[1])
     assert by_recipe.pipeline.run.recipe == ("shape",)
     assert [cell.method for cell in cells_of(tmp_path, ["nothing", text])[:2]] == ["nothing", text]
+    subject = read_link("pnr-edit[pipeline.subject=(0, 0.5,-1),pipeline.views=orbit]")[1]
+    assert subject == {"pipeline.subject": (0, 0.5, -1), "pipeline.views": "orbit"}
     words = read_link("pnr-edit[a=true, b=False, c=none, d=relevant, e=3]")[1]
     assert words == {"a": True, "b": False, "c": None, "d": "relevant", "e": 3}
 
