@@ -1,11 +1,12 @@
 """`pds edit`: the whole way from a reconstruction to an edited scene, as the commands that one would type by hand.
 
-RUN ─► (pds dreambooth) ─► ns-train …-edit ─► (ns-train sdedit-refine) ─► pds render ─► pds evaluate
+RUN ─► (pds dreambooth) ─► (pds preview) ─► ns-train …-edit ─► (ns-train sdedit-refine) ─► pds render ─► pds evaluate
 
 Each stage is a process of its own, its command is printed, and a finished one is not run again; a training that was
 interrupted goes on from its last checkpoint.
 """
 
+import itertools
 import json
 import shlex
 import sys
@@ -33,6 +34,8 @@ from pds_nerfstudio.text import in_rich, printable
 STATE, LOCK = "edit.json", "edit.lock"
 METHODS = ("pnr-edit", "pds-edit", "dds-edit", "sds-edit", "piva-edit", "ssd-edit", "vsd-edit", "idu-edit")
 """Those of `pds_nerfstudio.methods` that edit, without their -splat; importing that takes a quarter of a minute."""
+CAPTIONED = 3
+"""Photographs that a captioning model is shown at most, evenly chosen."""
 ROOM = 16 << 20
 """Bytes that an edit takes at least."""
 STOPPED = {-2: 130, 130: 130, -15: 143, 143: 143}
@@ -53,7 +56,7 @@ class Edit:
     run_folder: Annotated[Path, tyro.conf.Positional]
     """The reconstruction: a run's folder."""
     src_prompt: Annotated[str, tyro.conf.arg(aliases=("--from",))] = ""
-    """What the scene shows."""
+    """What the scene shows; without it, a captioning model proposes something, and you are asked."""
     tgt_prompt: Annotated[str, tyro.conf.arg(aliases=("--to",))] = ""
     """What it should show."""
     recipe: tuple[str, ...] = ()
@@ -65,6 +68,11 @@ class Edit:
     """pnr-edit, pds-edit, dds-edit …; of splats, -splat is added."""
     refine: bool = True
     """Refine the edited scene by SDEdit."""
+    preview_first: bool = False
+    """Try the prompts on a photograph first, in two dimensions, and ask before the scene is edited."""
+    caption: str = "auto"
+    """What proposes a source prompt: a captioning model's folder or hub id, by default a BLIP or GIT in the hub's
+    cache."""
     out: Path = Path("outputs/edit")
     """Folder of everything that is made."""
     edit_args: str = ""
@@ -90,6 +98,7 @@ class Edit:
 
     def run(self) -> None:
         """Run the stages that are not finished, and sum up."""
+        self._complete_prompts()
         stages = self.stages()
         require_writable(self.out, room=ROOM)
         self._finished(stages)
@@ -115,7 +124,53 @@ class Edit:
             if stage.opens_a_page():
                 console.print(PAGE.format("edit" if stage.name == "edit" else "refine"), style="dim", markup=False)
             self._execute(stage, command, stages, done)
+            if stage.name == "preview" and not self._goes_on(stage, console):
+                return
         self._summary(stages, done, console)
+
+    def _complete_prompts(self) -> None:
+        """Where no source prompt is given: that of an earlier call, or what is answered to a proposal.
+
+        Raises:
+            UserError: there is nobody to ask; with the proposal, where there is one.
+        """
+        if self.src_prompt.strip() or not self.tgt_prompt.strip():
+            return
+        if before := self._asked_before():
+            self.src_prompt = before
+            return
+        from pds_nerfstudio.priors.caption import find_captioner, propose_caption
+        from pds_nerfstudio.scenes.photographs import find_photographs
+
+        require_run(self.run_folder, called="RUN")
+        proposal, folder = "", find_captioner(self.caption)
+        if folder is not None:
+            photographs = find_photographs((self.run_folder,), None).paths
+            proposal = propose_caption(folder, photographs[:: -(-len(photographs) // CAPTIONED)])
+        if not sys.stdin.isatty():
+            proposed = f" ({folder} proposes {shlex.quote(proposal)})" if proposal else ""
+            raise UserError(f'The source prompt is empty: say what is there, --from "a photo of …"{proposed}.')
+        hint = f" [{proposal}]" if proposal else ""
+        self.src_prompt = input(f"What does the scene show?{hint} ").strip() or proposal
+
+    def _asked_before(self) -> str | None:
+        """The source prompt with which an earlier call began, if it was for the same target."""
+        if not (self.out / STATE).is_file():
+            return None
+        words = [shlex.split(entry["command"]) for entry in _read_state(self.out / STATE).values()]
+        for command in words:
+            named = dict(itertools.pairwise(command))
+            if named.get("--pipeline.tgt-prompt") == self.tgt_prompt:
+                return named.get("--pipeline.src-prompt")
+        return None
+
+    def _goes_on(self, preview: Stage, console: Console) -> bool:
+        """Whether the scene is to be edited with these prompts, now that a photograph was."""
+        console.print(f"Look at {printable(preview.result.with_name('sheet.png'))}", markup=False)
+        if sys.stdin.isatty():
+            return input("Edit the scene with these prompts? [y/N] ").strip().lower() in ("y", "yes")
+        console.print("The same command again edits the scene; with other prompts, give a new --out.")
+        return False
 
     def _say_cost(self, stages: Sequence[Stage], console: Console) -> None:
         """What the edit asks of a GPU, where that is counted; the edit itself counts anew for its prior and views."""
@@ -160,6 +215,8 @@ class Edit:
         for flag, added in ((f"--pipeline.{name}", values) for name, values in lists.items()):
             what += (flag, *map(str, added)) if added else ()
         method = self.method.removesuffix("-splat") + suffix
+        if self.preview_first:
+            stages.append(self._preview(source, prior))
         edit = self._training("edit", method, source.checkpoints[source.last].parent, what, self.edit_args)
         edited = edit.result
         stages.append(edit)
@@ -174,6 +231,16 @@ class Edit:
         command = ("pds", "evaluate", *between, str(report), *words_of("--evaluate-args", self.evaluate_args))
         stages.append(Stage("evaluate", command, report / "report.html"))
         return stages
+
+    def _preview(self, source: Run, prior: str) -> Stage:
+        kind = self.method.removesuffix("-splat").removesuffix("-edit")
+        objective = "pds" if kind in ("pnr", "idu") else kind
+        out = self.out / "preview"
+        command = ("pds", "preview", str(source.folder), "--src-prompt", self.src_prompt)
+        command += ("--tgt-prompt", self.tgt_prompt, "--objective", objective, "--prior", prior, "--out", str(out))
+        for flag, added in (("--lora", self.lora), ("--embedding", self.embedding)):
+            command += (flag, *map(str, added)) if added else ()
+        return Stage("preview", command, out / "preview.json")
 
     def _training(self, name: str, method: str, scene: Path, what: Sequence[str], more: str) -> Stage:
         command = ("ns-train", method, "--load-dir", str(scene), *what, "--output-dir", str(self.out))
@@ -209,7 +276,8 @@ class Edit:
                 raise self._another(stage.name, entry["command"])
             if not self._is_finished(stage, entry, ours):
                 break
-            done[stage.name] = entry["seconds"] or _seconds_between_files(stage.result)
+            seconds = entry["seconds"]
+            done[stage.name] = _seconds_between_files(stage.result) if seconds is None else seconds
         for name, entry in before.items():
             if entry["seconds"] is not None and entry["command"] not in [stage.line for stage in stages]:
                 raise self._another(name, entry["command"])

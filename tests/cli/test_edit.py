@@ -21,6 +21,7 @@ from pds_nerfstudio.children import Ended
 from pds_nerfstudio.cli.dreambooth import Dreambooth
 from pds_nerfstudio.cli.edit import Edit
 from pds_nerfstudio.cli.evaluate import Evaluate
+from pds_nerfstudio.cli.preview import Preview
 from pds_nerfstudio.cli.render import Render
 from pds_nerfstudio.cli.stages import Stage, progress
 from pds_nerfstudio.errors import UserError
@@ -92,6 +93,61 @@ def test_every_stage_is_a_command_that_its_program_reads(toy_splats, tmp_path):
     assert refined.get_base_dir() == stages[2].result
     assert tyro.cli(Render, args=words["render"][2:]).run_folder == stages[2].result
     assert tyro.cli(Evaluate, args=words["evaluate"][2:]).run_folders == (stages[2].result,)
+
+
+def test_prompts_are_tried_on_a_photograph_first_and_the_same_command_then_goes_on(
+    toy_splats, tmp_path, monkeypatch, capfd
+):
+    ran = []
+
+    def run_child(command, *_):
+        ran.append(command[1:3])
+        made = tmp_path / "out" / "preview" / "preview.json"
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_text("{}")
+        return Ended(0 if command[1] == "preview" else 3)
+
+    monkeypatch.setattr("pds_nerfstudio.cli.edit.run_child", run_child)
+    chain = edit(toy_splats.parent, tmp_path / "out", preview_first=True, method="dds-edit")
+    previewed = tyro.cli(Preview, args=shlex.split(chain.stages()[0].line)[2:])
+    assert (previewed.src_prompt, previewed.tgt_prompt) == (FROM, (TO,))
+    assert previewed.objective == ("dds",)
+    chain.run()  # nobody is there to be asked
+    assert ran == [["preview", str(toy_splats.parent)]]
+    assert "The same command again edits the scene" in capfd.readouterr().out
+    assert chain._held is not None
+    chain._held.close()  # as its process does
+    with pytest.raises(UserError, match="stage edit ended with 3"):
+        edit(toy_splats.parent, tmp_path / "out", preview_first=True, method="dds-edit").run()
+    assert [words[0] for words in ran] == ["preview", "dds-edit-splat"]
+
+    # Nor is it asked again for what an earlier call was told.
+    again = edit(toy_splats.parent, tmp_path / "out", src_prompt="", method="dds-edit")
+    again._complete_prompts()
+    assert again.src_prompt == FROM
+
+
+@pytest.mark.parametrize(("answer", "taken"), [("", "a photo of a can"), (" a photo of a tin ", "a photo of a tin")])
+def test_a_source_prompt_is_proposed_and_asked_for(toy_splats, tmp_path, monkeypatch, answer, taken):
+    shown = []
+
+    def propose(folder, photographs):
+        shown.extend(photographs)
+        return "a photo of a can"
+
+    monkeypatch.setattr("pds_nerfstudio.priors.caption.find_captioner", lambda name: Path("blip"))
+    monkeypatch.setattr("pds_nerfstudio.priors.caption.propose_caption", propose)
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or answer)
+    with pytest.raises(UserError, match=r"is empty: .*blip proposes 'a photo of a can'"):
+        edit(toy_splats.parent, tmp_path / "out", src_prompt="").run()
+    assert not asked
+    assert 1 <= len(shown) <= 3
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    chain = edit(toy_splats.parent, tmp_path / "out", src_prompt="")
+    chain._complete_prompts()
+    assert asked == ["What does the scene show? [a photo of a can] "]
+    assert chain.src_prompt == taken
 
 
 def test_a_chain_without_refinement_shows_the_edit(toy_splats, tmp_path):
