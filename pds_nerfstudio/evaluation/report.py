@@ -1,4 +1,4 @@
-"""Measured edits for readers: JSON, a table for the terminal, and one HTML file that can be sent to somebody."""
+"""Measured edits for readers: JSON, a table for the terminal, and an HTML file, pictures first, to send to somebody."""
 
 import base64
 import html
@@ -7,19 +7,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from string import Template
 from typing import Any
 
-from PIL import Image
 from rich.table import Table
 
 from pds_nerfstudio.evaluation.measure import METRICS, Judges, Measured
-from pds_nerfstudio.pictures import as_pil
+from pds_nerfstudio.pictures import Image3, as_pil, heat
 from pds_nerfstudio.scenes.paths import evenly
-from pds_nerfstudio.scenes.shots import before_after_sheet
+from pds_nerfstudio.scenes.shots import Shot, depth_pictures
 from pds_nerfstudio.text import in_rich
 
-SHEET_VIEWS = 6
+MOST_VIEWS = 24
+"""Of a run, on a page; those of a longer capture are chosen evenly."""
+LARGEST, THUMBNAIL = 640, 96
+"""Longer side in pixels of what a page shows, and of what one clicks on to see it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,79 +81,94 @@ def as_table(entries: Sequence[Entry], judges: Judges) -> Table:
 
 
 def as_html(entries: Sequence[Entry], judges: Judges) -> str:
-    """One self-contained page: table, formulas, a sheet and a before/after slider for each run."""
-    head = "".join(f"<th>{html.escape(entry.label)}</th>" for entry in entries)
-    rows = ""
+    """One self-contained page: of each run every view with a slider between before and after and its maps; then the
+    numbers, their formulas folded."""
+    head = "".join(
+        f"<th>{html.escape(_wanted(entry))}<small>{html.escape(entry.label)}</small></th>" for entry in entries
+    )
+    rows = formulas = ""
     for key, metric in METRICS.items():
         cells = "".join(f"<td>{'<b>' + v + '</b>' if best else v}</td>" for v, best in _row(key, entries))
         better = f" ({metric.better} is better)" if metric.better else ""
-        rows += (
-            f"<tr><th>{html.escape(metric.name)}{better}</th>{cells}"
-            f"<td class=formula>{html.escape(metric.formula)}; over {html.escape(metric.over)}</td></tr>\n"
-        )
-    sections = "".join(_section(entry) for entry in entries)
-    return PAGE.format(
+        rows += f"<tr><th>{html.escape(metric.name)}{better}</th>{cells}</tr>\n"
+        formulas += f"<dt>{html.escape(metric.name)}</dt>"
+        formulas += f"<dd>{html.escape(metric.formula)}; over {html.escape(metric.over)}</dd>\n"
+    page = Template((Path(__file__).parent / "report.html").read_text(encoding="utf8"))
+    return page.substitute(
+        title=html.escape(", ".join(dict.fromkeys(map(_wanted, entries)))),
+        sections="".join(map(_section, entries)),
         head=head,
         rows=rows,
-        sections=sections,
+        formulas=formulas,
         clip=html.escape(judges.clip_name),
         distance=html.escape(judges.distance_name),
     )
 
 
+def _wanted(entry: Entry) -> str:
+    """What an edit is called: by its prompt, or where it has none by its run."""
+    return entry.prompts[1] or entry.label
+
+
 def _row(key: str, entries: Sequence[Entry]) -> list[tuple[str, bool]]:
-    """Every run's mean as text, and whether it is the best of several."""
-    means = [entry.measured.mean(key) for entry in entries]
-    known = [mean for mean in means if mean is not None and not math.isnan(mean)]
-    better = METRICS[key].better
-    best = None if not better or len(known) < 2 else (max if better == "higher" else min)(known)
-    return [("not measured" if mean is None else f"{mean:.4g}", mean is not None and mean == best) for mean in means]
+    """Every run's mean as text, and whether it is the best of several edits of one scene by the same prompts."""
+    better, means = METRICS[key].better, [entry.measured.mean(key) for entry in entries]
+    rivals: dict[tuple[Path, tuple[str, str]], list[float]] = {}
+    for entry, mean in zip(entries, means, strict=True):
+        if mean is not None and not math.isnan(mean):
+            rivals.setdefault((entry.before, entry.prompts), []).append(mean)
+    row = []
+    for entry, mean in zip(entries, means, strict=True):
+        known = rivals.get((entry.before, entry.prompts), [])
+        is_best = bool(better) and len(known) > 1 and mean == (max if better == "higher" else min)(known)
+        row.append(("not measured" if mean is None else f"{mean:.4g}", is_best))
+    return row
 
 
 def _section(entry: Entry) -> str:
     measured = entry.measured
-    shown = evenly(len(measured.before), SHEET_VIEWS)
     source, target = entry.prompts
-    title = f"{source or 'before'}   to   {target or 'after'}"
-    with TemporaryDirectory() as folder:
-        sheet = Path(folder) / "sheet.png"
-        before, after = ([shots[i] for i in shown] for shots in (measured.before, measured.after))
-        before_after_sheet(before, after, sheet, title)
-        picture = _data_url(Image.open(sheet))
-    left, right = (_data_url(as_pil(shots[0].image), least_width=512) for shots in (measured.before, measured.after))
+    shown = evenly(len(measured.before), MOST_VIEWS)
+    views = [_view(measured.before[i], measured.after[i], number) for number, i in enumerate(shown)]
+    buttons = "".join(
+        f"<button aria-label='view {number + 1}' aria-pressed={'false' if number else 'true'}>"
+        f"<img src='{_data_url(measured.after[i].image, THUMBNAIL)}' alt=''></button>"
+        for number, i in enumerate(shown)
+    )
+    left_out = len(measured.before) - len(shown)
+    note = f", {len(shown)} of {len(measured.before)} views" if left_out else ""
+    title = f"“{source}” → “{target}”" if source and target else target or entry.label
     return (
-        f"<h2>{html.escape(entry.label)}</h2>\n<p>{html.escape(title)}<br><code>{html.escape(str(entry.folder))}</code>"
-        f"</p>\n<div class=slider style='--at:50%'><img src='{left}' alt=before><img class=after src='{right}' "
-        "alt=after><input type=range min=0 max=100 value=50 aria-label='before and after' "
-        "oninput=\"this.parentNode.style.setProperty('--at', this.value + '%')\"></div>\n"
-        f"<p><img src='{picture}' alt='held-out views before and after'></p>\n"
+        f"<section><h2>{html.escape(title)}</h2>\n<p>{html.escape(entry.label)}{note} · "
+        f"<code>{html.escape(str(entry.folder))}</code></p>\n{''.join(views)}"
+        f"<div class=views>{buttons}</div></section>\n"
     )
 
 
-def _data_url(image: Image.Image, least_width: int = 0) -> str:
-    if image.width < least_width:
-        scale = math.ceil(least_width / image.width)
-        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+def _view(before: Shot, after: Shot, number: int) -> str:
+    """One view: a slider between its two pictures, and what changed."""
+    depths = depth_pictures(before, after)
+    maps = {
+        "change (white: 0.5 or more)": heat(after.image[None], before.image[None])[0],
+        "depth before": depths[0],
+        "depth after": depths[1],
+    }
+    figures = "".join(
+        f"<figure><img src='{_data_url(picture)}' alt='{name}'><figcaption>{name}</figcaption></figure>"
+        for name, picture in maps.items()
+    )
+    return (
+        f"<div class=view{' hidden' if number else ''}><div class=slider style='--at:50%'>"
+        f"<img src='{_data_url(before.image)}' alt=before><img class=after src='{_data_url(after.image)}' alt=after>"
+        "<b>before</b><b>after</b><input type=range min=0 max=100 value=50 aria-label='before and after'></div>"
+        f"<div class=maps>{figures}</div></div>\n"
+    )
+
+
+def _data_url(picture: Image3, most: int = LARGEST) -> str:
+    """RGB in [0, 1] as a JPEG, no larger than `most` pixels to a side."""
+    image = as_pil(picture)
+    image.thumbnail((most, most))
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-PAGE = """<!doctype html>
-<html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>
-<title>Edits compared with their sources</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em }}
-table {{ border-collapse: collapse }} th, td {{ padding: .25em .8em; text-align: right; border-bottom: 1px solid #ddd }}
-tr th:first-child, td.formula {{ text-align: left; font-weight: normal }} td.formula {{ color: #666; font-size: 13px }}
-img {{ max-width: 100% }}
-.slider {{ position: relative; display: inline-block }} .slider img {{ display: block }}
-.slider .after {{ position: absolute; inset: 0; clip-path: inset(0 0 0 var(--at)) }}
-.slider input {{ position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: .6; background: none }}
-</style>
-<h1>Edits compared with their sources</h1>
-<table><tr><th></th>{head}<th></th></tr>
-{rows}</table>
-<p>b is the rendering before the edit and a the one after it, from the same camera. C is {clip}. d is {distance}.</p>
-{sections}</html>
-"""
+    image.save(buffer, "JPEG", quality=90, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

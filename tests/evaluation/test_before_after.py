@@ -132,7 +132,10 @@ def test_evaluate_shows_several_runs_side_by_side(edits, run_command, tmp_path):
         assert len(run["values"]["directional_consistency"]) == 2
     assert report["metrics"]["psnr"]["formula"] in done.stdout.replace("\n", " ") or "10·log" in done.stdout
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2 * 3
+    assert page.count("data:image/jpeg;base64,") == 2 * 2 * (2 + 3 + 1)  # runs, views; slider, maps, what one clicks on
+    assert page.index("class=slider") < page.index("<table>") < page.index("<details>")
+    assert "<h2>“a photo of a red can” → “a photo of a red cone”</h2>" in page
+    assert "<b>" not in page.partition("<table>")[2].partition("</table>")[0]  # edits of two scenes are no rivals
     assert not re.findall(r"(?:src|href)=['\"](?!data:)", page)
     assert all(metric["formula"].split(";")[0] in page.replace("&#x27;", "'") for metric in report["metrics"].values())
 
