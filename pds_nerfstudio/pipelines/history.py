@@ -102,11 +102,14 @@ class History:
                 self._take_along(before / FOLDER)
         if distributed.rank() > 0:
             return
-        if before is None and self._kept != "nothing":
-            self._draw(SOURCE)
-        if not (self.folder / BEGIN).exists():
+        if before is None or not (self.folder / BEGIN).exists():
             save_snapshot(self._begin, self.folder / BEGIN)
         self.moments.write(self.folder)
+
+    def portray_source(self) -> None:
+        """To be called while the scene is the source: draw it, as nothing of it is to be loaded once more."""
+        if self._kept != "nothing" and distributed.rank() == 0:
+            self._draw(SOURCE)
 
     def _take_along(self, folder: Path) -> None:
         of_moments = (f"{key}{ending}" for key in self.moments.taken for ending in (".jpg", ".pt"))
@@ -236,7 +239,7 @@ class History:
         alike = [i for i in range(len(views)) if views.size(i) == views.size(0)]
         chosen = [alike[i] for i in evenly(len(alike), VIEWS)]
         self.moments.views = len(chosen)
-        model = pipeline.source_scene() if key == SOURCE else pipeline.model
+        model = pipeline.model
         cameras = [view_camera(views, i, SHORT_SIDE, model.device) for i in chosen]
         images = [shoot(model, camera).image for camera in cameras]
         with written(self.folder / f"{key}.jpg") as partial:

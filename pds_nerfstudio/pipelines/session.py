@@ -30,6 +30,7 @@ from pds_nerfstudio.pipelines.steering import (
     adopt_settings,
     begin_of,
     change_setting,
+    is_way_back,
     said,
     settings_at,
     settings_of,
@@ -162,7 +163,7 @@ class Session:
 
         A log that is replayed has it already.
         """
-        if isinstance(value, dict) and isinstance(value.get("to"), str) and isinstance(value.get("settings"), dict):
+        if is_way_back(value):
             return value
         if value == SOURCE:
             return {"to": SOURCE, "settings": self._done[0].value}

@@ -259,9 +259,14 @@ def settings_at(changes: Iterable[Change], step: int) -> dict[str, Any]:
             if change.change == "objective" and change.value != settings.get("objective"):
                 settings.pop(FURTHER, None)  # another objective begins with its own
             settings[change.change] = change.value
-        elif change.step < step and change.change == "restore" and isinstance(change.value, dict):
+        elif change.step < step and change.change == "restore" and is_way_back(change.value):
             settings = dict(change.value["settings"])
     return settings
+
+
+def is_way_back(value: Any) -> bool:
+    """Whether a `restore` has all that it takes; a log may come from anywhere."""
+    return isinstance(value, dict) and isinstance(value.get("to"), str) and isinstance(value.get("settings"), dict)
 
 
 def said(name: str, value: Any) -> str:

@@ -36,6 +36,7 @@ from pds_nerfstudio.pipelines.panel import Panel
 from pds_nerfstudio.pipelines.plan import Plan, prepare
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig
 from pds_nerfstudio.pipelines.session import Session
+from pds_nerfstudio.pipelines.steering import is_way_back
 from pds_nerfstudio.prompts import folder_words
 from pds_nerfstudio.ranges import check_range
 from pds_nerfstudio.scenes.source import load_source_state
@@ -167,7 +168,7 @@ class EditTrainer(SceneTrainer):
         if kept == "auto":
             kept = "scenes" if config.is_viewer_enabled() else "pictures"
         every = config.steps_per_moment or between(config.max_num_iterations)
-        back_to = [change.value["to"] for change in self.plan.due if change.change == "restore"]
+        back_to = [c.value["to"] for c in self.plan.due if c.change == "restore" and is_way_back(c.value)]
         return History(self, kept, every, 1e9 * config.history_gb, back_to)
 
     def _build_optimizers(self) -> SharedOptimizers:
@@ -259,6 +260,7 @@ class EditTrainer(SceneTrainer):
         with self.train_lock:
             if not plan.resumes:
                 require_visible(self.pipeline.scene, self.pipeline.views)
+                self.session.history.portray_source()
                 self.pipeline.begin(self.probe)
                 distributed.share(itertools.chain(*self.optimizers.parameters.values()))
             self.session.begin(self._start_step, plan.done, plan.run.config_path.parent if plan.resumes else None)

@@ -254,7 +254,7 @@ def replays(folder: Path) -> Path:
         "timesteps": (None, [0.5], [0.9, 0.1]),
         "objective": (None, "__class__", ["pds"]),
         "perturb": ([1], None, "much", -1),
-        "restore": ("nothing", None, [1]),
+        "restore": ("nothing", None, [1], {"to": 3}, {"to": "0", "settings": []}, {"to": "9.9", "settings": {}}),
         "strength": ([0, 1],),
     }
     refused = [(2, name, value) for name, values in changes.items() for value in values]
