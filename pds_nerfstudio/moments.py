@@ -97,10 +97,14 @@ def read_moments(folder: Path) -> Moments:
 def _is_sound(moment: Moment) -> bool:
     """Whether a key can be no other file's name, and what is read of a moment is there."""
     texts = (moment.key, moment.change, moment.words, moment.name)
+    settings: Any = moment.settings
+    prompts = settings.get("prompts", ["", ""]) if isinstance(settings, dict) else None
     return (
-        all(isinstance(text, str) for text in texts)
+        isinstance(prompts, list)
+        and len(prompts) == 2
+        and all(isinstance(prompt, str) for prompt in prompts)
+        and all(isinstance(text, str) for text in texts)
         and moment.key.replace(".", "", 1).isdigit()
         and type(moment.step) is int
-        and isinstance(moment.settings, dict)
         and type(moment.scene) is bool
     )

@@ -151,6 +151,8 @@ def test_a_full_disk_ends_the_history_and_not_the_edit(history, monkeypatch):
         '{"views": 1, "moments": [{"key": "1", "step": "1", "settings": {}}], "undo": [], "redo": []}',
         '{"views": 1, "moments": [{"key": "1", "step": 1}], "undo": [], "redo": []}',
         '{"views": 1, "moments": [], "undo": 3, "redo": []}',
+        '{"views": 1, "moments": [{"key": "1", "step": 1, "settings": {"prompts": 3}}], "undo": [], "redo": []}',
+        '{"views": 1, "moments": [{"key": "1", "step": 1, "settings": []}], "undo": [], "redo": []}',
     ],
 )
 def test_a_damaged_list_is_refused_in_one_sentence(tmp_path, content):
