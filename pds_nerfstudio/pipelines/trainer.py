@@ -339,9 +339,9 @@ class EditTrainer(SceneTrainer):
 
     def _doing(self) -> str:
         """What the edit is at, in words."""
-        if self.training_state != "training":
-            return {"paused": "paused"}.get(self.training_state, "ended and saved")
-        return self.pipeline.stage_at(self._next_step)
+        if self.training_state == "training":
+            return self.pipeline.stage_at(self._next_step)
+        return "paused" if self.training_state == "paused" else "ended and saved"
 
     def probe(self, steps: int, still: bool = False) -> list[float]:
         """Run edit steps −steps … −1 on optimisers of their own, and put scene and adapters back bit for bit.
