@@ -167,8 +167,8 @@ class Edit:
     def _goes_on(self, preview: Stage, console: Console) -> bool:
         """Whether the scene is to be edited with these prompts, now that a photograph was."""
         console.print(f"Look at {printable(preview.result.with_name('sheet.png'))}", markup=False)
-        if sys.stdin.isatty():
-            return input("Edit the scene with these prompts? [y/N] ").strip().lower() in ("y", "yes")
+        if sys.stdin.isatty() and input("Edit the scene with these prompts? [y/N] ").strip().lower() in ("y", "yes"):
+            return True
         console.print("The same command again edits the scene; with other prompts, give a new --out.")
         return False
 
