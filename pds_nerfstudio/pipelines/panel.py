@@ -12,7 +12,7 @@ import io
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,6 @@ from viser import GuiEvent, GuiInputHandle
 from pds_nerfstudio.moments import SOURCE, Moment
 from pds_nerfstudio.objectives import BY_NAME
 from pds_nerfstudio.pipelines.base import EditConfig
-from pds_nerfstudio.pipelines.display import Display
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
 from pds_nerfstudio.pipelines.history import History
 from pds_nerfstudio.pipelines.revise import ReviseConfig
@@ -50,6 +49,12 @@ HINTS = {
     "η": "How far the scene is moved towards a random one: 0 not at all, 1 all the way. Shapes need more than colours",
     "divide": "How much of the view, from its left, shows the scene before the edit",
 }
+
+
+class Display(Protocol):
+    """What pages show of the scene: `display.Display`, which stands beside the panel and not below it."""
+
+    source_share: float
 
 
 class Panel:
