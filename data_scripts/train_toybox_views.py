@@ -229,7 +229,8 @@ def write_prior(unet: UNet2DConditionModel, folder: Path, is_flow: bool = False)
 
     An ordinary pipeline that diffusers loads, which without cameras predicts what the U-Net does at sixteen zeros.
     """
-    shutil.copytree(TOYBOX, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("unet"))
+    others = ("unet", "recipe.json") if is_flow else ("unet",)  # a flow has a recipe of its own, in the package
+    shutil.copytree(TOYBOX, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*others))
     weights = {name: value.detach().cpu().half().contiguous() for name, value in unet.state_dict().items()}
     prefix = "class_embedding."
     embedding = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}

@@ -4,6 +4,7 @@ import re
 from typing import Any, Literal
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.priors.families import PACKAGED
 
 Ask = Literal["colour", "addition", "shape", "style", "object"]
 """What an edit can ask for, after the kinds of Le et al. 2024, section 4."""
@@ -59,7 +60,7 @@ def require_read_differently(src_prompt: str, tgt_prompt: str, tokenizer: Any) -
 
 def unknown_words(prior: str, *prompts: str) -> str:
     """A sentence about words that a prior of a closed vocabulary does not know; empty where it knows them all."""
-    if prior != "toybox":
+    if prior not in PACKAGED:
         return ""
     from pds_nerfstudio.toybox.spec import words
 

@@ -27,6 +27,7 @@ from pds_nerfstudio.estimates import estimates
 from pds_nerfstudio.files import appended, is_vacant, read_json, require_writable, write_whole
 from pds_nerfstudio.next_steps import after_edit, say_next
 from pds_nerfstudio.priors.dreambooth_settings import CARD
+from pds_nerfstudio.priors.families import PACKAGED
 from pds_nerfstudio.prompts import check_prompts
 from pds_nerfstudio.runs import Run, data_gone, require_run
 from pds_nerfstudio.text import in_rich, printable
@@ -175,7 +176,7 @@ class Edit:
     def _say_cost(self, stages: Sequence[Stage], console: Console) -> None:
         """What the edit asks of a GPU, where that is counted; the edit itself counts anew for its prior and views."""
         method = next(stage.command[1] for stage in stages if stage.name == "edit")
-        if self.prior != "toybox" and method in (counted := estimates()):
+        if self.prior not in PACKAGED and method in (counted := estimates()):
             said = f"Counted for Stable Diffusion 1.5 at 512x512, not measured: {counted[method]}."
             console.print(said, style="dim", markup=False)
 

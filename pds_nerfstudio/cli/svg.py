@@ -12,6 +12,7 @@ import tyro
 from pds_nerfstudio.cli.preview import EDITORS, SDEDIT, known_editors, parsed_setting
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.priors.families import PACKAGED
 from pds_nerfstudio.prompts import unknown_words
 from pds_nerfstudio.ranges import Guidance, Pixels, Steps, check_ranges
 from pds_nerfstudio.text import in_rich, visible
@@ -163,7 +164,7 @@ class Svg:
             )
 
     def _prompts(self) -> tuple[str, str]:
-        suffix = self.suffix if self.suffix is not None else "" if self.prior == "toybox" else SUFFIX
+        suffix = self.suffix if self.suffix is not None else "" if self.prior in PACKAGED else SUFFIX
         return self.src_prompt + suffix, self.tgt_prompt + suffix
 
     def _write(

@@ -23,6 +23,7 @@ from pds_nerfstudio.evaluation.metrics import (
 )
 from pds_nerfstudio.perceptual import Perceptual
 from pds_nerfstudio.pictures import Image3, Images
+from pds_nerfstudio.priors.families import PACKAGED
 from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.shots import Shot, shoot, view_camera
 
@@ -142,7 +143,7 @@ def load_judges(clip: str, priors: Sequence[str]) -> Judges:
 
     Args:
         clip: "auto", "toybox", a folder in transformers' layout or a hub id in the local cache. auto takes toybox's
-            CLIP where every prior is toybox, else the first of `CLIPS` that is there.
+            CLIP where every prior is one of toybox's, else the first of `CLIPS` that is there.
         priors: of the edits; where LPIPS' weights are missing, the VAE of the first that is on this machine stands in.
 
     Raises:
@@ -151,7 +152,7 @@ def load_judges(clip: str, priors: Sequence[str]) -> Judges:
     distance, distance_name = _distance(priors)
     name = clip
     if clip == "auto":
-        name = "toybox" if priors and set(priors) == {"toybox"} else next(filter(_in_cache, CLIPS), "")
+        name = "toybox" if priors and set(priors) <= set(PACKAGED) else next(filter(_in_cache, CLIPS), "")
     if not name:
         return Judges(None, f"none of {', '.join(CLIPS)} is in the local Hugging Face cache", distance, distance_name)
     scorer = ClipScorer.load(TOYBOX_CLIP if name == "toybox" else Path(name) if Path(name).exists() else name)

@@ -13,6 +13,7 @@ from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.carried import find_source, name_source
 from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.settings_tree import settings
+from pds_nerfstudio.priors.families import PACKAGED
 from pds_nerfstudio.scenes.places import absolute, found_again
 from pds_nerfstudio.scenes.source import SourceRun
 
@@ -51,7 +52,7 @@ def find_local_files(pipeline: EditConfig, run: SourceRun) -> None:
     """Name folders on this disk so that the edit can be resumed from elsewhere; of a run that has moved, find them."""
     for name, holder in settings(pipeline):
         value = getattr(holder, name)
-        if name in LOCAL and value is not None and value != "toybox":
+        if name in LOCAL and value is not None and value not in PACKAGED:
             setattr(holder, name, _found(value, run))
         elif name in SEVERAL_LOCAL:
             setattr(holder, name, tuple(_found(each, run) for each in value or ()))

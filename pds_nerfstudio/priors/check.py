@@ -1,15 +1,15 @@
 """Can this prior be loaded? Answered in milliseconds, before torch, diffusers or any weight is touched.
 
-A prior is named in one of five ways: `toybox` (the one in this package), a local diffusers folder, one .safetensors
-file of a whole model, a hub id `owner/name`, or the folder of a LoRA, which names the prior it changes. A hub id that
-lies complete in the local Hugging Face cache is used from there without asking the network.
+A prior is named in one of five ways: `toybox` or `toybox-flow` (those in this package), a local diffusers folder, one
+.safetensors file of a whole model, a hub id `owner/name`, or the folder of a LoRA, which names the prior it changes. A
+hub id that lies complete in the local Hugging Face cache is used from there without asking the network.
 """
 
 from importlib.util import find_spec
 from pathlib import Path
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.families import INDICES, SD, family_of, missing, needed_files
+from pds_nerfstudio.priors.families import INDICES, PACKAGED, SD, family_of, missing, needed_files
 from pds_nerfstudio.priors.fit import check_newer_parts_fit, check_parts_fit
 from pds_nerfstudio.priors.folder import (
     camera_layout,
@@ -23,6 +23,8 @@ from pds_nerfstudio.priors.hub import KNOWN, cached_snapshot, check_hub, downloa
 from pds_nerfstudio.priors.one_file import check_file, convert, converted, is_one_file, read_header
 
 TOYBOX = Path(__file__).resolve().parents[1] / "toybox" / "weights" / "prior"
+TOYBOX_FLOW = TOYBOX.with_name("flow")
+"""The same prior trained as a rectified flow."""
 
 # Removed from the hub by their owners (huggingface/diffusers #9322 and #12874): same weights, other address.
 
@@ -115,10 +117,11 @@ def local_folder(name: str) -> Path | None:
     name = base_of(name)
     if not name.strip():
         raise UserError(f"No prior is given: name a local diffusers folder, {KNOWN}.")
-    if name == "toybox":
-        if not TOYBOX.is_dir():
-            raise UserError(f"The toybox prior is not in this installation ({TOYBOX}): install pds_nerfstudio again.")
-        return TOYBOX
+    if name in PACKAGED:
+        folder = TOYBOX if name == "toybox" else TOYBOX_FLOW
+        if not folder.is_dir():
+            raise UserError(f"The {name} prior is not in this installation ({folder}): install pds_nerfstudio again.")
+        return folder
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "model_index.json").is_file():

@@ -50,6 +50,8 @@ SD3 = Family(
 )
 FAMILIES = (SD, SDXL, SD3)
 SUPPORTED = ", ".join(family.called for family in FAMILIES)
+PACKAGED = ("toybox", "toybox-flow")
+"""The names of the priors in this package: of one world, trained to predict noise and a flow's velocity."""
 DISTILLED = ("Flux",)
 """Beginnings of the names of pipelines whose guidance was distilled into the network."""
 

@@ -22,12 +22,15 @@ from typing import Any, Literal, get_args
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import read_json
 from pds_nerfstudio.priors.check import local_folder, lora_folder
-from pds_nerfstudio.priors.folder import camera_layout
+from pds_nerfstudio.priors.folder import camera_layout, is_flow
+from pds_nerfstudio.priors.folder import read_json as read_config
 from pds_nerfstudio.prompts import Ask, guess_ask
 
 FILE = "recipe.json"
-COMMON, OF_VIEWS = (Path(__file__).parent / "recipes" / f"{name}.json" for name in ("stable_diffusion", "multi_view"))
-"""The recipes of priors that have none of their own: the second of those that take cameras."""
+COMMON, OF_VIEWS, OF_FLOWS = (
+    Path(__file__).parent / "recipes" / f"{name}.json" for name in ("stable_diffusion", "multi_view", "flow")
+)
+"""The recipes of priors that have none of their own: the second of those that take cameras, the third of flows."""
 NONE = "none"
 Budget = Literal["quick", "quality", "low-vram"]
 OPEN = ("max_num_iterations", "optimizers.", "pipeline.")
@@ -130,13 +133,18 @@ def recipe_of(prior: str) -> Recipe:
     """The recipe that lies in a prior's folder; of a LoRA in its own or in that of the prior it changes."""
     folder = local_folder(prior)
     own = (place / FILE for place in (lora_folder(prior), folder) if place is not None)
-    return read_recipe(next(filter(Path.is_file, own), OF_VIEWS if _takes_cameras(folder) else COMMON))
+    return read_recipe(next(filter(Path.is_file, own), _common(folder)))
 
 
-def _takes_cameras(folder: Path | None) -> bool:
-    if folder is None or not (folder / "unet" / "config.json").is_file():
-        return False
-    return camera_layout(folder) is not None
+def _common(folder: Path | None) -> Path:
+    """The recipe for a folder without its own."""
+    if folder is None:
+        return COMMON
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if scheduler.is_file() and is_flow(read_config(scheduler)):
+        return OF_FLOWS
+    has_cameras = (folder / "unet" / "config.json").is_file() and camera_layout(folder) is not None
+    return OF_VIEWS if has_cameras else COMMON
 
 
 def read_recipe(path: Path) -> Recipe:

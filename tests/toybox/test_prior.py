@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pds_nerfstudio.evaluation.metrics import TOYBOX_CLIP, ClipScorer, psnr
-from pds_nerfstudio.priors.check import TOYBOX
+from pds_nerfstudio.priors.check import TOYBOX, TOYBOX_FLOW
 from pds_nerfstudio.priors.control import TOYBOX_CONTROL
 from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.toybox.dataset import capture_cameras
@@ -20,6 +20,8 @@ def megabytes(folder: Path) -> float:
 
 def test_the_weights_are_small():
     assert megabytes(TOYBOX) <= 12
+    assert megabytes(TOYBOX_FLOW) <= 12
+    assert megabytes(TOYBOX_FLOW / "unet") <= 9
     assert megabytes(TOYBOX_CLIP) <= 3
     assert megabytes(TOYBOX_CONTROL) <= 5
 
@@ -42,9 +44,10 @@ def test_the_vae_returns_renders_at_30_db():
 
 
 @pytest.mark.slow
-def test_samples_show_colours_and_shapes_never_trained_together():
+@pytest.mark.parametrize("name", ["toybox", "toybox-flow"])
+def test_samples_show_colours_and_shapes_never_trained_together(name):
     """40 samples of 25 steps; the bars are those of the full table less three standard deviations of 40 draws."""
-    prior, scorer = load_prior("toybox", "cpu"), ClipScorer.load()
+    prior, scorer = load_prior(name, "cpu"), ClipScorer.load()
     asked = held_out_captions()[::5]
     generator = torch.Generator().manual_seed(0)
     samples = prior.sample([caption for _, caption in asked], 64, 64, 25, 4.0, generator)
