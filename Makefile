@@ -22,6 +22,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 # The site, in outputs/site: open index.html, no server is needed.
 docs: $(READY)

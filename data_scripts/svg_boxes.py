@@ -8,20 +8,18 @@ LINE = 17
 """Pixels from one line of text to the next."""
 
 
-def text(x: float, y: float, words: str, size: int = 13, mono: bool = False, bold: bool = False, anchor="middle") -> str:
+def text(x: float, y: float, words: str, size: int = 13, mono: bool = False, bold: bool = False) -> str:
     """One line of text; y is its baseline."""
     family, weight = MONO if mono else SANS, ' font-weight="bold"' * bold
     return (
         f'<text x="{x:g}" y="{y:g}" font-family="{family}" font-size="{size}" fill="#1f2430" '
-        f'text-anchor="{anchor}"{weight}>{escape(words)}</text>'
+        f'text-anchor="middle"{weight}>{escape(words)}</text>'
     )
 
 
 def box(x: float, y: float, width: float, height: float, fill: str = "#eef1f8", stroke: str = "#8390b5") -> str:
     """A rectangle with round corners."""
-    return (
-        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="7" fill="{fill}" stroke="{stroke}"/>'
-    )
+    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="7" fill="{fill}" stroke="{stroke}"/>'
 
 
 def arrow(x0: float, y0: float, x1: float, y1: float, colour: str = "#5a6480", faint: bool = False) -> str:

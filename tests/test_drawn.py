@@ -2,17 +2,11 @@
 
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "data_scripts"))
 
 import draw_choice  # noqa: E402
-
-
-def words(svg: str) -> str:
-    """All text of a picture."""
-    return " ".join(element.text or "" for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text"))
 
 
 def test_the_picture_of_the_choice_is_what_its_script_draws():

@@ -106,6 +106,7 @@ def test_a_toybox_scene_is_made_and_the_edits_are_listed(monkeypatch, capsys, tm
     said = pds("toybox", "can-to-cone", "--out", str(out), "--size", "8", "--train-views", "1", "--test-views", "1")
     assert (out / "source" / "transforms.json").is_file()
     assert f"ns-train source-splatfacto --data {out}/source" in said
+    assert "--pipeline.model.num-downscales 0 --pipeline.model.background-color white" in said
 
 
 def test_prompts_come_before_what_few_need_in_the_help_of_an_edit():
