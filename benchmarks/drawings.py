@@ -28,7 +28,8 @@ from pds_nerfstudio.objectives.perturb import feature_distance
 from pds_nerfstudio.pictures import contact_sheet
 from pds_nerfstudio.pipelines.svg_edit import edit_drawing, picture
 from pds_nerfstudio.pipelines.svg_settings import SvgSettings
-from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
+from pds_nerfstudio.priors.load import load_prior
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 from pds_nerfstudio.toybox.drawing import draw_scene
 from pds_nerfstudio.toybox.spec import ToyEdit, find_edit
 from pds_nerfstudio.vector import Drawing, Values, read_drawing, render, write_drawing

@@ -31,7 +31,7 @@ from pds_nerfstudio.evaluation.metrics import ClipScorer, share_right
 from pds_nerfstudio.pictures import contact_sheet, read_images
 from pds_nerfstudio.priors.dreambooth import denoising_error, dreambooth
 from pds_nerfstudio.priors.dreambooth_settings import CLASS_IMAGES, EMPTY_IMAGES, DreamBooth
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.toybox.dataset import write_scene
 from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, SHAPES, SceneSpec, held_out_captions
 

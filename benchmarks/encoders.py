@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pds_nerfstudio.images import to_channels_first
 from pds_nerfstudio.objectives import PDS, Edit
-from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
+from pds_nerfstudio.priors.load import load_prior
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 from pds_nerfstudio.scenes.memory import kept_for_backward
 from pds_nerfstudio.toybox.dataset import capture_cameras
 from pds_nerfstudio.toybox.render import render

@@ -41,7 +41,7 @@ from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.interruption import stop_before_the_first_step
 from pds_nerfstudio.pipelines.trainer import EditTrainer
 from pds_nerfstudio.priors import dreambooth
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.scenes.source import find_run, fingerprint
 from pds_nerfstudio.toybox.dataset import write_edit
 from pds_nerfstudio.toybox.spec import find_edit

@@ -24,8 +24,9 @@ from pds_nerfstudio.evaluation.metrics import psnr
 from pds_nerfstudio.evaluation.suite import read_suite
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.sdedit import SDEdit
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.multi_view import MultiViewPrior
-from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 from pds_nerfstudio.toybox.dataset import change_mask
 from pds_nerfstudio.toybox.render import orbit_cameras, render, toybox_matrices
 from pds_nerfstudio.toybox.spec import ToyEdit, find_edit

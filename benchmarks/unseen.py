@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.evaluation.trial import render_eval_views
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 
 GREEN = torch.tensor([-1.0, 1.0, -1.0])[:, None, None]
 

@@ -19,7 +19,7 @@ from torchvision.utils import save_image
 
 from pds_nerfstudio.evaluation.metrics import TOYBOX_CLIP, ClipScorer, psnr, share_right
 from pds_nerfstudio.priors.check import TOYBOX
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.toybox.dataset import capture_cameras
 from pds_nerfstudio.toybox.render import render
 from pds_nerfstudio.toybox.spec import COLOURS, HATS, SHAPES, all_specs, held_out_captions

@@ -22,7 +22,7 @@ from torchvision.utils import save_image
 
 from pds_nerfstudio.evaluation.metrics import TOYBOX_CLIP, ClipScorer, psnr
 from pds_nerfstudio.objectives.cameras import Viewpoints
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.toybox.render import orbit_cameras, palette, shade, toybox_matrices, trace
 from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec, Shape, is_held_out
 

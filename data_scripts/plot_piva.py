@@ -26,7 +26,8 @@ from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.objectives import DDS, Piva
 from pds_nerfstudio.pictures import Images, contact_sheet, read_images
 from pds_nerfstudio.pipelines.image_edit import edit_latents
-from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
+from pds_nerfstudio.priors.load import load_prior
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 from pds_nerfstudio.toybox.dataset import change_mask, write_edit
 from pds_nerfstudio.toybox.spec import find_edit
 

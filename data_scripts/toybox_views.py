@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from toybox_data import IMAGE_SIZE, SUPERSAMPLE
 from training_loop import save_atomically
 
-from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
+from pds_nerfstudio.priors.load import load_prior
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 from pds_nerfstudio.toybox.geometry import Material
 from pds_nerfstudio.toybox.render import (
     LOOK_AT,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from toybox_data import Bank, World, trace_random_views
 from training_loop import save_atomically, train
 
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.tiny import TOYBOX_ENCODER
 from pds_nerfstudio.toybox.spec import HATS, SHAPES
 

@@ -24,7 +24,8 @@ from training_loop import WEIGHTS, Run, save_atomically, train
 
 from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.objectives import Query
-from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
+from pds_nerfstudio.priors.load import load_prior
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 from pds_nerfstudio.toybox.render import render
 from pds_nerfstudio.toybox.spec import SceneSpec, all_specs, is_held_out
 

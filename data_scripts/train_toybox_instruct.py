@@ -28,7 +28,7 @@ from training_loop import WEIGHTS, Run, save_atomically, train
 from pds_nerfstudio.evaluation.metrics import ClipScorer, psnr, target_probability
 from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.priors.instruct import InstructPrior, widened
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.toybox.render import palette, shade, trace
 from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec, ToyEdit, is_held_out
 

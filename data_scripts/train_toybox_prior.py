@@ -34,7 +34,7 @@ from toybox_networks import (
 from training_loop import WEIGHTS, Run, save_atomically, train
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from pds_nerfstudio.priors.check import CAMERA_SETTINGS
+from pds_nerfstudio.priors.folder import CAMERA_SETTINGS
 from pds_nerfstudio.toybox.spec import SHAPES, SceneSpec, all_specs, held_out_captions
 from pds_nerfstudio.toybox.tokenizer import build_tokenizer
 

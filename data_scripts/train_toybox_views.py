@@ -4,6 +4,7 @@
     python data_scripts/train_toybox_views.py --folder outputs/toybox_views                    # stop at any time
     python data_scripts/train_toybox_views.py --folder outputs/toybox_views --finish 1500      # then: rate to zero;
                                                                --install puts the result into the package
+    python data_scripts/train_toybox_views.py --folder outputs/toybox_views --flow             # toybox's flow prior
 
 It begins as the packaged U-Net. Where that takes no cameras yet (the first edition, train_toybox_prior.py), the last
 layer of the camera's embedding starts at zero. Biases stay there, so that sixteen zeros, "no camera", add nothing.
@@ -14,6 +15,9 @@ after a warm-up, and what is written out is an average of the weights, so the tr
 resumes.
 
 Every `valid_every` steps a line of `curve.csv`: loss on scenes of their own, of the averaged weights.
+
+With `--flow` the same U-Net learns a rectified flow (Liu et al. 2023) on the same latents, beginning as the packaged
+prior, whose noise it predicts: x_σ = (1 − σ) x⁰ + σ ε, v = ε − x⁰, σ uniform, told as 1000 σ.
 """
 
 import csv
@@ -33,12 +37,15 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from toybox_networks import make_flow_scheduler
 from toybox_views import VIEWS, ViewData
-from training_loop import save_atomically
+from training_loop import WEIGHTS, save_atomically
 
 from pds_nerfstudio.objectives.cameras import CAMERA_NUMBERS
-from pds_nerfstudio.priors.check import CAMERA_SETTINGS, TOYBOX
-from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
+from pds_nerfstudio.priors.check import TOYBOX
+from pds_nerfstudio.priors.folder import CAMERA_SETTINGS
+from pds_nerfstudio.priors.load import load_prior
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 from pds_nerfstudio.priors.view_attention import Groups, ViewAttention
 from pds_nerfstudio.toybox.spec import SceneSpec, all_specs
 
@@ -67,7 +74,43 @@ class Settings:
     seed: int = 0
     install: bool = False
     """With `finish`: copy what comes of it into the package."""
+    flow: bool = False
+    """Train the flow prior, under `folder`/flow, in place of the second edition."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True)
+class Process:
+    """What noises the latents and what the U-Net predicts of it: tables over t in [0, 1000)."""
+
+    signal: Tensor
+    noise: Tensor
+    weights: Tensor
+    """Of the squared error."""
+    is_flow: bool
+
+    @classmethod
+    def diffusion(cls, alphas: Tensor) -> "Process":
+        """Noise under ᾱ, with SNR weights capped at 5 (Hang et al. 2023), as in the first edition."""
+        return cls(alphas.sqrt(), (1 - alphas).sqrt(), (5 * (1 - alphas) / alphas).clamp_max(1), False)
+
+    @classmethod
+    def flow(cls, device: str) -> "Process":
+        """Velocity along straight lines, σ = (t + 1)/1000."""
+        sigmas = (torch.arange(1000, device=device) + 1) / 1000
+        return cls(1 - sigmas, sigmas, torch.ones_like(sigmas), True)
+
+    def noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t, or x_σ."""
+        return self.signal[t][:, None, None, None] * x0 + self.noise[t][:, None, None, None] * noise
+
+    def times(self, t: Tensor) -> Tensor:
+        """What the U-Net is told: t, or 1000 σ."""
+        return t + 1 if self.is_flow else t
+
+    def target(self, x0: Tensor, noise: Tensor) -> Tensor:
+        """ε, or v."""
+        return noise - x0 if self.is_flow else noise
 
 
 @dataclass
@@ -81,25 +124,23 @@ class Batch:
     texts: Tensor
     groups: Groups
 
-    def predict(self, unet: UNet2DConditionModel, alphas: Tensor) -> Tensor:
-        """The noise that the U-Net sees in it."""
-        signal = alphas[self.t][:, None, None, None]
-        noisy = signal.sqrt() * self.x0 + (1 - signal).sqrt() * self.noise
+    def predict(self, unet: UNet2DConditionModel, process: Process) -> Tensor:
+        """What the U-Net sees in it: noise, or velocity."""
         kind = self.x0.device.type
         attention = sdpa_kernel(SDPBackend.MATH) if kind == "cpu" else nullcontext()  # there the fastest
         with torch.autocast(kind, torch.bfloat16), attention:
             output = unet(
-                noisy,
-                self.t,
+                process.noisy(self.x0, self.t, self.noise),
+                process.times(self.t),
                 self.texts,
                 class_labels=self.cameras,
                 cross_attention_kwargs={"groups": self.groups},
             ).sample
         return output.float()
 
-    def errors(self, unet: UNet2DConditionModel, alphas: Tensor) -> Tensor:
+    def errors(self, unet: UNet2DConditionModel, process: Process) -> Tensor:
         """Mean squared error of every row."""
-        return (self.predict(unet, alphas) - self.noise).square().mean((1, 2, 3))
+        return (self.predict(unet, process) - process.target(self.x0, self.noise)).square().mean((1, 2, 3))
 
 
 def make_unet(prior: StableDiffusionPrior) -> UNet2DConditionModel:
@@ -161,7 +202,7 @@ class Sampler:
 
 
 @torch.no_grad()
-def validate(unet: UNet2DConditionModel, sampler: Sampler, alphas: Tensor, seed: int = 1) -> dict[str, list[float]]:
+def validate(unet: UNet2DConditionModel, sampler: Sampler, process: Process, seed: int = 1) -> dict[str, list[float]]:
     """Mean squared error by quarter of the timesteps, of the same noisy views asked for in three ways."""
     groups = 64
     results: dict[str, list[float]] = {}
@@ -177,13 +218,13 @@ def validate(unet: UNet2DConditionModel, sampler: Sampler, alphas: Tensor, seed:
             cameras = torch.zeros_like(batch.cameras) if kind == "alone" else batch.cameras
             runs = ((16, VIEWS),) if kind == "four" else ((64, 1),)
             part = Batch(batch.x0[some], batch.t[some], batch.noise[some], cameras[some], batch.texts[some], runs)
-            parts.append(part.errors(unet, alphas))
+            parts.append(part.errors(unet, process))
         by_row = torch.cat(parts).cpu()
         results[kind] = [float(by_row[quarter.repeat_interleave(VIEWS) == q].mean()) for q in range(4)]
     return results
 
 
-def write_prior(unet: UNet2DConditionModel, folder: Path) -> None:
+def write_prior(unet: UNet2DConditionModel, folder: Path, is_flow: bool = False) -> None:
     """The toybox prior with this U-Net, in half precision: a stock U-Net, and the camera's embedding beside it.
 
     An ordinary pipeline that diffusers loads, which without cameras predicts what the U-Net does at sixteen zeros.
@@ -200,6 +241,11 @@ def write_prior(unet: UNet2DConditionModel, folder: Path) -> None:
     shutil.copy(TOYBOX / "unet" / "config.json", folder / "unet")
     (folder / "camera_proj" / "config.json").write_text(json.dumps(config) + "\n")
     (folder / CAMERA_SETTINGS).write_text('{"framing": true}\n')
+    if is_flow:
+        index = json.loads((folder / "model_index.json").read_text())
+        index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        make_flow_scheduler().save_pretrained(folder / "scheduler")
 
 
 class Training:
@@ -208,9 +254,10 @@ class Training:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.prior = load_prior("toybox", settings.device)
-        self.alphas = self.prior.schedule.alphas_cumprod.float().to(settings.device)
-        # SNR weights capped at 5 (Hang et al. 2023), as in the first edition.
-        self.weights = (5 * (1 - self.alphas) / self.alphas).clamp_max(1)
+        alphas = self.prior.schedule.alphas_cumprod.float().to(settings.device)
+        self.process = Process.flow(settings.device) if settings.flow else Process.diffusion(alphas)
+        self.folder = settings.folder / "flow" if settings.flow else settings.folder
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.unet = make_unet(self.prior)
         self.parameters = [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -222,11 +269,11 @@ class Training:
 
     @property
     def path(self) -> Path:
-        return self.settings.folder / ("finish.pt" if self.settings.finish else "training.pt")
+        return self.folder / ("finish.pt" if self.settings.finish else "training.pt")
 
     def resume(self) -> None:
         """From its checkpoint; a finish that has none begins at the training's."""
-        path = self.path if self.path.exists() else self.settings.folder / "training.pt"
+        path = self.path if self.path.exists() else self.folder / "training.pt"
         if path.exists():
             saved = torch.load(path, self.settings.device, weights_only=True)
             self.unet.load_state_dict(saved["unet"])
@@ -270,7 +317,7 @@ class Training:
         mark, since, running = time.monotonic(), self.step, math.nan
         while self.step < self.last:
             batch = sampler.draw(settings.singles, settings.groups)
-            loss = (self.weights[batch.t] * batch.errors(self.unet, self.alphas)).mean()
+            loss = (self.process.weights[batch.t] * batch.errors(self.unet, self.process)).mean()
             self.optimizer.zero_grad()
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate()
@@ -294,25 +341,33 @@ class Training:
                 self.note(valid, data.shards, seconds)
             mark, since = time.monotonic(), self.step
         if settings.finish and settings.install:
+            self.install()
+
+    def install(self) -> None:
+        """Copy what is finished into the package."""
+        finished = self.folder / "finished"
+        if self.settings.flow:
+            place = shutil.copytree(finished, WEIGHTS / "flow", dirs_exist_ok=True)
+        else:
             for part in ("unet", "camera_proj"):
-                shutil.copytree(settings.folder / "finished" / part, TOYBOX / part, dirs_exist_ok=True)
-            shutil.copy(settings.folder / "finished" / CAMERA_SETTINGS, TOYBOX)
-            print(f"installed {TOYBOX}")
+                shutil.copytree(finished / part, TOYBOX / part, dirs_exist_ok=True)
+            place = shutil.copy(finished / CAMERA_SETTINGS, TOYBOX).parent
+        print(f"installed {place}")
 
     def note(self, valid: Sampler, shards: int, seconds: float) -> None:
         """The averaged weights: measured, a line of the curve for each kind of query, and written out."""
         self.ema.store(self.parameters)
         self.ema.copy_to(self.parameters)
-        curve = self.settings.folder / "curve.csv"
+        curve = self.folder / "curve.csv"
         is_new = not curve.exists()
         with curve.open("a", newline="") as file:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(CURVE)
-            for kind, errors in validate(self.unet.eval(), valid, self.alphas).items():
+            for kind, errors in validate(self.unet.eval(), valid, self.process).items():
                 numbers = [f"{error:.5f}" for error in errors]
                 writer.writerow([self.step, f"{self.minutes:.1f}", f"{seconds:.2f}", shards, kind, *numbers])
-        write_prior(self.unet, self.settings.folder / ("finished" if self.settings.finish else "prior"))
+        write_prior(self.unet, self.folder / ("finished" if self.settings.finish else "prior"), self.settings.flow)
         self.ema.restore(self.parameters)
         self.unet.train()
 

@@ -13,7 +13,7 @@ from pds_nerfstudio.objectives import Edit, Latents, Prior, ScoreDistillation
 from pds_nerfstudio.objectives.base import predict_pair
 from pds_nerfstudio.pictures import contact_sheet, read_photograph
 from pds_nerfstudio.pipelines.image_edit import edit_latents
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 
 
 @dataclass(frozen=True)

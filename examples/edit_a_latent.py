@@ -10,7 +10,7 @@ import tyro
 
 from pds_nerfstudio.objectives import PDS, Edit, surrogate_loss
 from pds_nerfstudio.pictures import contact_sheet
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.toybox.render import orbit_cameras, render
 from pds_nerfstudio.toybox.spec import SceneSpec
 

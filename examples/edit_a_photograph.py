@@ -12,7 +12,7 @@ from pds_nerfstudio.objectives import DDS, PDS
 from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.pictures import contact_sheet, read_photograph
 from pds_nerfstudio.pipelines.image_edit import edit_latents
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 
 
 def main(photograph: Path, src_prompt: str, tgt_prompt: str, /, prior: str = "toybox", steps: int = 200) -> None:

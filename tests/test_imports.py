@@ -68,7 +68,7 @@ def test_ours_say_what_is_missing_where_diffusers_is_broken():
     code = BREAK_DIFFUSERS + (
         "from pds_nerfstudio.errors import UserError\n"
         "from pds_nerfstudio.priors.check import check_prior\n"
-        "try:\n    check_prior('toybox')\n    from pds_nerfstudio.priors.stable_diffusion import load_prior\n"
+        "try:\n    check_prior('toybox')\n    from pds_nerfstudio.priors.load import load_prior\n"
         "except UserError as error:\n    print(error)\n"
     )
     assert "pip install" in python(code)

@@ -94,14 +94,12 @@ class PieBench:
         from pds_nerfstudio.evaluation.image_trial import edit_by
         from pds_nerfstudio.evaluation.measure import load_judges
         from pds_nerfstudio.pictures import read_images, read_photograph, save_image
-        from pds_nerfstudio.priors.stable_diffusion import load_prior
+        from pds_nerfstudio.priors.load import load_prior
 
         prior = load_prior(self.prior, "cuda" if torch.cuda.is_available() else "cpu")
         judges, structure = load_judges("auto", [self.prior]), pie.load_structure()
         for method, edit in waiting:
-            small = read_photograph(
-                edit.image, prior.unet.config.sample_size * prior.latent_stride, prior.latent_stride
-            )
+            small = read_photograph(edit.image, prior.trained_size, prior.size_multiple)
             before = read_images([edit.image])
             prompts = edit.source_prompt, edit.target_prompt
             with torch.no_grad():

@@ -178,7 +178,7 @@ class Preview:
         from pds_nerfstudio.objectives.cameras import Viewpoints
         from pds_nerfstudio.objectives.sdedit import SDEdit
         from pds_nerfstudio.pipelines.image_edit import edit_latents
-        from pds_nerfstudio.priors.stable_diffusion import load_prior
+        from pds_nerfstudio.priors.load import load_prior
 
         cuda = torch.cuda.is_available()
         if self.device == "cuda" and not cuda:
@@ -318,10 +318,10 @@ def read_photographs(paths: Sequence[Path], prior: Any, resolution: int | None) 
 
     from pds_nerfstudio.pictures import read_photograph
 
-    short_side = resolution or prior.unet.config.sample_size * prior.latent_stride
+    short_side = resolution or prior.trained_size
     images: list[Any] = []
     for path in paths:
-        images.append(read_photograph(path, short_side, prior.latent_stride))
+        images.append(read_photograph(path, short_side, prior.size_multiple))
         if images[-1].shape != images[0].shape:
             raise UserError(f"{path} has another shape than {paths[0]}: preview photographs of one shape at a time.")
     return torch.cat(images)

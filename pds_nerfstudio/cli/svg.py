@@ -138,7 +138,7 @@ class Svg:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from pds_nerfstudio.pipelines.svg_edit import edit_drawing
-        from pds_nerfstudio.priors.stable_diffusion import load_prior
+        from pds_nerfstudio.priors.load import load_prior
 
         cuda = torch.cuda.is_available()
         if self.device == "cuda" and not cuda:

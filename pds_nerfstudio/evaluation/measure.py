@@ -184,13 +184,13 @@ def _of_pictures(perceptual: Perceptual) -> Distance:
 
 def _vae_features(name: str) -> Any:
     from pds_nerfstudio.images import working_size
-    from pds_nerfstudio.priors.stable_diffusion import load_prior
+    from pds_nerfstudio.priors.load import load_prior
 
     prior = load_prior(name, "cpu")
 
     def features(image: Images) -> Any:
         height, width = image.shape[-2:]
-        size = working_size(height, width, min(height, width), prior.latent_stride)
+        size = working_size(height, width, min(height, width), prior.size_multiple)
         return prior.features(torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True))
 
     return features

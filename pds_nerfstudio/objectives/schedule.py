@@ -2,6 +2,13 @@
 
     x_t = √ᾱ_t x⁰ + √(1−ᾱ_t) ε                     (Koo et al. 2024, eq. 2)
 
+A flow prior (Liu et al. 2023; Stable Diffusion 3) is one of these in other units, 1 − σ of the image and σ of noise:
+
+    x_σ = (1−σ) x⁰ + σ ε = x_t/n,   n = √ᾱ_t + √(1−ᾱ_t) = 1/√((1−σ)² + σ²),   ᾱ_t = (1−σ)² n²,   1−ᾱ_t = σ² n²
+    v = ε − x⁰,   ε̂ = x_σ + (1−σ) v
+
+so that every objective runs on it unchanged, once it answers with ε̂.
+
 The trap: α_t and β_t always belong to the *single* transition t−1 → t. The coefficient of a longer jump s → t
 is ᾱ_t/ᾱ_s, and which of the two a formula means decides whether PDS preserves identity at all (see `pds.py`).
 """
@@ -61,6 +68,17 @@ class NoiseSchedule:
         return cls(torch.cumprod(1 - betas, dim=0))
 
     @classmethod
+    def flow(cls, num_steps: int = 1000, shift: float = 1.0) -> "NoiseSchedule":
+        """Straight lines from image to noise in steps of σ: σ_t = (t + 1)/T, shifted to s σ/(1 + (s − 1) σ).
+
+        A shift s above 1 spends more steps on noisier pictures, as larger ones need (Esser et al. 2024, section
+        5.3.2: √(pixels / pixels at which 1 is right)). The last step is noise alone, ᾱ = 0.
+        """
+        sigma = torch.arange(1, num_steps + 1, dtype=torch.float64) / num_steps
+        sigma = shift * sigma / (1 + (shift - 1) * sigma)
+        return cls((1 - sigma) ** 2 / ((1 - sigma) ** 2 + sigma**2))
+
+    @classmethod
     def from_alphas_cumprod(cls, alphas_cumprod: Float[Tensor, " steps"]) -> "NoiseSchedule":
         """A prior's own table, `scheduler.alphas_cumprod` in diffusers, on any device and in any precision."""
         return cls(alphas_cumprod.detach().cpu().double())
@@ -88,6 +106,15 @@ class NoiseSchedule:
         """β_t = 1 − α_t of the single transition t−1 → t."""
         return 1 - self.alpha(t)
 
+    def sigma(self, t: Timesteps) -> PerSample:
+        """σ_t = √(1−ᾱ_t)/(√ᾱ_t + √(1−ᾱ_t)) in [0, 1], the time of a flow that has the same share of noise."""
+        return (1 - self.alpha_bar(t)).sqrt() * self.flow_scale(t)
+
+    def flow_scale(self, t: Timesteps) -> PerSample:
+        """1/n, which turns x_t into x_σ."""
+        alpha_bar = self.alpha_bar(t)
+        return 1 / (alpha_bar.sqrt() + (1 - alpha_bar).sqrt())
+
     def add_noise(self, x0: Latents, t: Timesteps, eps: Latents) -> Latents:
         """x_t = √ᾱ_t x⁰ + √(1−ᾱ_t) ε (Koo et al. 2024, eq. 2)."""
         signal, noise = self._signal_and_noise(t, x0)
@@ -102,6 +129,11 @@ class NoiseSchedule:
         """ε = √ᾱ_t v + √(1−ᾱ_t) x_t, for priors that predict v = √ᾱ_t ε − √(1−ᾱ_t) x⁰ (Salimans & Ho 2022)."""
         signal, noise = self._signal_and_noise(t, x_t)
         return signal * velocity + noise * x_t
+
+    def flow_to_epsilon(self, x_t: Latents, t: Timesteps, velocity: Latents) -> Latents:
+        """ε = x_σ + (1−σ) v, for priors that predict v = ε − x⁰ of x_σ (Liu et al. 2023)."""
+        scale, sigma = broadcast(self.flow_scale(t), x_t), broadcast(self.sigma(t), x_t)
+        return scale * x_t + (1 - sigma) * velocity
 
     def sample_to_epsilon(self, x_t: Latents, t: Timesteps, x0: Latents) -> Latents:
         """ε = (x_t − √ᾱ_t x⁰)/√(1−ᾱ_t), for priors that predict x⁰ (`prediction_type="sample"`)."""

@@ -132,8 +132,9 @@ class EditConfig(VanillaPipelineConfig):
 
     def check_prior(self) -> None:
         """Raise UserError for a prior that cannot be loaded, or settings that do not fit it; nothing is loaded."""
-        from pds_nerfstudio.priors.check import latent_shape, local_folder
+        from pds_nerfstudio.priors.check import local_folder
         from pds_nerfstudio.priors.extras import check_extras, text_width
+        from pds_nerfstudio.priors.folder import size_multiple
         from pds_nerfstudio.priors.tiny import check_encoder
 
         self._check_model()
@@ -143,10 +144,10 @@ class EditConfig(VanillaPipelineConfig):
         check_extras(self.network.lora, self.network.embedding, text_width(folder))
         if self.view.resolution is None or folder is None:
             return
-        stride, _ = latent_shape(folder)
-        if self.view.resolution < stride:
+        least = size_multiple(folder)
+        if self.view.resolution < least:
             raise UserError(
-                f"--pipeline.resolution {self.view.resolution} is below the prior's latent stride of {stride} pixels: "
+                f"--pipeline.resolution {self.view.resolution} is below the prior's latent stride of {least} pixels: "
                 "leave it out, or give the size the prior was trained at."
             )
 
@@ -229,7 +230,7 @@ class EditPipeline(VanillaPipeline):
         if config.reads_source_prompt and hasattr(prior, "tokenizer"):
             require_read_differently(config.src_prompt, config.tgt_prompt, prior.tokenizer)
         named = " + ".join([config.prior, *config.network.lora, *map(str, config.network.embedding)])
-        self.decisions["prior"] = f"{named}, {str(prior.unet.dtype).removeprefix('torch.')}"
+        self.decisions["prior"] = f"{named}, {str(prior.dtype).removeprefix('torch.')}"
         return prior
 
     def plan_memory(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -273,7 +274,7 @@ class EditPipeline(VanillaPipeline):
 
     def load(self, *args: Any, **settings: Any) -> "StableDiffusionPrior":
         """Load the prior, see `load_prior`."""
-        from pds_nerfstudio.priors.stable_diffusion import load_prior
+        from pds_nerfstudio.priors.load import load_prior
 
         return load_prior(*args, **settings)
 
@@ -375,13 +376,13 @@ class EditPipeline(VanillaPipeline):
         """Shorter side in pixels of the views that the prior is shown; None before a prior is loaded that decides."""
         if self.config.view.resolution is not None or not self.prior_is_loaded:
             return self.config.view.resolution
-        return self.prior.unet.config.sample_size * self.prior.latent_stride
+        return self.prior.trained_size
 
     def working_size(self, index: int) -> tuple[int, int]:
         """Height and width in pixels at which a view is shown to the prior; loads it."""
-        stride, short_side = self.prior.latent_stride, self.short_side()
+        multiple, short_side = self.prior.size_multiple, self.short_side()
         assert short_side is not None
-        return working_size(*self.shown.size(index), short_side, stride)
+        return working_size(*self.shown.size(index), short_side, multiple)
 
     @torch.no_grad()
     def before_and_after(self, count: int) -> dict[str, Float[Tensor, "height both 3"]]:

@@ -113,7 +113,7 @@ class Inversion(Editor):
     @staticmethod
     def load(*args: Any, **settings: Any) -> Any:
         """See `Editor.load`."""
-        from pds_nerfstudio.priors.stable_diffusion import load_prior
+        from pds_nerfstudio.priors.load import load_prior
 
         return load_prior(*args, **settings)
 

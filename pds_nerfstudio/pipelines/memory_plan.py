@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pds_nerfstudio.estimates import CONTEXT, COPIES, GIB, UNCOUNTED
 from pds_nerfstudio.images import working_size
-from pds_nerfstudio.priors.check import latent_shape, prior_folder
+from pds_nerfstudio.priors.check import prior_folder
+from pds_nerfstudio.priors.folder import size_multiple, trained_size
 from pds_nerfstudio.priors.footprint import Footprint, count
 from pds_nerfstudio.scenes.views import Views
 
@@ -88,12 +89,8 @@ def plan_edit(
     if available is None:
         return None
     folder = prior_folder(config.prior, config.demand.edits_pictures)
-    stride, short_side = latent_shape(folder)[0], config.view.resolution
-    if short_side is None:
-        from pds_nerfstudio.priors.camera_unet import unet_config
-
-        short_side = stride * unet_config(folder)["sample_size"]
-    sizes = (working_size(*views.size(i), short_side, stride) for i in range(len(views)))
+    short_side = config.view.resolution or trained_size(folder)
+    sizes = (working_size(*views.size(i), short_side, size_multiple(folder)) for i in range(len(views)))
     return plan_memory(
         folder,
         max(sizes, key=math.prod),

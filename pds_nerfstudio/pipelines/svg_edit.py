@@ -45,8 +45,8 @@ class SvgProgress:
 
 def picture_size(drawing: Drawing, prior: StableDiffusionPrior, short_side: int | None) -> tuple[int, int]:
     """Height and width at which the prior sees a drawing, by default the size it was trained at."""
-    side = short_side or prior.unet.config.sample_size * prior.latent_stride
-    return working_size(round(drawing.height), round(drawing.width), side, prior.latent_stride)
+    side = short_side or prior.trained_size
+    return working_size(round(drawing.height), round(drawing.width), side, prior.size_multiple)
 
 
 def edit_drawing(
@@ -138,7 +138,7 @@ def _fingerprint(
     return json.dumps(
         {
             "drawing": source.hexdigest(),
-            "prior": str(getattr(prior.unet.config, "_name_or_path", "")),
+            "prior": str(getattr(prior.denoiser.config, "_name_or_path", "")),
             "objective": {"name": type(objective).__name__, **asdict(objective)},
             "prompts": prompts,
             "settings": asdict(settings),

@@ -272,10 +272,10 @@ class EditTrainer(SceneTrainer):
         method, pipeline = str(self.config.method_name), self.pipeline
         if not is_counted(method) or distributed.rank() > 0:
             return
-        unet = pipeline.prior.unet
-        if unet.config.get("cross_attention_dim") in OF_STABLE_DIFFUSION:
+        denoiser = pipeline.prior.denoiser
+        if denoiser.config.get("cross_attention_dim") in OF_STABLE_DIFFUSION:
             pixels = math.prod(pipeline.working_size(0)) * pipeline.config.demand.views
-            CONSOLE.log(in_rich(at_least(method, self._steps_to_run(), pixels, unet.device, unet.dtype)))
+            CONSOLE.log(in_rich(at_least(method, self._steps_to_run(), pixels, denoiser.device, denoiser.dtype)))
 
     def save_checkpoint(self, step: int) -> None:
         """As ever, while nobody changes the scene; a log of pictures gets some of it.

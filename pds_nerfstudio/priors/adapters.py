@@ -1,12 +1,12 @@
-"""LoRA adapters on one frozen U-Net, through peft: what lets a prior learn a scene (Wang et al. 2023; Le et al. 2024).
+"""LoRA adapters on one frozen denoiser, through peft, let a prior learn a scene (Wang et al. 2023; Le et al. 2024).
 
-The U-Net exists once. An adapter adds low-rank matrices to its attention projections, of which the second starts at
-zero: fresh adapters predict what the prior predicts. Adapters are switched, never merged, and all of them stay
-trainable whichever is switched on (peft would freeze the others, and with them the gradients of a step that used
-several).
+The denoiser, a U-Net or a transformer, exists once. An adapter adds low-rank matrices to its attention projections, of
+which the second starts at zero: fresh adapters predict what the prior predicts. Adapters are switched, never merged,
+and all of them stay trainable whichever is switched on (peft would freeze the others, and with them the gradients of a
+step that used several).
 
 What a lesson's gradient is on each of the 16,384 values of a prediction at 512², 2 (ε̂ − ε)/16384, lies below the normal
-numbers of float16. A U-Net in float16 is therefore given it times a power of two, by which the matrices' own gradients,
+numbers of float16. One in float16 is therefore given it times a power of two, by which the matrices' own gradients,
 in float32, are divided again (see `Adapters.lift`).
 """
 
@@ -30,25 +30,25 @@ WARMUP_RATE = 1e-3
 
 
 class Adapters:
-    """Named LoRA adapters of one U-Net. A plain object: it is in no pipeline's state dict by itself."""
+    """Named LoRA adapters of one denoiser. A plain object: it is in no pipeline's state dict by itself."""
 
-    def __init__(self, unet: Any, names: Sequence[str], rank: int, seed: int = 0):
-        """Put fresh adapters into `unet`, a diffusers UNet2DConditionModel, in float32 whatever its precision.
+    def __init__(self, denoiser: Any, names: Sequence[str], rank: int, seed: int = 0):
+        """Put fresh adapters into `denoiser`, in float32 whatever its precision.
 
         Raises:
-            UserError: the rank is not positive, or the U-Net has no attention that can be adapted.
+            UserError: the rank is not positive, or it has no attention that can be adapted.
         """
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        self.unet, self.names, self.rank = unet, tuple(names), rank
-        with own_draws(unet.device, seed):
+        self.denoiser, self.names, self.rank = denoiser, tuple(names), rank
+        with own_draws(denoiser.device, seed):
             for name in self.names:
-                add_lora(unet, name, rank, ATTENTION)
-        # Found once: a step switches adapters several times, and the U-Net has many modules without any.
-        self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
-        self._matrices = {name: _matrices(unet, name) for name in self.names}
+                add_lora(denoiser, name, rank, ATTENTION)
+        # Found once: a step switches adapters several times, and it has many modules without any.
+        self._layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+        self._matrices = {name: _matrices(denoiser, name) for name in self.names}
         self._lifted: dict[str, Tensor] = {}
-        """By adapter, what the gradient that entered the U-Net last was multiplied with."""
+        """By adapter, what the gradient that entered the denoiser last was multiplied with."""
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
         self._switch(None)
@@ -62,7 +62,7 @@ class Adapters:
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[None]:
-        """Within this block the U-Net predicts with that adapter; with None, as the frozen prior.
+        """Within this block the denoiser predicts with that adapter; with None, as the frozen prior.
 
         Raises:
             ValueError: there is no adapter of that name.
@@ -79,15 +79,15 @@ class Adapters:
             self._switch(None)
 
     def lift(self, name: str, prediction: Tensor) -> None:
-        """Let the gradient on an adapter's `prediction` enter a U-Net in float16 with a greatest value in [1, 2)."""
-        if self.unet.dtype != torch.float16:
+        """Let the gradient on an adapter's `prediction` enter a denoiser in float16 with a greatest value in [1, 2)."""
+        if self.denoiser.dtype != torch.float16:
             return
 
         def lifted(gradient: Tensor) -> Tensor:
             greatest = gradient.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
             factor = torch.exp2(-greatest.log2().floor())
             self._lifted[name] = factor.to(
-                self.unet.device
+                self.denoiser.device
             )  # where the matrices are, whose gradients are divided by it
             return gradient * factor
 
@@ -140,6 +140,6 @@ class Adapters:
             parameter.requires_grad_(True)
 
 
-def _matrices(unet: Any, adapter: str) -> dict[str, Parameter]:
+def _matrices(denoiser: Any, adapter: str) -> dict[str, Parameter]:
     sides = f".lora_A.{adapter}.", f".lora_B.{adapter}."
-    return {name: matrix for name, matrix in unet.named_parameters() if any(side in name for side in sides)}
+    return {name: matrix for name, matrix in denoiser.named_parameters() if any(side in name for side in sides)}

@@ -20,14 +20,11 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.cameras import CAMERA_NUMBERS
-from pds_nerfstudio.priors.check import camera_layout, read_json, weights_of
+from pds_nerfstudio.priors.folder import MVDREAMS_SIZE, camera_layout, read_json, weights_of
 
 Weights = dict[str, Tensor]
 
 CAMERA_CONFIG = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": CAMERA_NUMBERS}
-
-MVDREAMS_SIZE = 32
-"""Latents a side that MVDream was trained at."""
 
 _RESNET = {
     "in_layers.0": "norm1",

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pds_nerfstudio.errors import UserError, first_line
-from pds_nerfstudio.priors.check import TOYBOX, check_safetensors, latent_shape, local_folder
+from pds_nerfstudio.priors.check import TOYBOX, local_folder
+from pds_nerfstudio.priors.folder import check_safetensors, latent_shape
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior

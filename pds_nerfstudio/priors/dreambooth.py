@@ -44,12 +44,13 @@ from pds_nerfstudio.priors.dreambooth_settings import (
     DreamBooth,
     record,
 )
+from pds_nerfstudio.priors.latent import Text
 from pds_nerfstudio.priors.lora import ATTENTION, LAYERS, TEXT_ATTENTION, add_lora, save_lora
 from pds_nerfstudio.priors.recipe import COMMON, recipe_of
 from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
-    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+    from pds_nerfstudio.priors.latent import LatentPrior
 
 SAMPLES_PER_PROMPT = 4
 
@@ -80,26 +81,27 @@ def read_training_images(
 
 
 class Learner:
-    """A prior of which the U-Net, and the text encoder if asked, learn."""
+    """A prior of which the denoiser, and the text encoder if asked, learn."""
 
-    def __init__(self, prior: "StableDiffusionPrior", settings: DreamBooth):
+    def __init__(self, prior: "LatentPrior", settings: DreamBooth):
         self.prior = prior
-        self.networks: dict[str, Any] = {"unet": prior.unet}
+        self.networks: dict[str, Any] = {prior.denoiser_part: prior.denoiser}
         if settings.train_text_encoder:
-            self.networks["text_encoder"] = prior.text_encoder
+            self.networks |= prior.text_parts()
         with own_draws(prior.device, settings.seed):
             for part, network in self.networks.items():
                 if settings.train == "full":
                     network.requires_grad_(True)
                     continue
                 layers = ATTENTION if settings.layers == "attention" else LAYERS
-                add_lora(network, "default", settings.rank, layers if part == "unet" else TEXT_ATTENTION)
+                add_lora(network, "default", settings.rank, layers if part == prior.denoiser_part else TEXT_ATTENTION)
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
         if settings.recompute:
-            prior.unet.enable_gradient_checkpointing()
+            prior.denoiser.enable_gradient_checkpointing()
             if settings.train_text_encoder:
-                prior.text_encoder.gradient_checkpointing_enable()
+                for encoder in prior.text_parts().values():
+                    encoder.gradient_checkpointing_enable()
 
     def parameters(self) -> list[Parameter]:
         """What learns."""
@@ -125,36 +127,29 @@ class Learner:
 
 
 def denoising_error(
-    prior: "StableDiffusionPrior",
+    prior: "LatentPrior",
     networks: Mapping[str, Module],
     x0: Latents,
     prompts: Sequence[str],
     t: Integer[Tensor, " batch"],
     eps: Latents,
 ) -> Float[Tensor, " batch"]:
-    """Mean squared error of what the U-Net predicts, in its own dialect, for each latent; with a graph.
+    """Mean squared error of what the denoiser predicts, in its own dialect, for each latent; with a graph.
 
     Args:
-        networks: "unet", and "text_encoder" where that learns, as they are to be called (several processes wrap them).
+        networks: the denoiser, and the text encoder where that learns, by their names in a diffusers folder, as they
+            are to be called (several processes wrap them).
     """
-    scheduler, unet = prior.scheduler, prior.unet
-    noisy = scheduler.add_noise(x0, eps, t)
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            target = eps
-        case "v_prediction":
-            target = scheduler.get_velocity(x0, eps, t)
-        case _:
-            target = x0
+    dialect = prior.dialect
+    noisy, times = dialect.shown(dialect.schedule.add_noise(x0, t, eps), t)
     if "text_encoder" in networks:
-        ids = torch.cat([prior.token_ids(prompt) for prompt in prompts])
-        texts = networks["text_encoder"](ids).last_hidden_state
+        ids = torch.cat([prior.token_ids(prompt) for prompt in prompts])  # pyright: ignore[reportAttributeAccessIssue]
+        texts = Text(networks["text_encoder"](ids).last_hidden_state.to(prior.dtype))
     else:
-        texts = torch.stack([prior.embed(prompt) for prompt in prompts])
-    predicted = networks["unet"](
-        noisy.to(unet.dtype), t, texts.to(unet.dtype), **prior.without_cameras(len(noisy))
-    ).sample
-    return (predicted.float() - target.float()).square().mean((1, 2, 3))
+        texts = Text.stack([prior.text(prompt) for prompt in prompts], prior.dtype)
+    network = networks[prior.denoiser_part]
+    predicted = prior.ask(network, noisy.to(prior.dtype), times, texts, **prior.without_cameras(len(noisy)))
+    return (predicted.float() - dialect.target(x0, eps, t).float()).square().mean((1, 2, 3))
 
 
 def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> dict[str, Any]:
@@ -172,8 +167,8 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
     from accelerate.utils import set_seed
     from rich.console import Console
 
+    from pds_nerfstudio.priors.load import load_prior
     from pds_nerfstudio.priors.model_card import write_card
-    from pds_nerfstudio.priors.stable_diffusion import load_prior
 
     precision = _precision(settings.precision)
     accelerator = Accelerator(
@@ -188,8 +183,8 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
     console.print(f"[cyan]Loading the prior {in_rich(settings.prior)}")
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
     prior = load_prior(settings.prior, accelerator.device, torch.float32 if settings.train == "full" else dtype)
-    short_side = settings.resolution or prior.unet.config.sample_size * prior.latent_stride
-    images, cropped = read_training_images(photographs, short_side, prior.latent_stride)
+    short_side = settings.resolution or prior.trained_size
+    images, cropped = read_training_images(photographs, short_side, prior.size_multiple)
     if cropped:
         console.print(
             f"[yellow]{cropped} of {len(images)} photographs have another shape than most: they are cropped to the "
@@ -258,7 +253,7 @@ def _learn(
     if preserved:
         rows += _choose(preserved, settings.batch_size, generator)
     x0 = torch.stack([x for x, _ in rows]).to(accelerator.device)
-    t = torch.randint(learner.prior.scheduler.config.num_train_timesteps, (len(x0),), generator=generator)
+    t = torch.randint(learner.prior.schedule.num_steps, (len(x0),), generator=generator)
     eps = torch.randn(x0.shape, generator=generator).to(x0)
     with accelerator.accumulate(*networks.values()):
         errors = denoising_error(learner.prior, networks, x0, [y for _, y in rows], t.to(x0.device), eps)
@@ -307,13 +302,13 @@ def _precision(asked: str) -> str:
 
 
 @torch.no_grad()
-def _encoded(prior: "StableDiffusionPrior", images: Tensor) -> Latents:
+def _encoded(prior: "LatentPrior", images: Tensor) -> Latents:
     """Latents on the CPU, a few pictures at a time."""
     return torch.cat([prior.encode(part.to(prior.device)).cpu() for part in images.split(4)])
 
 
 def _preserved(
-    settings: DreamBooth, prior: "StableDiffusionPrior", accelerator: Any, out: Path, latent_size: Sequence[int]
+    settings: DreamBooth, prior: "LatentPrior", accelerator: Any, out: Path, latent_size: Sequence[int]
 ) -> list[Prompted]:
     """What is preserved: latents of pictures of the class and of anything, with the prompt they were drawn under."""
     if not settings.class_images:
@@ -327,7 +322,7 @@ def _preserved(
 
 def _drawn(
     settings: DreamBooth,
-    prior: "StableDiffusionPrior",
+    prior: "LatentPrior",
     accelerator: Any,
     latent_size: Sequence[int],
     folder: Path,
@@ -353,9 +348,9 @@ def _drawn(
     return _encoded(prior, read_images(files))
 
 
-def _sample_sheet(settings: DreamBooth, prior: "StableDiffusionPrior", images: Tensor, out: Path, step: int) -> None:
+def _sample_sheet(settings: DreamBooth, prior: "LatentPrior", images: Tensor, out: Path, step: int) -> None:
     """Samples of every prompt from the same noise, under photographs."""
-    for network in (prior.unet, prior.text_encoder):
+    for network in prior.parts().values():
         network.eval()
     prior.forget_texts()
     height, width = images.shape[-2:]
@@ -405,7 +400,7 @@ def _write_prior(settings: DreamBooth, learner: Learner, out: Path) -> None:
         folder = local_folder(settings.prior)
         local = folder is not None and Path(settings.prior).expanduser().is_dir()
         base = str(folder.resolve()) if folder is not None and local else settings.prior
-        save_lora(out, base, learner.prior.unet, learner.networks.get("text_encoder"))
+        save_lora(out, base, learner.prior, learner.networks)
     else:
         learner.prior.save(out)
         recipe = recipe_of(settings.prior).path

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.check import read_json
+from pds_nerfstudio.priors.folder import read_json
 from pds_nerfstudio.priors.one_file import Header, read_header
 
 OWN_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")

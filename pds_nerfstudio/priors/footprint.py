@@ -4,7 +4,6 @@ Its networks are built on torch's meta device, where tensors have shapes and no 
 every storage that is alive at the same time. A GPU takes somewhat more: its context, convolutions' workspaces, gaps.
 """
 
-import json
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-TOKENS = 77
-"""CLIP's prompt length."""
+from pds_nerfstudio.priors.families import SD, SD3, SDXL, Family
+from pds_nerfstudio.priors.folder import family_in, read_json
+
+TOKENS, T5_TOKENS = 77, 256
+"""Lengths of CLIP's and T5's prompts."""
+SIZES = 6
+"""Numbers by which Stable Diffusion XL is told sizes."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Footprint:
     encoder: int
     """The most that is alive at once in an encoder pass, forward or backward, or in the decoder's where nothing is
     differentiated."""
-    unet: int
+    denoiser: int
     """The most that is alive at once while predictions are made."""
     kept_by_adapters: int
     """For the backward passes in which they learn."""
@@ -40,7 +44,7 @@ class Footprint:
     @property
     def total(self) -> int:
         """The most of a step: predictions are made while the encoder's graph waits."""
-        return self.weights + max(self.encoder, self.kept_by_encoder + self.unet + self.kept_by_adapters)
+        return self.weights + max(self.encoder, self.kept_by_encoder + self.denoiser + self.kept_by_adapters)
 
 
 def count(
@@ -62,17 +66,20 @@ def count(
         folder: of which configurations are read, and of MVDream's original layout a header.
         height, width: of the rendering in pixels, multiples of the latent stride.
         views: renderings in a step.
-        rows: of the U-Net's batch for each view: PDS and DDS ask under two prompts with and without guidance.
+        rows: of the denoiser's batch for each view: PDS and DDS ask under two prompts with and without guidance.
         adapters: how many learn, from one row of each view.
         recompute_encoder: whether the encoder runs again in the backward pass.
         differentiated: whether the rendering's gradient is wanted, as in score distillation.
     """
-    vae, unet, text = _networks(folder)
+    family = family_in(folder)
+    vae, denoiser = _networks(folder)
     stride, channels = 2 ** (len(vae.config.block_out_channels) - 1), vae.config.latent_channels
-    weights = _weight_bytes(vae, vae_dtype) + _weight_bytes(unet, dtype) + _weight_bytes(text, dtype)
+    weights = _weight_bytes(vae, vae_dtype) + _weight_bytes(denoiser, dtype)
+    if family is SD:  # those of larger families wait in main memory
+        weights += _weight_bytes(_text_encoder(folder), dtype)
     torch.nn.Module.to(vae, vae_dtype)
-    torch.nn.Module.to(unet, dtype)
-    for network in (vae, unet):
+    torch.nn.Module.to(denoiser, dtype)
+    for network in (vae, denoiser):
         network.requires_grad_(False).eval()
     if recompute_encoder:
         vae.enable_gradient_checkpointing()
@@ -85,46 +92,66 @@ def count(
         else:
             shape = views, channels, height // stride, width // stride
             kept, encoder = 0, _peak(vae.decode, torch.zeros(shape, dtype=vae_dtype))
-        latents = torch.zeros(rows * views, unet.config.in_channels, height // stride, width // stride, dtype=dtype)
-        rest = {
-            "timestep": torch.zeros(rows * views, dtype=torch.long),
-            "encoder_hidden_states": torch.zeros(rows * views, TOKENS, unet.config.cross_attention_dim, dtype=dtype),
-        } | _cameras(unet, rows * views, dtype)
-        predicting = _peak(unet, latents, **rest)
+        size = denoiser.config.in_channels, height // stride, width // stride
+        latents = torch.zeros(rows * views, *size, dtype=dtype)
+        predicting = _peak(denoiser, latents, **_told(denoiser, family, rows * views, dtype))
         learning = 0
         if adapters:
-            one = {name: value[:views] for name, value in rest.items()}
-            learning = adapters * _pass(lambda x: unet(x, **one), latents[:views].clone(), lambda out: out.sample)[0]
+            one = _told(denoiser, family, views, dtype)
+            learning = _pass(lambda x: denoiser(x, **one), latents[:views].clone(), lambda out: out.sample)[0]
+            learning *= adapters
     return Footprint(weights, kept, encoder, predicting, learning)
 
 
-def _networks(folder: Path) -> tuple[Any, Any, Any]:
-    """VAE, U-Net and text encoder on the meta device."""
+def _networks(folder: Path) -> tuple[Any, Any]:
+    """VAE and denoiser on the meta device."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     from pds_nerfstudio.priors.camera_unet import unet_config
 
     with torch.device("meta"):
-        return (
-            AutoencoderKL.from_config(json.loads((folder / "vae" / "config.json").read_text())),
-            UNet2DConditionModel.from_config(unet_config(folder)),
-            CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder", local_files_only=True)),
-        )
+        vae = AutoencoderKL.from_config(read_json(folder / "vae" / "config.json"))
+        if family_in(folder) is SD3:
+            return vae, SD3Transformer2DModel.from_config(read_json(folder / "transformer" / "config.json"))
+        return vae, UNet2DConditionModel.from_config(unet_config(folder))
+
+
+def _text_encoder(folder: Path) -> Any:
+    """Stable Diffusion's, on the meta device."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        return CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder", local_files_only=True))
 
 
 def _weight_bytes(network: torch.nn.Module, dtype: torch.dtype) -> int:
     return sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
 
 
-def _cameras(unet: Any, rows: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """What a U-Net takes that is told where it looks."""
-    width = unet.config.projection_class_embeddings_input_dim
-    return {} if width is None else {"class_labels": torch.zeros(rows, width, dtype=dtype)}
+def _told(denoiser: Any, family: Family, rows: int, dtype: torch.dtype) -> dict[str, Any]:
+    """What a denoiser is given beside the noisy latents."""
+    config = denoiser.config
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(rows, *shape, dtype=dtype)
+
+    times = torch.zeros(rows, dtype=torch.long)
+    if family is SD3:
+        tokens = TOKENS + T5_TOKENS
+        told = {"encoder_hidden_states": zeros(tokens, config.joint_attention_dim)}
+        return {"timestep": times, "pooled_projections": zeros(config.pooled_projection_dim)} | told
+    told: dict[str, Any] = {"timestep": times, "encoder_hidden_states": zeros(TOKENS, config.cross_attention_dim)}
+    if family is SDXL:
+        pooled = config.projection_class_embeddings_input_dim - SIZES * config.addition_time_embed_dim
+        told["added_cond_kwargs"] = {"text_embeds": zeros(pooled), "time_ids": zeros(SIZES)}
+    elif (width := config.projection_class_embeddings_input_dim) is not None:
+        told["class_labels"] = zeros(width)  # a camera
+    return told
 
 
-def _peak(network: Any, *inputs: Tensor, **rest: Tensor) -> int:
+def _peak(network: Any, *inputs: Tensor, **rest: Any) -> int:
     """The most bytes alive in a forward pass without a graph."""
     with torch.no_grad(), _Alive() as alive:
         network(*inputs, **rest)

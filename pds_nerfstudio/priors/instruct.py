@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query
-from pds_nerfstudio.priors.check import TOYBOX, check_prior, check_safetensors
-from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
+from pds_nerfstudio.priors.check import TOYBOX, check_prior
+from pds_nerfstudio.priors.folder import check_safetensors
+from pds_nerfstudio.priors.load import load_prior
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 
 TOYBOX_INSTRUCT = TOYBOX.parent / "instruct" / "unet.safetensors"
 """toybox's editing U-Net, all of it: it began as the first edition of its prior, which it does not need."""

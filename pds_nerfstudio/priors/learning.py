@@ -19,7 +19,7 @@ from pds_nerfstudio.objectives import Edit, Latents, NoiseSchedule, Query
 from pds_nerfstudio.objectives.base import SOURCE
 
 if TYPE_CHECKING:
-    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+    from pds_nerfstudio.priors.latent import LatentPrior
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +52,13 @@ class Lesson:
 class LearningPrior:
     """A prior for one step of an edit, whose adapters learn a lesson each. Satisfies `objectives.Prior`."""
 
-    def __init__(self, prior: "StableDiffusionPrior", lessons: Sequence[Lesson]):
+    def __init__(self, prior: "LatentPrior", lessons: Sequence[Lesson]):
         self._prior = prior
         self._lessons = {lesson.query.adapter: lesson for lesson in lessons}
         self._losses: dict[str | None, Float[Tensor, ""]] = {}
 
     @classmethod
-    def of_step(cls, prior: "StableDiffusionPrior", adapters: Sequence[str], edit: Edit) -> "LearningPrior":
+    def of_step(cls, prior: "LatentPrior", adapters: Sequence[str], edit: Edit) -> "LearningPrior":
         """What adapters learn at a step: ψ the noisy source, φ the noisy rendering, each under its own prompt."""
         lessons = []
         for name in adapters:

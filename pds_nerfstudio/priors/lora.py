@@ -5,6 +5,7 @@ is loaded: W + B·A. Nothing after that knows that there was a LoRA.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from pds_nerfstudio.files import write_whole, written
 from pds_nerfstudio.priors.check import LORA_BASE, LORA_WEIGHTS
 
 if TYPE_CHECKING:
-    from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+    from pds_nerfstudio.priors.latent import LatentPrior
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """The attention layers that LoRA adapts in diffusion models."""
@@ -47,32 +48,29 @@ def add_lora(network: Any, name: str, rank: int, layers: tuple[str, ...]) -> Non
         ) from error
 
 
-def save_lora(folder: Path, base: str, unet: Any, text_encoder: Any | None) -> None:
-    """Write the LoRAs of a U-Net and, if given, of a text encoder into `folder`, in diffusers' format.
+def save_lora(folder: Path, base: str, prior: "LatentPrior", parts: Mapping[str, Any]) -> None:
+    """Write the LoRAs of some of a prior's networks into `folder`, in diffusers' format.
 
     Args:
         base: the prior that they change, as `--pipeline.prior` takes it.
+        parts: the networks, by their names in a diffusers folder.
     """
-    from diffusers import StableDiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
-
     with written(folder / LORA_WEIGHTS) as partial:
-        StableDiffusionPipeline.save_lora_weights(
+        prior.pipeline().save_lora_weights(
             str(partial.parent),
-            unet_lora_layers=_layers_of(unet),
-            text_encoder_lora_layers=None if text_encoder is None else _layers_of(text_encoder),  # pyright: ignore[reportArgumentType]
             weight_name=partial.name,
+            **{f"{part}_lora_layers": _layers_of(network) for part, network in parts.items()},
         )
     write_whole(folder / LORA_BASE, json.dumps({"base": base}) + "\n")
 
 
-def fuse_lora(prior: "StableDiffusionPrior", file: Path, weight: float = 1.0) -> None:
+def fuse_lora(prior: "LatentPrior", file: Path, weight: float = 1.0) -> None:
     """Add the LoRA in `file`, times `weight`, to the weights of its prior.
 
     Raises:
         UserError: it was made for a prior of other sizes or layers, or cannot be read.
     """
     pipeline = prior.pipeline()
-    networks = {"unet": prior.unet, "text_encoder": prior.text_encoder}
     try:
         pipeline.load_lora_weights(_in_diffusers_terms(file))
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -80,7 +78,7 @@ def fuse_lora(prior: "StableDiffusionPrior", file: Path, weight: float = 1.0) ->
         raise UserError(
             f"The LoRA {file} cannot be added to its prior ({reason}): give the prior that it was made for."
         ) from error
-    adapted = [part for part, network in networks.items() if _is_adapted(network)]
+    adapted = [part for part, network in prior.parts().items() if _is_adapted(network)]
     if not adapted:
         raise UserError(f"The LoRA {file} changes no layer of its prior: give the prior that it was made for.")
     pipeline.fuse_lora(components=adapted, lora_scale=weight)

@@ -20,7 +20,7 @@ import torch
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.objectives.cameras import CAMERA_NUMBERS, without_framing
-from pds_nerfstudio.priors.check import CAMERA_SETTINGS
+from pds_nerfstudio.priors.folder import CAMERA_SETTINGS
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 from pds_nerfstudio.priors.view_attention import ViewAttention
 

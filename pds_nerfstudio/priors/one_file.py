@@ -66,7 +66,7 @@ def read_header(path: Path) -> Header:
     """
     from safetensors import safe_open
 
-    from pds_nerfstudio.priors.check import check_safetensors
+    from pds_nerfstudio.priors.folder import check_safetensors
 
     if path.suffix.lower() in PICKLED:
         raise UserError(

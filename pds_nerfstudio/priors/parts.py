@@ -4,22 +4,34 @@ from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.errors import UserError, first_line
+from pds_nerfstudio.priors.folder import is_flow, read_json
 
 
 def load_scheduler(folder: Path) -> Any:
-    """The folder's noise schedule as DDIM, whichever scheduler it names.
+    """The folder's noise schedule as DDIM, or of a flow as Euler's steps, whichever scheduler it names.
 
     Without clipping: latents are not confined to [-1, 1], and DDIM's default would clip where a folder's own scheduler
     has no such setting.
     """
-    from diffusers import DDIMScheduler  # pyright: ignore[reportPrivateImportUsage]
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler  # pyright: ignore[reportPrivateImportUsage]
 
-    return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True, clip_sample=False)
+    where = {"subfolder": "scheduler", "local_files_only": True}
+    if is_flow(read_json(folder / "scheduler" / "scheduler_config.json")):
+        return FlowMatchEulerDiscreteScheduler.from_pretrained(folder, **where)
+    return DDIMScheduler.from_pretrained(folder, clip_sample=False, **where)
+
+
+def load_tokenizer(folder: Path, part: str) -> Any:
+    """CLIP's, or of a third encoder T5's."""
+    from transformers import AutoTokenizer, CLIPTokenizer
+
+    kind: Any = AutoTokenizer if part == "tokenizer_3" else CLIPTokenizer
+    return kind.from_pretrained(folder, subfolder=part, local_files_only=True)
 
 
 def load_part(kind: Any, folder: Path, part: str, **settings: Any) -> Any:
     """One network of the folder. Weights that its file lacks are an error, not the random numbers they would become."""
-    weights = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    weights = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
     whole = (folder / part / f"{weights}{ending}" for ending in (".safetensors", ".safetensors.index.json"))
     variant = None if any(path.is_file() for path in whole) else "fp16"
     try:

@@ -21,7 +21,8 @@ from typing import Any, Literal, get_args
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import read_json
-from pds_nerfstudio.priors.check import camera_layout, local_folder, lora_folder
+from pds_nerfstudio.priors.check import local_folder, lora_folder
+from pds_nerfstudio.priors.folder import camera_layout
 from pds_nerfstudio.prompts import Ask, guess_ask
 
 FILE = "recipe.json"

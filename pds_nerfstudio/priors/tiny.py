@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from pds_nerfstudio.errors import UserError, first_line
-from pds_nerfstudio.priors.check import TOYBOX, check_safetensors, latent_shape, read_json
+from pds_nerfstudio.priors.check import TOYBOX
+from pds_nerfstudio.priors.folder import check_safetensors, latent_shape, read_json
 
 TOYBOX_ENCODER = TOYBOX.with_name("encoder")
 WEIGHTS = "diffusion_pytorch_model.safetensors"

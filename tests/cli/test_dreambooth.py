@@ -23,8 +23,8 @@ from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.pictures import read_images
 from pds_nerfstudio.priors.check import TOYBOX, check_prior
 from pds_nerfstudio.priors.dreambooth import read_training_images
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.recipe import recipe_of
-from pds_nerfstudio.priors.stable_diffusion import load_prior
 
 INSTANCE, CLASS = "a photo of a sks can", "a photo of a can"
 SMALL = {

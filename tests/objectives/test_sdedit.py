@@ -64,7 +64,7 @@ def test_its_loop_is_diffusers_ddim_step_for_step(strength):
 
 def test_without_noise_it_returns_the_image_up_to_the_vae():
     from pds_nerfstudio.evaluation.metrics import psnr
-    from pds_nerfstudio.priors.stable_diffusion import load_prior
+    from pds_nerfstudio.priors.load import load_prior
     from pds_nerfstudio.toybox.render import orbit_cameras, render
     from pds_nerfstudio.toybox.spec import SceneSpec
 

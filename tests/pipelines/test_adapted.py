@@ -9,7 +9,7 @@ from diffusers import ControlNetModel
 from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import Query
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 

@@ -9,7 +9,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import DDS, OBJECTIVES, PDS, Edit, Piva
 from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.pipelines.image_edit import WAY, edit_latents
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 
 PROMPTS = ("a photo of a red ball", "a photo of a blue ball")
 

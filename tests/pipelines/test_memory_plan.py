@@ -8,7 +8,7 @@ from pds_nerfstudio.pipelines.memory_plan import Demand, available_memory, plan_
 from pds_nerfstudio.pipelines.trainer import EditTrainer
 from pds_nerfstudio.priors.check import TOYBOX
 from pds_nerfstudio.priors.footprint import count
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.scenes.memory import kept_for_backward
 
 from .conftest import PROMPTS
@@ -38,7 +38,7 @@ def test_weights_are_counted_to_the_byte():
 def test_more_views_rows_and_adapters_take_more():
     one = count(TOYBOX, 64, 64, **CPU)
     assert count(TOYBOX, 64, 64, views=2, **CPU).kept_by_encoder == pytest.approx(2 * one.kept_by_encoder, rel=0.01)
-    assert count(TOYBOX, 64, 64, rows=8, **CPU).unet > 1.8 * one.unet
+    assert count(TOYBOX, 64, 64, rows=8, **CPU).denoiser > 1.8 * one.denoiser
     two = count(TOYBOX, 64, 64, adapters=2, **CPU)
     assert two.kept_by_adapters == 2 * count(TOYBOX, 64, 64, adapters=1, **CPU).kept_by_adapters > 0
     assert count(TOYBOX, 64, 64, differentiated=False, **CPU).kept_by_encoder == 0

@@ -8,7 +8,7 @@ from pds_nerfstudio.objectives import DDS, OBJECTIVES, PDS, Edit, Piva
 from pds_nerfstudio.pipelines import svg_edit
 from pds_nerfstudio.pipelines.svg_edit import edit_drawing, picture_size
 from pds_nerfstudio.pipelines.svg_settings import SvgSettings
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.vector import read_drawing, render
 
 PROMPTS = ("a photo of a red ball", "a photo of a blue ball")

@@ -8,7 +8,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.priors.adapters import Adapters
 from pds_nerfstudio.priors.learning import LearningPrior, Lesson
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 
 
 def query(adapter: str | None = None, seed: int = 0, prompt: str = "a red ball", guidance: float = 1.0) -> Query:

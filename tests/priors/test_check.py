@@ -18,15 +18,10 @@ from safetensors.torch import save_file
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.priors import check
-from pds_nerfstudio.priors.check import (
-    MOVED,
-    check_folder,
-    check_prior,
-    check_safetensors,
-    local_folder,
-    needed_files,
-    prior_folder,
-)
+from pds_nerfstudio.priors.check import check_folder, check_prior, local_folder, prior_folder
+from pds_nerfstudio.priors.families import needed_files
+from pds_nerfstudio.priors.folder import check_safetensors
+from pds_nerfstudio.priors.hub import MOVED
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 HUB_ID = "someone/some-model"
@@ -156,9 +151,9 @@ def test_pickled_weights_are_refused_with_the_way_to_convert_them(copy, weights,
     [
         ("unet/config.json", {"in_channels": 9}, "9 channels"),
         ("unet/config.json", {"cross_attention_dim": 1024}, "same model"),
-        ("unet/config.json", {"addition_embed_type": "text_time"}, "1.x/2.x"),
-        ("unet/config.json", {"_class_name": "SD3Transformer2DModel"}, "1.x/2.x"),
-        ("scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "prediction_type is one of"),
+        ("unet/config.json", {"addition_embed_type": "text_time"}, "1.x or 2.x"),
+        ("unet/config.json", {"_class_name": "SD3Transformer2DModel"}, "1.x or 2.x"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "score"}, "prediction_type is one of"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(copy, file, changes, words):
@@ -266,7 +261,7 @@ def test_a_download_asks_for_the_needed_files_and_the_result_is_checked(folder, 
         return str(tmp_path / "got")
 
     listing = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    monkeypatch.setattr(check, "_check_hub", lambda name: None)
+    monkeypatch.setattr(check, "check_hub", lambda name: None)
     monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda name: [*listing, "safety_checker/model.safetensors"])
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert prior_folder(HUB_ID) == tmp_path / "got"
@@ -279,7 +274,7 @@ def test_a_failed_download_is_one_sentence(monkeypatch):
     def fail(name: str) -> list[str]:
         raise ConnectionError("the line\nwent dead")
 
-    monkeypatch.setattr(check, "_check_hub", lambda name: None)
+    monkeypatch.setattr(check, "check_hub", lambda name: None)
     monkeypatch.setattr(huggingface_hub, "list_repo_files", fail)
     with pytest.raises(UserError, match=r"^Downloading the prior someone/some-model failed: the line\. Run"):
         prior_folder(HUB_ID)
@@ -294,7 +289,7 @@ def test_broken_diffusers_is_named():
     program = (
         "import sys; sys.modules['diffusers'] = None\n"
         "from pds_nerfstudio.errors import UserError\n"
-        "try: import pds_nerfstudio.priors.stable_diffusion\n"
+        "try: import pds_nerfstudio.priors.load\n"
         "except UserError as error: print(error)\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -367,7 +362,7 @@ def shard(folder: Path, variant: str | None = None) -> None:
 
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_weights_in_several_files_are_the_same_prior(folder, copy, variant):
-    from pds_nerfstudio.priors.stable_diffusion import load_prior
+    from pds_nerfstudio.priors.load import load_prior
 
     shard(copy, variant)
     whole, sharded = (load_prior(str(path), "cpu") for path in (folder, copy))
@@ -399,6 +394,6 @@ def test_of_a_hub_listing_all_files_of_a_list_of_weights_are_fetched(copy, monke
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda name, allow_patterns: asked.extend(allow_patterns) or str(copy)
     )
-    check._download(HUB_ID)
+    check.download(HUB_ID)
     assert {file for file in listing if "-of-" in file} < set(asked)
     assert "unet/other-00001-of-00002.safetensors" not in asked

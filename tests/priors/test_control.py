@@ -12,7 +12,7 @@ from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.objectives import Edit, Piva, Query
 from pds_nerfstudio.priors.control import check_control, load_control
 from pds_nerfstudio.priors.learning import LearningPrior
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.toybox.dataset import capture_cameras
 from pds_nerfstudio.toybox.render import render
 from pds_nerfstudio.toybox.spec import SceneSpec

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.priors.extras import check_extras, lora_file
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.words import add_word
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"

@@ -8,7 +8,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Prior, Query
 from pds_nerfstudio.priors import instruct
 from pds_nerfstudio.priors.instruct import load_instruct, widened, with_toybox_weights
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 
 PROMPT = "a photo of a blue ball"
 

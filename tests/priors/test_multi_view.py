@@ -15,10 +15,12 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.objectives.cameras import Viewpoints, without_framing
 from pds_nerfstudio.priors.camera_unet import CAMERA_CONFIG, diffusers_config, diffusers_name
-from pds_nerfstudio.priors.check import TOYBOX, camera_layout, check_folder
+from pds_nerfstudio.priors.check import TOYBOX, check_folder
+from pds_nerfstudio.priors.folder import camera_layout
 from pds_nerfstudio.priors.footprint import count
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.multi_view import MultiViewPrior
-from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 ORIGINAL = {
@@ -308,7 +310,7 @@ def test_folders_that_do_not_fit_are_refused_in_a_sentence(original_folder, came
     labelled = shutil.copytree(camera_folder, tmp_path / "labelled")
     config = labelled / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"projection_class_embeddings_input_dim": 7}))
-    with pytest.raises(UserError, match="not of the Stable Diffusion"):
+    with pytest.raises(UserError, match="of no family that is known"):
         check_folder(labelled)
 
 

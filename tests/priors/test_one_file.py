@@ -15,8 +15,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.priors.check import check_prior, local_folder
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.one_file import read_header
-from pds_nerfstudio.priors.stable_diffusion import load_prior
 from pds_nerfstudio.toybox.tokenizer import build_tokenizer
 
 LAYERS = 2

@@ -9,7 +9,7 @@ from diffusers import AutoencoderTiny
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import to_channels_first
 from pds_nerfstudio.objectives import Query
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.tiny import check_encoder
 from pds_nerfstudio.toybox.dataset import capture_cameras
 from pds_nerfstudio.toybox.render import render

@@ -10,7 +10,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import NoiseSchedule, Prior, Query
-from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior, load_prior
+from pds_nerfstudio.priors.dialect import Dialect
+from pds_nerfstudio.priors.load import load_prior
+from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 
 PROMPTS = ("a red ball", "a blue cube")
 
@@ -99,14 +101,15 @@ def test_other_dialects_give_the_noise_of_a_known_latent_and_commute_with_guidan
     alpha_bar = prior.scheduler.alphas_cumprod[t][:, None, None, None]
     signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     x_t, eps_empty, eps_text = latents(3, seed=4), latents(3, seed=5), latents(3, seed=6)
-    for dialect in ("epsilon", "v_prediction", "sample"):
+    for dialect in ("epsilon", "v_prediction", "sample", "flow"):
         replies = []
         for eps in (eps_empty, eps_text):
             x0 = (x_t - noise * eps) / signal
-            replies.append({"epsilon": eps, "v_prediction": signal * eps - noise * x0, "sample": x0}[dialect])
+            answers = {"epsilon": eps, "v_prediction": signal * eps - noise * x0, "sample": x0, "flow": eps - x0}
+            replies.append(answers[dialect])
         output = SimpleNamespace(sample=torch.cat(replies))
         monkeypatch.setattr(prior.unet, "forward", lambda *args, output=output: output)
-        prior.scheduler.register_to_config(prediction_type=dialect)
+        prior.dialect = Dialect(prior.schedule, dialect)
         (prediction,) = prior.predict_noise([Query(x_t, t, PROMPTS[0], 3.0)])
         torch.testing.assert_close(prediction, eps_empty + 3 * (eps_text - eps_empty), rtol=1e-3, atol=1e-3)
 

@@ -8,7 +8,7 @@ import torch
 from pds_nerfstudio.evaluation.metrics import TOYBOX_CLIP, ClipScorer, psnr
 from pds_nerfstudio.priors.check import TOYBOX
 from pds_nerfstudio.priors.control import TOYBOX_CONTROL
-from pds_nerfstudio.priors.stable_diffusion import load_prior
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.toybox.dataset import capture_cameras
 from pds_nerfstudio.toybox.render import render
 from pds_nerfstudio.toybox.spec import COLOURS, SHAPES, SceneSpec, held_out_captions

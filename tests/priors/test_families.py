@@ -1,0 +1,141 @@
+"""Stable Diffusion XL and 3 against diffusers' own pipelines, on the same weights and the same noise."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tiny_priors import PROMPTS, write_sd3, write_sdxl
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.objectives import DDS, PDS, Edit, Query
+from pds_nerfstudio.priors.check import check_prior
+from pds_nerfstudio.priors.footprint import count
+from pds_nerfstudio.priors.load import load_prior
+
+WRITE = {"sdxl": write_sdxl, "sd3": write_sd3}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """By family."""
+    place = tmp_path_factory.mktemp("families")
+    return {name: write(place / name) for name, write in WRITE.items()}
+
+
+@pytest.fixture(params=WRITE)
+def prior(request, folders):
+    return load_prior(str(folders[request.param]), "cpu")
+
+
+def latents(prior, batch: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch, prior.latent_channels, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_sampling_is_that_of_diffusers_own_pipeline(prior):
+    asked = {"num_inference_steps": 5, "guidance_scale": 4.0, "height": 32, "width": 32, "output_type": "pt"}
+    pipeline = prior.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(list(PROMPTS), generator=torch.Generator().manual_seed(7), **asked).images
+    ours = prior.sample(list(PROMPTS), 32, 32, 5, 4.0, torch.Generator().manual_seed(7))
+    assert (theirs[0] - theirs[1]).abs().max() > 1e-3  # the prompts are read
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_predicted_noise_is_what_the_pipelines_network_says_of_the_same_latent(prior):
+    """Asked through ᾱ and ε, the answer is the network's own at its own noisy latent and time."""
+    x0, eps = latents(prior, 2, 1), latents(prior, 2, 2)
+    t = torch.tensor([200, 900])
+    seen = []
+    prior.denoiser.register_forward_hook(
+        lambda _m, args, kwargs, out: seen.append((args, kwargs, out)), with_kwargs=True
+    )
+    (eps_hat,) = prior.predict_noise([Query(prior.schedule.add_noise(x0, t, eps), t, PROMPTS[0])])
+    args, kwargs, out = seen[0]
+    if prior.denoiser_part == "unet":
+        torch.testing.assert_close(eps_hat, out.sample)
+        assert args[1].tolist() == t.tolist()
+        return
+    sigma = 3 * (t + 1) / 1000 / (1 + 2 * (t + 1) / 1000)  # shift 3
+    torch.testing.assert_close(kwargs["timestep"], 1000 * sigma, rtol=1e-5, atol=1e-3)
+    sigma = sigma[:, None, None, None]
+    torch.testing.assert_close(kwargs["hidden_states"], (1 - sigma) * x0 + sigma * eps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(eps_hat, (1 - sigma) * (x0 + out.sample) + sigma * eps, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", [PDS(guidance_scale=7.5), DDS()])
+def test_a_step_takes_one_pass_and_a_matched_pair_moves_nothing(prior, objective):
+    x0 = latents(prior, 1, 3)
+    t, s = torch.tensor([501]), torch.tensor([499])
+    calls = []
+    prior.denoiser.register_forward_pre_hook(lambda *_: calls.append(1), with_kwargs=True)
+    matched = Edit(x0, x0, PROMPTS[0], PROMPTS[0], t, s, latents(prior, 1, 4), latents(prior, 1, 5))
+    assert objective.gradient(prior, matched).abs().max() < 1e-4
+    assert len(calls) == 1
+    changed = Edit(x0, x0, *PROMPTS, t, s, latents(prior, 1, 4), latents(prior, 1, 5))
+    assert objective.gradient(prior, changed).abs().max() > 1e-3
+
+
+def test_pictures_of_a_size_that_patches_do_not_divide_are_refused(folders):
+    prior = load_prior(str(folders["sd3"]), "cpu")
+    assert prior.size_multiple == 8
+    with pytest.raises(ValueError, match="multiples of the latent stride 8"):
+        prior.encode(torch.rand(1, 3, 32, 36))
+
+
+def test_the_empty_prompt_of_sdxl_is_zeros_where_the_folder_says_so(folders, tmp_path):
+    prior = load_prior(str(folders["sdxl"]), "cpu")
+    assert not prior.embed("").any()
+    copy = shutil.copytree(folders["sdxl"], tmp_path / "copy")
+    edit_index(copy, force_zeros_for_empty_prompt=False)
+    assert load_prior(str(copy), "cpu").embed("").any()
+
+
+def test_t5_may_be_left_out_and_is_missed_where_it_is_announced(folders, tmp_path):
+    copy = shutil.copytree(folders["sd3"], tmp_path / "copy")
+    shutil.rmtree(copy / "text_encoder_3")
+    with pytest.raises(UserError, match=r"text_encoder_3.*\[null, null\]"):
+        check_prior(str(copy))
+    edit_index(copy, text_encoder_3=[None, None], tokenizer_3=[None, None])
+    without = load_prior(str(copy), "cpu")
+    tokens = without.tokenizer.model_max_length
+    assert not without.embed(PROMPTS[0])[tokens:].any()
+    whole = load_prior(str(folders["sd3"]), "cpu")
+    torch.testing.assert_close(without.embed(PROMPTS[0])[:tokens], whole.embed(PROMPTS[0])[:tokens])
+    assert whole.embed(PROMPTS[0])[tokens:].any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("FluxPipeline", "distilled"), ("KolorsPipeline", "not supported"), ("WanPipeline", "not supported")],
+)
+def test_families_that_are_none_are_named(folders, tmp_path, kind, words):
+    copy = shutil.copytree(folders["sd3"], tmp_path / "copy")
+    edit_index(copy, _class_name=kind)
+    with pytest.raises(UserError, match=f"is a {kind}.*{words}.*Stable Diffusion 3"):
+        check_prior(str(copy))
+
+
+@pytest.mark.parametrize("family", WRITE)
+def test_parts_of_different_models_are_refused(folders, tmp_path, family):
+    copy = shutil.copytree(folders[family], tmp_path / "copy")
+    other = write_sd3 if family == "sdxl" else write_sdxl
+    strange = other(tmp_path / "other")
+    shutil.rmtree(copy / "vae")
+    shutil.copytree(strange / "vae", copy / "vae")
+    with pytest.raises(UserError, match="channels"):
+        check_prior(str(copy))
+    with pytest.raises(UserError, match="InstructPix2Pix"):
+        check_prior(str(folders[family]), edits_pictures=True)
+
+
+def test_a_step_of_the_folder_is_counted(folders):
+    for folder in folders.values():
+        one = count(folder, 32, 32, dtype=torch.float32)
+        assert count(folder, 32, 32, rows=8, dtype=torch.float32).denoiser > 1.5 * one.denoiser
+        assert count(folder, 32, 32, adapters=2, dtype=torch.float32).kept_by_adapters > 0
+
+
+def edit_index(folder, **changes: object) -> None:
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | changes))
