@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: demo test lint docs prior clean
+.PHONY: demo test lint docs wheel prior clean
 
 demo: $(READY)
 	$(BIN)/pds demo $(ARGS)
@@ -27,6 +27,10 @@ lint: $(READY)
 # The site, in outputs/site: open index.html, no server is needed.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -W ignore -m mkdocs build --strict
+
+# Builds it, installs it into an environment outside of the checkout, and runs `pds demo` there.
+wheel: $(READY)
+	.ci/wheel
 
 prior: $(READY)
 	$(BIN)/python data_scripts/train_toybox_prior.py --install

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from pds_nerfstudio import __version__
 from pds_nerfstudio.cli import commands
 from pds_nerfstudio.flags import flags_of, parser_of, tidied
 from pds_nerfstudio.methods import METHODS
@@ -175,3 +176,17 @@ def test_pages_are_found():
     assert len(BLOCKS) > 40
     assert len(FRAGMENTS) > 100
     assert EXAMPLES
+
+
+def test_the_index_of_the_pages_names_them_all():
+    named = {repository_path("docs/README.md", target)[0] for target in links(text_of("docs/README.md"))}
+    assert {page for page in PAGES if page.startswith("docs/") and page != "docs/README.md"} <= named
+
+
+def test_one_version_stands_everywhere():
+    stated = (
+        re.search(r'^version = "(.+)"', text_of("pyproject.toml"), re.M),
+        re.search(r"^version: (.+)$", text_of("CITATION.cff"), re.M),
+        re.search(r"^## \[(\d.+?)\]", text_of("CHANGELOG.md"), re.M),
+    )
+    assert {match and match[1] for match in stated} == {__version__}
