@@ -94,11 +94,11 @@ def test_a_command_line_is_taken_as_it_stands(page, line):
     program, arguments = words[0], words[1:]
     if program == "pds" and arguments[0] in commands():
         tyro.cli(commands()[arguments[0]], args=tidied(arguments[1:], "--"))
-    elif program == "ns-train":
+    elif program == "ns-train" and arguments != ["--help"]:
         config = METHODS[arguments[0]].config
         kind = tyro.conf.FlagConversionOff[type(config)]
         tyro.cli(kind, args=tidied(arguments[1:], "--pipeline."), default=config)
-    elif program.startswith("ns-"):
+    elif program.startswith("ns-") and program != "ns-train":
         tyro.cli(nerfstudios(program), args=arguments)
     else:
         check_flags(words)
@@ -128,7 +128,7 @@ def check_flags(words: list[str]) -> None:
     elif program == "ns-train":
         some = not arguments or "…" in arguments[0] or arguments[0] == "METHOD" or arguments[0].startswith("--")
         known = set().union(*(flags_of_method(name) for name in (METHODS if some else arguments[:1])))
-        assert flags <= known | {"load-config"}
+        assert flags <= known | {"load-config", "help"}
     elif program == "make":
         targets = re.findall(r"^([\w ]+):(?!=)", text_of("Makefile"), re.M)
         assert arguments[0] in {name for target in targets for name in target.split()}
@@ -190,3 +190,11 @@ def test_one_version_stands_everywhere():
         re.search(r"^## \[(\d.+?)\]", text_of("CHANGELOG.md"), re.M),
     )
     assert {match and match[1] for match in stated} == {__version__}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_files_of_the_repository_that_are_named_are_there(page):
+    for written in re.findall(r"`([\w/]+/\w+\.(?:py|yaml|json|md))`", text_of(page)):
+        made = written.startswith(("outputs/", "RUN/", "OUT/"))
+        places = (ROOT, ROOT / "pds_nerfstudio", ROOT / "tests", (ROOT / page).parent)
+        assert made or any((place / written).exists() for place in places), written
