@@ -70,6 +70,12 @@ def prior_folder(name: str, edits_pictures: bool = False) -> Path:
     return folder
 
 
+def has_one_text_encoder(name: str) -> bool:
+    """Whether a prior reads by one text encoder, or that is not known before its download."""
+    folder = local_folder(name)
+    return folder is None or len(family_of(read_index(folder), name).encoders) == 1
+
+
 def lora_folder(name: str) -> Path | None:
     """The folder of the LoRA that `name` stands for; None where it stands for a whole prior."""
     folder = Path(name).expanduser()

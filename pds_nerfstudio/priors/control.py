@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.priors.check import TOYBOX, local_folder
-from pds_nerfstudio.priors.folder import check_safetensors, latent_shape
+from pds_nerfstudio.priors.folder import check_safetensors, family_in, latent_shape
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
@@ -27,8 +27,12 @@ def check_control(name: str, prior: str) -> None:
 
     Loads no weights. What is not on this machine yet is checked after its download.
     """
-    folder = control_folder(name, download=False)
     prior_folder = local_folder(prior)
+    if prior_folder is not None and not (family := family_in(prior_folder)).extended:
+        raise UserError(
+            f"The prior {prior} is a {family.called}, for which no ControlNet is offered: leave --pipeline.control out."
+        )
+    folder = control_folder(name, download=False)
     if folder is not None:
         check_control_folder(folder, prior_folder)
 

@@ -77,6 +77,12 @@ class LatentPrior(ABC):
     """diffusers' scheduler that samples, with the folder's noise schedule and prediction type."""
     adapters: Adapters | None = field(default=None, init=False)
     """What `add_adapters` made."""
+    controlnet: Any | None = None
+    """diffusers' ControlNetModel, which queries with a control picture are asked under (see `priors.control`); of
+    Stable Diffusion 1.x and 2.x alone."""
+    framing: bool = False
+    """Of a U-Net that takes cameras, whether it was trained with what the last row of their matrices says of aim and
+    distance. Others are told of a camera that looks straight at its subject, as MVDream's were."""
     recompute_encoder: bool = False
     """Keep only block inputs of the VAE encoder and run each block again in the backward pass: less memory, the same
     gradients, one more encoder pass of time."""

@@ -33,11 +33,6 @@ class StableDiffusionPrior(LatentPrior):
     """transformers' CLIPTextModel."""
     tokenizer: Any
     """transformers' CLIPTokenizer."""
-    controlnet: Any | None = None
-    """diffusers' ControlNetModel, which queries with a control picture are asked under (see `priors.control`)."""
-    framing: bool = False
-    """Of a U-Net that takes cameras, whether it was trained with what the last row of their matrices says of aim and
-    distance. Others are told of a camera that looks straight at its subject, as MVDream's were."""
     words: dict[str, str] = field(init=False, repr=False, default_factory=dict)
     """Names of textual inversions, and the tokens that each stands for."""
 
