@@ -198,3 +198,14 @@ def test_files_of_the_repository_that_are_named_are_there(page):
         made = written.startswith(("outputs/", "RUN/", "OUT/"))
         places = (ROOT, ROOT / "pds_nerfstudio", ROOT / "tests", (ROOT / page).parent)
         assert made or any((place / written).exists() for place in places), written
+
+
+AS_THEY_ARE = ("CHANGELOG.md", "docs/benchmark.md", "docs/performance.md", "docs/preview.md", "benchmarks/README.md")
+"""Pages whose lines are longer."""
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in AS_THEY_ARE])
+def test_prose_has_at_most_a_hundred_characters_a_line(page):
+    prose = re.sub(r"^```.*?^```|\$\$.*?\$\$", "", text_of(page), flags=re.S | re.M)
+    long = [line for line in prose.splitlines() if len(line) > 100 and not line.lstrip().startswith(("|", "![", "#"))]
+    assert not [line for line in long if "](" not in line and "`" not in line], long
