@@ -70,15 +70,16 @@ class PieBench:
         console.print(self.out / "table.md")
 
     def _record(self, method: str, edit: "PieEdit") -> Path:
-        from pds_nerfstudio.evaluation.bench import as_file_name
+        from pds_nerfstudio.evaluation.cells import as_file_name
 
         return self.out / as_file_name(method) / f"{edit.name}.json"
 
     def _config(self, text: str) -> Any:
         """The configuration of a method, with its settings. Raises UserError if it has no objective for pictures."""
         from pds_nerfstudio.evaluation.image_trial import image_methods
-        from pds_nerfstudio.evaluation.rows import changed, read_link
+        from pds_nerfstudio.evaluation.rows import read_link
         from pds_nerfstudio.methods import METHODS
+        from pds_nerfstudio.pipelines.settings_tree import changed
 
         method, changes = read_link(text)
         if method not in image_methods():
