@@ -9,7 +9,7 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
-from pds_nerfstudio.evaluation.benchmark import Benchmark
+from pds_nerfstudio.evaluation.benchmark import Benchmark, Edit
 from pds_nerfstudio.evaluation.measure import Measured, load_judges, measure
 from pds_nerfstudio.evaluation.rows import NOTHING, REGENERATE, of_family
 from pds_nerfstudio.evaluation.suite import CaptureEdit
@@ -40,7 +40,7 @@ class CaptureSettings:
 class CaptureComparison:
     """A capture before and after its edit, on the held-out views."""
 
-    edit: CaptureEdit
+    edit: Edit
     measured: Measured
 
     @property
