@@ -64,6 +64,7 @@ class Bench:
         """Run what is missing, then write results.json, table.md, table.html, pareto.png and wall.png."""
         from pds_nerfstudio.evaluation.suite import read_suite
 
+        self.running.require_cluster()
         suite = read_suite(self.suite)
         if unknown := set(self.edits) - {edit.name for edit in suite.edits}:
             raise UserError(f"The suite {self.suite} has no edit {', '.join(sorted(unknown))}: leave --edits out.")

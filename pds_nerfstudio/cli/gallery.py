@@ -79,6 +79,7 @@ class Gallery:
     def run(self) -> None:
         """Make the edits that are missing, then write the page and gallery.json."""
         run = self._check()
+        self.running.require_cluster()
         out = (self.out or Path("outputs/gallery") / f"{run.config['experiment_name']}-{run.folder.name}").resolve()
         require_writable(out, room=ROOM)
         console = Console(soft_wrap=True, highlight=False)
@@ -160,8 +161,9 @@ class Gallery:
         if not done:
             return
         line = shlex.join(["pds", *sys.argv[1:]])
+        title = f"“{self.src_prompt}”" if self.src_prompt else str(self.run_folder)
         write_json(out / RECORDS, [read_raw_record(c.record_file) | {"run": str(made_by(c))} for c in done])
-        write_whole(out / PAGE, page(cells, f"Edits of {self.src_prompt or self.run_folder}", line, out))
+        write_whole(out / PAGE, page(cells, f"Edits of {title}", line, out))
         console.print(f"{in_rich(out / PAGE)}  [dim]to look at or to send to somebody")
         console.print(printable(out / RECORDS), markup=False)
 

@@ -28,11 +28,24 @@ class Running:
     """Run only every N-th cell, from the I-th on: one line of a job array. Without it, everything is run and
     summed up."""
 
+    cluster: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    """Run cells on this Ray cluster in place of workers here: HOST:PORT of its head, auto for the one of this machine,
+    or local for one of this command alone. One GPU a cell, or a CPU where there are none."""
+
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.cluster is not None and self.workers > 1:
+            raise UserError(f"--workers {self.workers} are of this machine, and --cluster has its own: leave one out.")
         index, _, count = self.shard.partition("/")
         if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
             raise UserError(f"--shard {self.shard} is not I/N with 0 <= I < N, such as 0/4.")
+
+    def require_cluster(self) -> None:
+        """Refuse a cluster that is not there, before anything is loaded."""
+        if self.cluster is not None:
+            from pds_nerfstudio.evaluation.cluster import require_cluster
+
+            require_cluster(self.cluster)
 
     @property
     def is_shard(self) -> bool:
@@ -78,6 +91,12 @@ class Running:
 
     @contextmanager
     def _each(self) -> "Iterator[Each]":
+        if self.cluster is not None:
+            from pds_nerfstudio.evaluation.cluster import cluster
+
+            with cluster(self.cluster) as each:
+                yield each
+            return
         from pds_nerfstudio.evaluation.workers import each
 
         yield partial(each, workers=self.workers)
