@@ -160,7 +160,7 @@ class Gallery:
         done = [cell for cell in cells if cell.record_file.exists()]
         if not done:
             return
-        line = shlex.join(["pds", *sys.argv[1:]])
+        line = shlex.join(_line_without())
         title = f"“{self.src_prompt}”" if self.src_prompt else str(self.run_folder)
         write_json(out / RECORDS, [read_raw_record(c.record_file) | {"run": str(made_by(c))} for c in done])
         write_whole(out / PAGE, page(cells, f"Edits of {title}", line, out))
@@ -170,8 +170,7 @@ class Gallery:
     def _say_next(self, cells: "list[Cell]", console: Console) -> None:
         done = next((cell for cell in cells if cell.record_file.exists()), None)
         if self.running.is_shard or done is None:
-            flags = ["--shard", "0/1", "--only-page"]
-            say_next(console, [step("when all shards have ended: the page", "pds", *sys.argv[1:], *flags)])
+            say_next(console, [step("when all shards have ended: the page", *_line_without("--shard"), "--only-page")])
             return
         from pds_nerfstudio.evaluation.gallery import made_by
 
@@ -181,6 +180,18 @@ class Gallery:
             [
                 step("walk around an edit", "ns-viewer", "--load-config", folder / "config.yml"),
                 step("find the runs of the others", "pds", "runs", done.out / "cells"),
-                step("one seed more", "pds", *sys.argv[1:], "--seeds", self.seeds + 1),
+                step("one seed more", *_line_without("--seeds", "--only-page"), "--seeds", self.seeds + 1),
             ],
         )
+
+
+def _line_without(*flags: str) -> list[str]:
+    """This command as it was typed, without some flags and their values."""
+    words, left = ["pds"], sys.argv[1:]
+    while left:
+        word = left.pop(0)
+        if word.partition("=")[0] not in flags:
+            words.append(word)
+        elif "=" not in word and left and not left[0].startswith("--"):
+            left.pop(0)
+    return words

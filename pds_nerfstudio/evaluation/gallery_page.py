@@ -15,6 +15,7 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
+from pds_nerfstudio.evaluation.benchmark import Edit
 from pds_nerfstudio.evaluation.cells import Cell
 from pds_nerfstudio.evaluation.gallery import AFTER, BEFORE, LOOK, SPLATS, STILLS, OwnRun, lines_of, made_by
 from pds_nerfstudio.evaluation.measure import METRICS
@@ -52,10 +53,15 @@ def page(cells: Sequence[Cell], title: str, line: str, out: Path) -> str:
     """
     done = [cell for cell in cells if cell.record_file.exists()]
     records = {cell: read_record(cell.record_file) for cell in done}
-    files, sections = Files(), ""
-    for edit in dict.fromkeys(cell.edit for cell in done):
-        cards = "".join(_card(cell, records[cell], files, out) for cell in done if cell.edit == edit)
-        sections += f"<h2>{html.escape(prompts_of(cell_of(done, edit)))}</h2>\n<div class=edits>{cards}</div>\n"
+    files, by_edit = Files(), {}
+    for cell in done:
+        by_edit.setdefault(cell.edit, []).append(_card(cell, records[cell], files, out))
+    if max(map(len, by_edit.values())) == 1:  # prompts themselves are what is compared
+        by_edit = {None: [card for (card,) in by_edit.values()]}
+    sections = ""
+    for edit, cards in by_edit.items():
+        heading = "" if edit is None else f"<h2>{html.escape(prompts_of(edit))}</h2>\n"
+        sections += f"{heading}<div class=edits>{''.join(cards)}</div>\n"
     missing = [f"{cell.edit.name}, {short(cell.method)}, seed {cell.seed}" for cell in cells if cell not in records]
     judged = _kept_of(done[0])
     head, rows = _table(records)
@@ -77,14 +83,9 @@ def page(cells: Sequence[Cell], title: str, line: str, out: Path) -> str:
     )
 
 
-def cell_of(cells: Sequence[Cell], edit: Any) -> Cell:
-    """The first cell of an edit."""
-    return next(cell for cell in cells if cell.edit == edit)
-
-
-def prompts_of(cell: Cell) -> str:
+def prompts_of(edit: Edit) -> str:
     """What is asked for, as a heading."""
-    source, target = cell.edit.source_prompt, cell.edit.target_prompt
+    source, target = edit.source_prompt, edit.target_prompt
     return f"“{source}” → “{target}”" if source else f"“{target}”"
 
 
@@ -114,7 +115,8 @@ def _card(cell: Cell, record: dict[str, Any], files: Files, out: Path) -> str:
     values = {METRICS[key].name: record["metrics"][key] for key in ON_A_CARD if key in record["metrics"]}
     numbers = "".join(f"<dt>{html.escape(what)}</dt><dd>{value:.4g}</dd>" for what, value in values.items())
     return (
-        f"<article class=edit><h3>{name}</h3>{sliders}<div class=stills>{stills}</div>\n<dl>{numbers}</dl>\n"
+        f"<article class=edit><h3>“{html.escape(cell.edit.target_prompt)}” <small>{name}</small></h3>{sliders}"
+        f"<div class=stills>{stills}</div>\n<dl>{numbers}</dl>\n"
         f"<p>{_take_away(cell, out)}</p>\n<details><summary>Settings</summary>"
         f"<dl>{_settings(cell, record)}</dl></details>"
         f"<details><summary>To repeat it</summary><pre>{html.escape(chr(10).join(lines_of(cell)))}</pre></details>"
