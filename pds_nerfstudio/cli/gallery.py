@@ -10,7 +10,7 @@ import tyro
 from annotated_types import Ge, Le
 from rich.console import Console
 
-from pds_nerfstudio.cli.edit import METHODS, family_that_only_nerfstudio_knows
+from pds_nerfstudio.cli.edit import METHODS
 from pds_nerfstudio.cli.render import FilmPath
 from pds_nerfstudio.cli.running import Running, refuse_failures
 from pds_nerfstudio.errors import UserError
@@ -139,12 +139,15 @@ class Gallery:
         from pds_nerfstudio.evaluation import cells as engine
         from pds_nerfstudio.evaluation.gallery import Look, OwnRun, OwnSettings, edits_of, look_again
         from pds_nerfstudio.evaluation.suite import Suite
+        from pds_nerfstudio.scenes.source import find_run, load_source_state
 
+        source = find_run(run.config_path, called="RUN")
+        load_source_state(source)  # a checkpoint that is damaged is found before anything is made
         look = Look(self.path, self.frames, self.fps, self.resolution, self.export, self.clip)
         settings = OwnSettings(
             edit_steps=self.edit_steps, prior=self.prior, run=str(run.config_path.resolve()), step=run.last
         )
-        benchmark = OwnRun(run.family or family_that_only_nerfstudio_knows(run), settings, look)
+        benchmark = OwnRun(source.family, settings, look)
         suite = Suite("gallery", edits_of(self.src_prompt, self.tgt_prompt))
         cells = engine.plan_cells(suite, self.methods, benchmark, self.seeds, out)
         engine.check_records(cells)
@@ -160,7 +163,7 @@ class Gallery:
         done = [cell for cell in cells if cell.record_file.exists()]
         if not done:
             return
-        line = shlex.join(_line_without())
+        line = shlex.join(_line_without("--only-page"))
         title = f"“{self.src_prompt}”" if self.src_prompt else str(self.run_folder)
         write_json(out / RECORDS, [read_raw_record(c.record_file) | {"run": str(made_by(c))} for c in done])
         write_whole(out / PAGE, page(cells, f"Edits of {title}", line, out))
