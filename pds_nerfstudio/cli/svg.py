@@ -12,6 +12,7 @@ import tyro
 from pds_nerfstudio.cli.preview import EDITORS, SDEDIT, known_editors, parsed_setting
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.next_steps import PROMPTS, NextStep, say_next, step
 from pds_nerfstudio.prompts import unknown_words
 from pds_nerfstudio.ranges import Guidance, Pixels, Steps, check_ranges
 from pds_nerfstudio.text import in_rich, visible
@@ -94,6 +95,15 @@ class Svg:
         progress = self._edit(drawing, objective, settings)
         self._write(drawing, progress, objective, settings, time.perf_counter() - start)
         console.print(f"{self.out / self.input.name}, before_after.png and film.mp4 beside it", markup=False)
+        say_next(console, self._next_steps())
+
+    def _next_steps(self) -> list[NextStep]:
+        """An edit of the edited drawing."""
+        edited = self.out / self.input.name
+        what = ["--prior", self.prior, "--objective", self.objective]
+        further = self.out.with_name(f"{self.out.name}-further")
+        line = ["pds", "svg", edited, "--src-prompt", self.tgt_prompt, "--tgt-prompt", PROMPTS[-1], *what]
+        return [step("edit it further", *line, "--out", further)]
 
     def _check_words(self) -> None:
         """Raise UserError for an objective that edits no drawings, or prompts that make no edit."""
