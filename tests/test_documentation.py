@@ -71,7 +71,7 @@ def fragments(text: str) -> Iterator[str]:
 
 def words_of(line: str) -> list[str]:
     """A command line in words, without what its author left out or sends elsewhere."""
-    words = shlex.split(re.sub(r" > \S+", "", line), comments=True)
+    words = shlex.split(re.sub(r"\$\w+", "1", re.sub(r" > \S+", "", line)), comments=True)
     words = words[1:] if words[:1] == ["srun"] else words
     left_out = [i for i, word in enumerate(words) if word == "…" and not words[i - 1].startswith("--")]
     return [word for i, word in enumerate(words) if i not in left_out]
@@ -92,7 +92,9 @@ def test_a_command_line_is_taken_as_it_stands(page, line):
     if not words or words[0] in LEFT_ALONE:
         return
     program, arguments = words[0], words[1:]
-    if program == "pds" and arguments[0] in commands():
+    if "…" in shlex.split(line, comments=True):  # what is left out may be needed
+        check_flags(words)
+    elif program == "pds" and arguments[0] in commands():
         tyro.cli(commands()[arguments[0]], args=tidied(arguments[1:], "--"))
     elif program == "ns-train" and arguments != ["--help"]:
         config = METHODS[arguments[0]].config
