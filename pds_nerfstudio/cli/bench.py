@@ -42,7 +42,7 @@ class Bench:
     family: Literal["splatfacto", "nerfacto", "2d"] = "splatfacto"
     """What the scenes are reconstructed as; 2d edits their held-out photographs instead."""
     edits: tuple[str, ...] = ()
-    """Only these of the suite."""
+    """Run only these edits of the suite, by their names."""
     seeds: Annotated[int, Ge(1), Le(1000)] = 1
     """Every edit is run with seeds 0 … seeds − 1."""
     out: Path = Path("outputs/bench")
@@ -53,7 +53,7 @@ class Bench:
     reconstruction_steps: Steps | None = None
     """Steps of the reconstructions; by default the toybox trials' own, and the methods' own for captures."""
     edit_steps: Steps | None = None
-    """Steps of the edits, likewise."""
+    """Steps of the edits; by default the toybox trials' own, and the methods' own for captures."""
     prior: str | None = None
     """The diffusion model that edits captures; by default the methods' own. Toybox scenes have toybox's."""
 

@@ -40,17 +40,17 @@ class CalibrateEta:
     src_prompt: str
     """What the scene shows now."""
     tgt_prompt: str
-    """What it should show."""
+    """What the scene should show, "a photo of a man wearing a hat"."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
     objective: str = "pds"
     """The revising objective, any that --pipeline.by takes."""
     guidance_scale: Guidance | None = None
-    """Its guidance; by default the method's own."""
+    """Guidance of that objective; by default the method's own."""
     steps: Annotated[int, Ge(20), Le(100_000)] = 50
     """Steps of each of the two probes, at least 20."""
     seed: Seed = 0
-    """Of views, timesteps and noise."""
+    """Seed of views, timesteps and noise."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

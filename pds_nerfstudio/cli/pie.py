@@ -34,10 +34,11 @@ class PieBench:
     steps: Steps = 500
     """Steps of each edit; Le et al. 2024 find 300 to 500 mostly enough."""
     guidance_scale: Guidance = 7.5
-    """Of every method that is not given another in brackets (Le et al. 2024, section 5.1)."""
+    """Guidance of every method that is not given another in brackets (Le et al. 2024, section 5.1)."""
     limit: Annotated[int, Ge(1), Le(10**9)] | None = None
     """Only the first so many edits."""
     seed: Seed = 0
+    """Seed of timesteps and noise."""
     out: Path = Path("outputs/pie")
     """Folder of pictures, records and the table."""
 

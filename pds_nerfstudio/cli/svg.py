@@ -42,19 +42,19 @@ class Svg:
     """
 
     input: tyro.conf.Positional[Path]
-    """The SVG file."""
+    """The SVG file to edit."""
     src_prompt: str = ""
     """What the drawing shows. SDS does not ask for it."""
     tgt_prompt: str = ""
-    """What it should show."""
+    """What the drawing should show, "a drawing of a clown"."""
     guidance_scale: Guidance | None = None
     """Classifier-free guidance; by default the objective's own, 100 for PDS."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
     objective: str = "pds"
-    """sds, dds, pds, vsd or piva."""
+    """What moves the drawing: sds, dds, pds, vsd, piva or ssd."""
     steps: Steps = 1000
-    """Steps of Adam."""
+    """Steps of the optimiser, Adam."""
     out: Path = Path("outputs/svg")
     """Folder for the edited file, before_after.png, film.mp4, svg.json and the state of an unfinished edit."""
     resolution: Pixels | None = None

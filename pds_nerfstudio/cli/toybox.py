@@ -41,11 +41,11 @@ class Toybox:
     train_views: Count = 40
     """Views to reconstruct from."""
     test_views: Count = 8
-    """Held-out views."""
+    """Views to measure on, which are held out."""
     num_points: Count = 3000
     """Points of the sparse cloud."""
     seed: Seed = 0
-    """Of the cameras."""
+    """Seed of the cameras' places."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -8,8 +8,9 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from pds_nerfstudio.cli import edit
+from pds_nerfstudio.cli import commands, edit
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.objectives import BY_NAME
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.command_line import flag_names
 from pds_nerfstudio.pipelines.most_used import most_used
@@ -96,3 +97,21 @@ def test_a_family_is_offered_only_its_own_settings():
     assert of_splats - of_nerfs == {
         *("densify_from", "densify_until", "densify_every", "densify_growth", "eta_opacity", "eta_colour")
     }
+
+
+COMMANDS = {(command, field.name): kind for command, kind in commands().items() for field in fields(kind)}
+
+
+@pytest.mark.parametrize("flag", COMMANDS, ids=" ".join)
+def test_a_flag_of_a_command_has_a_help_text_that_stands_alone(flag):
+    text = " ".join(help_texts(COMMANDS[flag]).get(flag[1], "").split())
+    assert len(text.split()) >= 3, "too short to say anything"
+    assert text.endswith(".")
+    assert not LEANS_ON_ANOTHER.search(text), text
+    assert not re.match(r"(Of|Or|In place of their) ", text), text
+
+
+@pytest.mark.parametrize("command", ["preview", "svg"])
+def test_every_objective_is_named_where_one_is_asked_for(command):
+    text = help_texts(commands()[command])["objective"]
+    assert set(BY_NAME) <= set(re.findall(r"\w+", text))
