@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from pds_nerfstudio.cli import commands, edit
+from pds_nerfstudio.flags import parser_of
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import BY_NAME
 from pds_nerfstudio.pipelines.base import EditConfig
@@ -99,12 +100,17 @@ def test_a_family_is_offered_only_its_own_settings():
     }
 
 
-COMMANDS = {(command, field.name): kind for command, kind in commands().items() for field in fields(kind)}
+COMMANDS = {
+    (command, action.dest): re.sub(r"\s*\((default: .*|required|repeatable)\)$", "", action.help, flags=re.S)
+    for command, kind in commands().items()
+    for action in parser_of(kind)._actions
+    if action.dest != "help"
+}
 
 
 @pytest.mark.parametrize("flag", COMMANDS, ids=" ".join)
 def test_a_flag_of_a_command_has_a_help_text_that_stands_alone(flag):
-    text = " ".join(help_texts(COMMANDS[flag]).get(flag[1], "").split())
+    text = " ".join(COMMANDS[flag].split())
     assert len(text.split()) >= 3, "too short to say anything"
     assert text.endswith(".")
     assert not LEANS_ON_ANOTHER.search(text), text
