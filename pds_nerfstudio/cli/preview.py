@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pds_nerfstudio.scenes.photographs import Photographs
 
 SDEDIT = "sdedit"
-EDITORS = ("sds", "dds", "pds", "vsd", "piva", "ssd", SDEDIT)
+EDITORS = ("sds", "dds", "pds", "vsd", "piva", "ssd", "dvrf", SDEDIT)
 """Those of `known_editors`, which imports torch."""
 RECOMMENDED = {"pds": "pnr-edit"}
 """The method that README recommends for an objective: pnr-edit revises by PDS a scene that it has perturbed. For every
