@@ -18,7 +18,7 @@ GAUSSIANS = 500_000
 VALUES = 3 + 3 + 4 + 1 + 3 * 16
 """Of each Gaussian."""
 ROWS = {
-    "sds, dds, pds, ssd, pnr": Demand(),
+    "sds, dds, pds, ssd, dvrf, pnr": Demand(),
     "the same, 4 views a step": Demand(views=4),
     "vsd": Demand(adapters=1),
     "piva": Demand(adapters=2),

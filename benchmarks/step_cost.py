@@ -35,7 +35,7 @@ from rendering import look_at_scene, scene
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pds_nerfstudio.objectives import DDS, PDS, SDS, SSD, VSD, Edit, Piva, Query, surrogate_loss
+from pds_nerfstudio.objectives import DDS, DVRF, PDS, SDS, SSD, VSD, Edit, Piva, Query, surrogate_loss
 from pds_nerfstudio.objectives.base import EDITED, SOURCE, ScoreDistillation
 from pds_nerfstudio.priors.learning import LearningPrior, Lesson
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
@@ -47,6 +47,7 @@ OBJECTIVES: dict[str, ScoreDistillation] = {
     "dds": DDS(),
     "pds": PDS(),
     "ssd": SSD(),
+    "dvrf": DVRF(),
     "vsd": VSD(),
     "piva": Piva(),
     "piva, separate": Piva(noisy_source="separate"),
@@ -56,6 +57,7 @@ NEEDED: dict[str, tuple[int, int]] = {
     "dds": (4, 0),
     "pds": (4, 0),
     "ssd": (4, 0),
+    "dvrf": (4, 0),
     "vsd": (2, 1),
     "piva": (3, 2),
     "piva, separate": (5, 2),

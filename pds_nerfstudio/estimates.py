@@ -47,6 +47,7 @@ METHODS = {
     "pds-edit": Counted(5.481, 0, 30_000),
     "pnr-edit": Counted(5.481, 0, 16_000),
     "ssd-edit": Counted(5.481, 0, 30_000),
+    "dvrf-edit": Counted(5.481, 0, 30_000),
     "vsd-edit": Counted(5.599, 0.72, 30_000),
     "piva-edit": Counted(9.048, 1.44, 30_000),
 }

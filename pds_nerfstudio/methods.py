@@ -21,6 +21,7 @@ from nerfstudio.plugins.types import MethodSpecification
 from pds_nerfstudio import compat, export_tab
 from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.objectives.dds import DDS
+from pds_nerfstudio.objectives.dvrf import DVRF
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
@@ -231,6 +232,9 @@ pds_edit, pds_edit_splat = _distilled("pds-edit", PDS, " by PDS (Koo et al. 2024
 vsd_edit, vsd_edit_splat = _distilled("vsd-edit", VSD, " by VSD (Wang et al. 2023): a baseline.")
 piva_edit, piva_edit_splat = _distilled("piva-edit", Piva, " by Piva (Le et al. 2024).")
 ssd_edit, ssd_edit_splat = _distilled("ssd-edit", SSD, " by SSD (Stable Score Distillation, ICCV 2025): a baseline.")
+dvrf_edit, dvrf_edit_splat = _distilled(
+    "dvrf-edit", DVRF, " by DVRF (Delta Velocity Rectified Flow, 2025): DDS for flow priors."
+)
 pnr_edit, pnr_edit_splat = _both(
     "pnr-edit", ReviseConfig, "Edit", " by Perturb-and-Revise (Hong et al. 2024): for changes of shape."
 )
@@ -252,6 +256,7 @@ METHODS: dict[str, MethodSpecification] = {
         vsd_edit,
         piva_edit,
         ssd_edit,
+        dvrf_edit,
         pnr_edit,
         sdedit_refine,
         idu_edit,
@@ -261,6 +266,7 @@ METHODS: dict[str, MethodSpecification] = {
         vsd_edit_splat,
         piva_edit_splat,
         ssd_edit_splat,
+        dvrf_edit_splat,
         pnr_edit_splat,
         sdedit_refine_splat,
         idu_edit_splat,

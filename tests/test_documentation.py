@@ -211,3 +211,8 @@ def test_prose_has_at_most_a_hundred_characters_a_line(page):
     prose = re.sub(r"^```.*?^```|\$\$.*?\$\$", "", text_of(page), flags=re.S | re.M)
     long = [line for line in prose.splitlines() if len(line) > 100 and not line.lstrip().startswith(("|", "![", "#"))]
     assert not [line for line in long if "](" not in line and "`" not in line], long
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/nerfstudio/pds.md"])
+def test_every_method_is_in_the_table(page):
+    assert {name for name in METHODS if f"`{name}`" not in text_of(page)} == set()

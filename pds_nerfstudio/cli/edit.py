@@ -32,7 +32,7 @@ from pds_nerfstudio.runs import Run, data_gone, require_run
 from pds_nerfstudio.text import in_rich, printable
 
 STATE, LOCK = "edit.json", "edit.lock"
-METHODS = ("pnr-edit", "pds-edit", "dds-edit", "sds-edit", "piva-edit", "ssd-edit", "vsd-edit", "idu-edit")
+METHODS = ("pnr-edit", "pds-edit", "dds-edit", "sds-edit", "piva-edit", "ssd-edit", "dvrf-edit", "vsd-edit", "idu-edit")
 """Those of `pds_nerfstudio.methods` that edit, without their -splat; importing that takes a quarter of a minute."""
 CAPTIONED = 3
 """Photographs that a captioning model is shown at most, evenly chosen."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pds_nerfstudio.scenes.photographs import Photographs
 
 SDEDIT = "sdedit"
-EDITORS = ("sds", "dds", "pds", "vsd", "piva", "ssd", SDEDIT)
+EDITORS = ("sds", "dds", "pds", "vsd", "piva", "ssd", "dvrf", SDEDIT)
 """Those of `known_editors`, which imports torch."""
 RECOMMENDED = {"pds": "pnr-edit"}
 """The method that README recommends for an objective: pnr-edit revises by PDS a scene that it has perturbed. For every
@@ -86,7 +86,7 @@ class Preview:
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
     objective: tuple[str, ...] = ("pds",)
-    """sds, dds, pds, vsd, piva, ssd or sdedit; one or more."""
+    """sds, dds, pds, vsd, piva, ssd, dvrf or sdedit; one or more."""
     views: tuple[Annotated[int, Ge(0), Le(10**9)], ...] = (0,)
     """Which training photographs of a dataset or run, counted from 0."""
     steps: Steps = 100

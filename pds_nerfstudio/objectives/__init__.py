@@ -24,6 +24,7 @@ All gradients with respect to x⁰_tgt, in this notation:
     VSD   w(t) (ε̂_tgt − ε_φ(x_t, y_tgt))                                           w = 1 − ᾱ_t
     Piva  w(t) [ε̂_tgt − ε̂_src + λ (ε_ψ(x_t, y_src) − ε_φ(x_t, y_tgt))]             w = 1 − ᾱ_t
     SSD   c_x (ε(x_t^tgt, y_src) − ε(x_t^src, ∅)) + ½ω (ε(x_t^tgt, y_tgt) − ε(x_t^tgt, y_src)) + …  see `ssd.py`
+    DVRF  (ε̂_tgt − ε̂_src − η (x⁰_tgt − x⁰_src))/(1−σ), the noisy target shifted by η σ (x⁰_tgt − x⁰_src)  see `dvrf.py`
     PDS   z̃_tgt − z̃_src = (k/σ)(x⁰_tgt − x⁰_src) + (γ√(1/ᾱ_t − 1)/σ)(ε̂_tgt − ε̂_src)
           γ = √ᾱ_s β_t/(1−ᾱ_t)   δ = √α_t (1−ᾱ_s)/(1−ᾱ_t)   σ² = β_t (1−ᾱ_s)/(1−ᾱ_t)   k = √ᾱ_s − γ − δ√ᾱ_t
 
@@ -48,6 +49,7 @@ from pds_nerfstudio.objectives.base import (
 )
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.dds import DDS
+from pds_nerfstudio.objectives.dvrf import DVRF
 from pds_nerfstudio.objectives.pds import PDS, pds_coefficients, stochastic_latent
 from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule, Timesteps
@@ -55,7 +57,7 @@ from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.ssd import SSD
 from pds_nerfstudio.objectives.vsd import VSD
 
-OBJECTIVES: tuple[type[ScoreDistillation], ...] = (SDS, DDS, PDS, VSD, Piva, SSD)
+OBJECTIVES: tuple[type[ScoreDistillation], ...] = (SDS, DDS, PDS, VSD, Piva, SSD, DVRF)
 """Every objective, baselines first."""
 BY_NAME: dict[str, type[ScoreDistillation]] = {kind.__name__.lower(): kind for kind in OBJECTIVES}
 """The same by the names that command lines, sessions and the panel use."""
@@ -73,6 +75,7 @@ def name_of(objective: ScoreDistillation) -> str:
 __all__ = [
     "BY_NAME",
     "DDS",
+    "DVRF",
     "OBJECTIVES",
     "PDS",
     "SDS",

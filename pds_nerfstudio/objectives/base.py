@@ -172,6 +172,10 @@ class ScoreDistillation(ABC):
         """t uniform over the range and s = t − 1, which these objectives do not read."""
         return sample_strided(schedule, batch, generator, self.min_step_percent, self.max_step_percent, stride=1)
 
+    def at(self, progress: float) -> "ScoreDistillation":
+        """This objective as it is at `progress` in [0, 1] of an edit: the same throughout, for most."""
+        return self
+
     @property
     def adapters(self) -> tuple[str, ...]:
         """Which adapters of the prior its queries name, of SOURCE and EDITED."""

@@ -161,6 +161,8 @@ class EditPipeline(VanillaPipeline):
     """nerfstudio's pipeline around a scene that a prior changes. How it does is for subclasses to say."""
 
     config: EditConfig
+    steps: int | None = None
+    """Of the whole edit, once that is known."""
 
     def __init__(
         self,

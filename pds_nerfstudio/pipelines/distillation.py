@@ -213,7 +213,7 @@ class DistillationPipeline(EditPipeline):
 
     def objective_at(self, step: int) -> ScoreDistillation:
         """The objective of edit step `step`."""
-        return self.config.objective
+        return self.config.objective.at(0.0 if self.steps is None else step / self.steps)
 
     def further_losses(self, step: int, rendering: Rendering, source: SourceView) -> dict[str, Tensor]:
         """Losses beside the objective's at edit step `step`."""

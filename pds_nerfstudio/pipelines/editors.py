@@ -1,4 +1,4 @@
-"""What edits one training image of a dataset update: InstructPix2Pix, or edit-friendly DDPM inversion.
+"""What edits one training image of a dataset update: InstructPix2Pix, edit-friendly DDPM inversion, or FlowEdit.
 
 Another editor is one class here and one entry of EDITORS.
 """
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pds_nerfstudio.objectives.cameras import Viewpoints
+from pds_nerfstudio.objectives.flowedit import FlowEdit
 from pds_nerfstudio.objectives.inversion import DDPMInversion
 from pds_nerfstudio.objectives.sdedit import ddim_steps, noise_and_denoise
 from pds_nerfstudio.pipelines.base import noise_like
@@ -93,7 +94,7 @@ class InstructPix2Pix(Editor):
 class Inversion(Editor):
     """Inverts the original and makes it again under the target prompt (Huberman-Spiegelglas et al. 2023)."""
 
-    settings: DDPMInversion
+    settings: DDPMInversion | FlowEdit
     src_prompt: str
     tgt_prompt: str
     reads_source_prompt: ClassVar[bool] = True
@@ -123,5 +124,14 @@ class Inversion(Editor):
         return prior.decode(self.settings.edit(prior, original, self.src_prompt, self.tgt_prompt, eps, seen))
 
 
-EDITORS: dict[str, type[Editor]] = {"instruct": InstructPix2Pix, "inversion": Inversion}
+class Flow(Inversion):
+    """FlowEdit of the original (Kulikov et al. 2024)."""
+
+    @classmethod
+    def of(cls, config: Any) -> "Flow":
+        """See `Editor.of`."""
+        return cls(config.flowedit, config.src_prompt, config.tgt_prompt)
+
+
+EDITORS: dict[str, type[Editor]] = {"instruct": InstructPix2Pix, "inversion": Inversion, "flowedit": Flow}
 """By the names that `--pipeline.editor` takes."""

@@ -2,6 +2,7 @@
 
     "instruct"    image i = InstructPix2Pix(render(view i; θ) noised to t, original i, y_tgt), t ~ U[lo, hi]     IN2N
     "inversion"   image i = DDPM inversion of the original i, made again under y_tgt                            Inv2N
+    "flowedit"    image i = FlowEdit of the original i from y_src to y_tgt (Kulikov et al. 2024)
 
 The scene trains on all its views, those not edited yet showing their originals, by L1 and a perceptual distance. The
 trap: InstructPix2Pix reads what to do ("make it blue") and a text-to-image prior what is there ("a blue ball"): the
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pds_nerfstudio.objectives.flowedit import FlowEdit
 from pds_nerfstudio.objectives.inversion import DDPMInversion
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Picture
 from pds_nerfstudio.pipelines.editors import EDITORS
@@ -28,9 +30,9 @@ class IduConfig(DatasetUpdateConfig):
     """How images are edited and what the scene makes of them."""
 
     _target: type = field(default_factory=lambda: IduPipeline)
-    editor: Literal["instruct", "inversion"] = "instruct"
+    editor: Literal["instruct", "inversion", "flowedit"] = "instruct"
     """What edits images: InstructPix2Pix (Haque et al. 2023, IN2N), or edit-friendly DDPM inversion of the originals
-    (Koo et al. 2024's Inv2N), which takes an ordinary --pipeline.prior."""
+    (Koo et al. 2024's Inv2N) or FlowEdit of them, which take an ordinary --pipeline.prior."""
     prior: str = "timbrooks/instruct-pix2pix"
     """The editor's diffusion model: a hub id, a local diffusers folder, or "toybox", the small one in this package."""
     view: Flat[SourceViewSettings] = field(default_factory=lambda: SourceViewSettings(source_images="photograph"))
@@ -41,6 +43,8 @@ class IduConfig(DatasetUpdateConfig):
     """instruct only: guidance by the original, s_I. More holds on to it."""
     inversion: DDPMInversion = field(default_factory=DDPMInversion)
     """inversion only: its settings."""
+    flowedit: FlowEdit = field(default_factory=FlowEdit)
+    """flowedit only: its settings."""
     perceptual_weight: Weight = 1.0
     """Weight of the perceptual distance beside the mean absolute difference (Haque et al. 2023)."""
 

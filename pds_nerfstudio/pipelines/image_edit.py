@@ -18,15 +18,15 @@ from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.schedule import Latents
 from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE, WARMUP_RATE
+from pds_nerfstudio.priors.latent import LatentPrior
 from pds_nerfstudio.priors.learning import LearningPrior
-from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 
 WAY = 1000 * 0.01
 """Steps times initial rate (Le et al. 2024, section 5.1: SGD at a rate of 0.01, 1000 steps, cosine)."""
 
 
 def edit_latents(
-    prior: StableDiffusionPrior,
+    prior: LatentPrior,
     editor: ScoreDistillation | SDEdit,
     x0_src: Latents,
     src_prompt: str,
@@ -65,8 +65,8 @@ def edit_latents(
         after_step(edited)
         return edited
 
-    def draw(x0_tgt: Latents) -> Edit:
-        t, s = editor.sample_timesteps(prior.schedule, len(x0_src), generator)
+    def draw(x0_tgt: Latents, progress: float = 0.0) -> Edit:
+        t, s = editor.at(progress).sample_timesteps(prior.schedule, len(x0_src), generator)
         t, s = t.to(x0_src.device), s.to(x0_src.device)
         noise = noise_like(x0_src), noise_like(x0_src)
         return Edit(x0_tgt, x0_src, src_prompt, tgt_prompt, t, s, *noise, cameras=cameras)
@@ -84,8 +84,8 @@ def edit_latents(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[0], steps)
     if learners:
         optimizers.append(torch.optim.Adam(learners, lr=adapter_rate or ADAPTER_RATE))
-    for _ in range(steps):
-        edit = draw(x0_tgt.detach())
+    for step in range(steps):
+        edit = draw(x0_tgt.detach(), step / steps)
         # Each photograph is an edit of its own: the sum over them, not the mean.
         learning = LearningPrior.of_step(prior, editor.adapters, edit)
         loss = len(x0_src) * surrogate_loss(x0_tgt, editor.gradient(learning, edit))
@@ -103,7 +103,7 @@ def edit_latents(
     return x0_tgt.detach()
 
 
-def _fresh_adapters(prior: StableDiffusionPrior, names: tuple[str, ...], rank: int, seed: int) -> list[Tensor]:
+def _fresh_adapters(prior: LatentPrior, names: tuple[str, ...], rank: int, seed: int) -> list[Tensor]:
     """Untrained adapters, whatever an earlier edit taught them; the parameters of those that `names` lists."""
     if prior.adapters is None:
         prior.add_adapters((SOURCE, EDITED), rank, seed)

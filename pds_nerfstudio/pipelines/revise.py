@@ -214,7 +214,7 @@ class RevisePipeline(DistillationPipeline):
     def objective_at(self, step: int) -> ScoreDistillation:
         """The revising objective, its timesteps annealed within the stage."""
         if not self.config.anneal:
-            return self.config.objective
+            return self.config.objective.at(self._progress(step))
         return with_range(self.config.objective, annealed_range(self._progress(step)))
 
     def further_losses(self, step: int, rendering: Rendering, source: SourceView) -> dict[str, Tensor]:

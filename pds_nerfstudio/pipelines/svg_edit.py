@@ -95,7 +95,8 @@ def edit_drawing(
     kept = {round(settings.steps * i / FRAMES) for i in range(1, FRAMES + 1)}
     for step in range(progress.step + 1, settings.steps + 1):
         x0_tgt = prior.encode(render(drawing, values, height, width))
-        t, s = (drawn.to(device) for drawn in objective.sample_timesteps(prior.schedule, 1, generator))
+        at = objective.at((step - 1) / settings.steps)
+        t, s = (drawn.to(device) for drawn in at.sample_timesteps(prior.schedule, 1, generator))
         eps, eps_s = (torch.randn(x0_src.shape, generator=generator).to(x0_src) for _ in range(2))
         edit = Edit(x0_tgt.detach(), x0_src, src_prompt, tgt_prompt, t, s, eps, eps_s)
         learning = LearningPrior.of_step(prior, objective.adapters, edit)

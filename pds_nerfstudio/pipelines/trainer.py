@@ -151,6 +151,7 @@ class EditTrainer(SceneTrainer):
         """Open the scene first: optimisers built earlier would hold the parameters of an empty one."""
         plan = self.plan
         with one_sentence():
+            self.pipeline.steps = self.config.max_num_iterations
             self.pipeline.open(load_source_state(plan.run), plan.resumes, plan.refreeze)
             if distributed.rank() == 0:
                 carry(self.pipeline.config.run, self.base_dir)

@@ -17,18 +17,47 @@ PDS_COEFFICIENTS = {
     979: (0.107927500610950, 0.00420587931079237, 0.109538426656741, 0.0000353788415539025, 0.000921410804824667),
 }
 
+# The same of flows: (shift, t), T = 1000.
+FLOW_COEFFICIENTS = {
+    (1, 21): (0.00614504898307174, 14.0249827382569, 0.331964586795322, 393.400281616808, 9.31159519903396),
+    (1, 101): (0.0162645055586484, 1.30012470142364, 0.150561570420839, 3.38064847850384, 0.391497633578535),
+    (1, 301): (0.0382970444009078, 0.207666931571625, 0.0981490964747255, 0.0862511089367481, 0.0407646434028673),
+    (1, 501): (0.0631195660450870, 0.0664366074159291, 0.0899815306601151, 0.00882764560987658, 0.0119561352543009),
+    (1, 701): (0.0896142357282301, 0.0238943632244341, 0.0984321621337855, 0.00114188118780238, 0.00470394766998212),
+    (1, 901): (0.148323662591751, 0.00817624506291617, 0.152620478289297, 0.000133701966657722, 0.00249572486422554),
+    (1, 979): (0.307851751339257, 0.00307161054505337, 0.339415278401604, 0.0000188695826809661, 0.00208510309658118),
+    (3, 21): (0.0184045237603829, 4.66723737817920, 0.331964586795322, 43.5662094885462, 3.09871505544589),
+    (3, 101): (0.0465744560542782, 0.414243966117252, 0.150561570420839, 0.343196126929102, 0.124738444151940),
+    (3, 301): (0.0767412437670677, 0.0516985237845332, 0.0981490964747255, 0.00534547472299990, 0.0101483267970581),
+    (3, 501): (0.0846837842322612, 0.0162585559586705, 0.0899815306601151, 0.000528681283722437, 0.00292593950296860),
+    (3, 701): (0.0965174856923840, 0.00703820017637664, 0.0984321621337855, 0.0000990725234454962, 0.00138557052178229),
+    (3, 901): (0.149134180443378, 0.00269674276959644, 0.152620478289297, 0.0000145448431307414, 0.000823156342638024),
+    (3, 979): (0.307920974833918, 0.00102344166400251, 0.339415278401604, 0.00000209486567923244, 0.000694743474630422),
+}
 
-def recompute(t: int, stride: int = 2) -> tuple[Decimal, ...]:
-    """The row of t, by definition: σ, k/σ, γ√(1/ᾱ − 1)/σ, 2k²/σ², 2kγ√(1/ᾱ − 1)/σ²."""
-    getcontext().prec = 50
+
+def stable_diffusion() -> list[Decimal]:
+    """ᾱ_t of scaled_linear."""
     start, end = Decimal("0.00085").sqrt(), Decimal("0.012").sqrt()
-    betas = [(start + (end - start) * i / 999) ** 2 for i in range(1000)]
-    alpha_bars = []
-    product = Decimal(1)
-    for beta in betas:
-        product *= 1 - beta
+    alpha_bars, product = [], Decimal(1)
+    for i in range(1000):
+        product *= 1 - (start + (end - start) * i / 999) ** 2
         alpha_bars.append(product)
-    beta, bar_t, bar_s = betas[t], alpha_bars[t], alpha_bars[t - stride]
+    return alpha_bars
+
+
+def flow(shift: int) -> list[Decimal]:
+    """ᾱ_t of a flow with a shift: σ = s (t+1)/1000 / (1 + (s−1)(t+1)/1000)."""
+    sigmas = [shift * Decimal(i) / 1000 / (1 + (shift - 1) * Decimal(i) / 1000) for i in range(1, 1001)]
+    return [(1 - sigma) ** 2 / ((1 - sigma) ** 2 + sigma**2) for sigma in sigmas]
+
+
+def recompute(t: int, stride: int = 2, shift: int | None = None) -> tuple[Decimal, ...]:
+    """The row of t, by definition: σ, k/σ, γ√(1/ᾱ − 1)/σ, 2k²/σ², 2kγ√(1/ᾱ − 1)/σ²; with a shift of a flow."""
+    getcontext().prec = 50
+    alpha_bars = stable_diffusion() if shift is None else flow(shift)
+    bar_t, bar_s = alpha_bars[t], alpha_bars[t - stride]
+    beta = 1 - bar_t / alpha_bars[t - 1]
     gamma = bar_s.sqrt() * beta / (1 - bar_t)
     delta = (1 - beta).sqrt() * (1 - bar_s) / (1 - bar_t)
     sigma = (beta * (1 - bar_s) / (1 - bar_t)).sqrt()
@@ -40,3 +69,6 @@ def recompute(t: int, stride: int = 2) -> tuple[Decimal, ...]:
 if __name__ == "__main__":
     for t in PDS_COEFFICIENTS:
         print(f"    {t}: ({', '.join(f'{value:.15g}' for value in recompute(t))}),")
+    for shift in (1, 3):
+        for t in (21, 101, 301, 501, 701, 901, 979):
+            print(f"    ({shift}, {t}): ({', '.join(f'{value:.15g}' for value in recompute(t, shift=shift))}),")

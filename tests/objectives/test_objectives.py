@@ -10,7 +10,7 @@ import torch
 import tyro
 
 import pds_nerfstudio.objectives
-from pds_nerfstudio.objectives import DDS, OBJECTIVES, PDS, SDS, SSD, Edit, Objective, Piva, Prior, surrogate_loss
+from pds_nerfstudio.objectives import DDS, DVRF, OBJECTIVES, PDS, SDS, SSD, Edit, Objective, Piva, Prior, surrogate_loss
 from pds_nerfstudio.objectives.base import guided
 from pds_nerfstudio.objectives.cameras import Viewpoints
 
@@ -39,6 +39,7 @@ def test_asks_its_prior_exactly_once(objective):
     assert len(prior.calls) == 1
     shared = isinstance(objective, Piva) and objective.noisy_source == "shared"  # guides after the difference
     expected = {1.0} if shared else {0.0, 1.0} if isinstance(objective, SSD) else {objective.guidance_scale}
+    expected |= {objective.src_guidance_scale} if isinstance(objective, DVRF) else set()
     asked = {query.guidance_scale for query in prior.calls[0] if query.adapter is None}
     assert asked == expected
     assert {query.guidance_scale for query in prior.calls[0] if query.adapter} <= {1.0}  # adapters are asked without
