@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: demo test lint prior clean
+.PHONY: demo test lint docs wheel prior clean
 
 demo: $(READY)
 	$(BIN)/pds demo $(ARGS)
@@ -22,6 +22,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+# The site, in outputs/site: open index.html, no server is needed.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -W ignore -m mkdocs build --strict
+
+# Builds it, installs it into an environment outside of the checkout, and runs `pds demo` there.
+wheel: $(READY)
+	.ci/wheel
 
 prior: $(READY)
 	$(BIN)/python data_scripts/train_toybox_prior.py --install

@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 from pds_nerfstudio.evaluation import summary
-from pds_nerfstudio.evaluation.bench import with_numbers
+from pds_nerfstudio.evaluation.records import with_numbers
 from pds_nerfstudio.files import fill_in, write_whole
 
 ROOT = Path(__file__).parent.parent

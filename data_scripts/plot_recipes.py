@@ -18,7 +18,7 @@ import tyro
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from pds_nerfstudio.evaluation.bench import with_numbers
+from pds_nerfstudio.evaluation.records import with_numbers
 from pds_nerfstudio.evaluation.rows import read_link
 
 STEPS = "max_num_iterations"

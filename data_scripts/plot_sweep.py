@@ -20,7 +20,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from pds_nerfstudio.evaluation import summary
-from pds_nerfstudio.evaluation.bench import with_numbers
+from pds_nerfstudio.evaluation.records import with_numbers
 from pds_nerfstudio.evaluation.rows import read_link
 
 MASK, BACKGROUND = "psnr_to_target_in_change_mask_after", "background_psnr"

@@ -5,4 +5,4 @@ names with `-splat`). The mathematics is in `objectives`, diffusion models are i
 `scenes`, and `pipelines` is the one place where a prior meets a scene. Importing this package loads nothing heavy.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -239,7 +239,7 @@ pnr_edit, pnr_edit_splat = _both(
     "pnr-edit", ReviseConfig, "Edit", " by Perturb-and-Revise (Hong et al. 2024): for changes of shape."
 )
 sdedit_refine, sdedit_refine_splat = _on_images(
-    _both("sdedit-refine", RefineConfig, "Refine", " that was edited, by SDEdit (Koo et al. 2024)."), 15_000
+    _both("sdedit-refine", RefineConfig, "Refine", " after an edit, by SDEdit (Koo et al. 2024)."), 15_000
 )
 idu_edit, idu_edit_splat = _on_images(
     _both("idu-edit", IduConfig, "Edit", " by iterative dataset update (Haque et al. 2023): a baseline."), 30_000

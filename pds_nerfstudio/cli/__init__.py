@@ -27,6 +27,7 @@ def commands() -> dict[str, type]:
     from pds_nerfstudio.cli.dreambooth import Dreambooth
     from pds_nerfstudio.cli.edit import Edit
     from pds_nerfstudio.cli.evaluate import Evaluate
+    from pds_nerfstudio.cli.gallery import Gallery
     from pds_nerfstudio.cli.history import History
     from pds_nerfstudio.cli.import_ply import ImportPly
     from pds_nerfstudio.cli.pie import PieBench
@@ -39,6 +40,7 @@ def commands() -> dict[str, type]:
     return {
         "edit": Edit,
         "preview": Preview,
+        "gallery": Gallery,
         "runs": Runs,
         "history": History,
         "render": Render,

@@ -1,21 +1,29 @@
 """`pds bench`: every method on every edit of a suite, in one table."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from annotated_types import Ge, Le
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from pds_nerfstudio.cli.running import Running, refuse_failures
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable, write_whole
+from pds_nerfstudio.next_steps import say_next, step
 from pds_nerfstudio.ranges import Steps, check_ranges
 from pds_nerfstudio.text import visible
 
+if TYPE_CHECKING:
+    from pds_nerfstudio.evaluation.cells import Cell
+    from pds_nerfstudio.evaluation.suite import Suite
+
 COMMON = ("nothing", "ceiling", "regenerate", "sds-edit", "dds-edit", "pds-edit", "pnr-edit")
 """Rows of a suite that names none."""
+SETTINGS = ("reconstruction_steps", "edit_steps", "prior")
+"""What may be said in place of the benchmark's own settings."""
 
 
 @dataclass
@@ -34,22 +42,18 @@ class Bench:
     family: Literal["splatfacto", "nerfacto", "2d"] = "splatfacto"
     """What the scenes are reconstructed as; 2d edits their held-out photographs instead."""
     edits: tuple[str, ...] = ()
-    """Only these of the suite."""
+    """Run only these edits of the suite, by their names."""
     seeds: Annotated[int, Ge(1), Le(1000)] = 1
     """Every edit is run with seeds 0 … seeds − 1."""
     out: Path = Path("outputs/bench")
     """Folder of everything that is made."""
-    workers: Annotated[int, Ge(1), Le(1024)] = 1
-    """Processes at once. Each takes the memory of one edit; on a machine of several GPUs give each process its own."""
-    shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
-    """Run only every N-th cell, from the I-th on: one line of a job array. Without it, everything is run and
-    summed up."""
+    running: Annotated[Running, tyro.conf.arg(name="")] = field(default_factory=Running)
     only_table: bool = False
     """Run nothing: sum up what is there."""
     reconstruction_steps: Steps | None = None
     """Steps of the reconstructions; by default the toybox trials' own, and the methods' own for captures."""
     edit_steps: Steps | None = None
-    """Steps of the edits, likewise."""
+    """Steps of the edits; by default the toybox trials' own, and the methods' own for captures."""
     prior: str | None = None
     """The diffusion model that edits captures; by default the methods' own. Toybox scenes have toybox's."""
 
@@ -60,72 +64,43 @@ class Bench:
         """Run what is missing, then write results.json, table.md, table.html, pareto.png and wall.png."""
         from pds_nerfstudio.evaluation.suite import read_suite
 
+        self.running.require_cluster()
         suite = read_suite(self.suite)
         if unknown := set(self.edits) - {edit.name for edit in suite.edits}:
             raise UserError(f"The suite {self.suite} has no edit {', '.join(sorted(unknown))}: leave --edits out.")
         if self.edits:
             suite = replace(suite, edits=tuple(edit for edit in suite.edits if edit.name in self.edits))
         methods = self.methods or suite.methods or COMMON
-        index, count = self._shard()
-        from pds_nerfstudio.evaluation import bench
+        from pds_nerfstudio.evaluation import cells as engine
+        from pds_nerfstudio.evaluation.bench import benchmark_of
+        from pds_nerfstudio.evaluation.summary import sentence
 
-        given = {name: getattr(self, name) for name in ("reconstruction_steps", "edit_steps", "prior")}
-        benchmark = bench.benchmark_of(suite, self.family, given)
+        given = {name: getattr(self, name) for name in SETTINGS}
+        benchmark = benchmark_of(suite, self.family, given)
         out = (self.out / suite.name / self.family).resolve()  # runs remember where they are
-        cells = bench.plan_cells(suite, methods, benchmark, self.seeds, out)
-        bench.check_records(cells)
+        cells = engine.plan_cells(suite, methods, benchmark, self.seeds, out)
+        engine.check_records(cells)
         require_writable(self.out)
         console = Console(soft_wrap=True, highlight=False)
         for method in methods:
             if not any(cell.method == method for cell in cells):
                 console.print(f"{visible(method)} is left out: it has no meaning for these scenes.", markup=False)
-        mine = [] if self.only_table else cells[index::count]
-        failures = self._run(mine, console) if mine else []
-        if count == 1:
+        mine = [] if self.only_table else self.running.share_of(cells)
+        failures = self.running.run(mine, console, sentence)
+        if not self.running.is_shard:
             self._summarise(suite, cells, out, console)
-        if failures:
-            raise UserError(
-                f"{len(failures)} of {len(mine)} cells failed, the first is {failures[0]}; their logs are beside them. "
-                "Run the same line again to try them once more."
-            )
+        refuse_failures(failures, len(mine))
+        self._say_next(cells, console)
 
-    def _shard(self) -> tuple[int, int]:
-        index, _, count = self.shard.partition("/")
-        if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-            raise UserError(f"--shard {self.shard} is not I/N with 0 <= I < N, such as 0/4.")
-        return int(index), int(count)
-
-    def _run(self, cells: list, console: Console) -> list[str]:
-        from pds_nerfstudio.evaluation import bench, summary
-
-        failures = []
-        columns = (
-            *Progress.get_default_columns()[:2],
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
-            done = sum(cell.record_file.exists() for cell in cells)
-            task = progress.add_task("cells", total=len(cells), completed=done)
-            for cell, outcome in bench.run_all(cells, self.workers):
-                name = f"{cell.edit.name}, {cell.method}, seed {cell.seed}"
-                if isinstance(outcome, str):
-                    failures.append(f"{name} ({outcome})")
-                    progress.console.print(visible(f"{name}: {outcome}"), style="red", markup=False)
-                else:
-                    progress.console.print(f"{name}: {summary.sentence(outcome)}", markup=False)
-                progress.advance(task)
-        return failures
-
-    def _summarise(self, suite: Any, cells: list, out: Path, console: Console) -> None:
-        from pds_nerfstudio.evaluation import bench, summary
+    def _summarise(self, suite: "Suite", cells: "list[Cell]", out: Path, console: Console) -> None:
+        from pds_nerfstudio.evaluation import summary
+        from pds_nerfstudio.evaluation.records import read_raw_record, read_record, write_json
 
         done = [cell.record_file for cell in cells if cell.record_file.exists()]
         if not done:
             return
-        bench.write_json(out / "results.json", [bench.read_raw_record(path) for path in done])
-        records = [bench.read_record(path) for path in done]
+        write_json(out / "results.json", [read_raw_record(path) for path in done])
+        records = [read_record(path) for path in done]
         outside = summary.outside_the_anchors(records)
         text = summary.table(records, outside)
         write_whole(out / "table.md", text)
@@ -135,3 +110,24 @@ class Bench:
         console.print(text, markup=False)
         for name in ("table.md", "table.html", "results.json", "pareto.png", "wall.png"):
             console.print(out / name)
+
+    def _say_next(self, cells: "Sequence[Cell]", console: Console) -> None:
+        """Name what is left to do: other shards, the runs that were made, more seeds."""
+        if self.running.is_shard:
+            say_next(console, [step("when all shards have ended: the table", *self._line(self.seeds))])
+            return
+        made = next((cell.folder for cell in cells if cell.links and cell.record_file.exists()), None)
+        steps = (
+            [] if made is None or self.family == "2d" else [step("look at what a cell has made", "pds", "runs", made)]
+        )
+        say_next(console, [*steps, step("one seed more", *self._line(self.seeds + 1))])
+
+    def _line(self, seeds: int) -> list[object]:
+        """This command with so many seeds, without what says where it runs."""
+        line: list[object] = ["pds", "bench", "--suite", self.suite, "--family", self.family, "--seeds", seeds]
+        for name in ("methods", "edits"):
+            line += [f"--{name}", *getattr(self, name)] if getattr(self, name) else []
+        for name in SETTINGS:
+            value = getattr(self, name)
+            line += [] if value is None else [f"--{name.replace('_', '-')}", value]
+        return [*line, "--out", self.out]

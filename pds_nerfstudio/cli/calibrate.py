@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.next_steps import say_next, step
 from pds_nerfstudio.prompts import check_prompts
 from pds_nerfstudio.ranges import Guidance, Seed, check_ranges
 from pds_nerfstudio.runs import require_run
@@ -39,17 +40,17 @@ class CalibrateEta:
     src_prompt: str
     """What the scene shows now."""
     tgt_prompt: str
-    """What it should show."""
+    """What the scene should show, "a photo of a man wearing a hat"."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
     objective: str = "pds"
     """The revising objective, any that --pipeline.by takes."""
     guidance_scale: Guidance | None = None
-    """Its guidance; by default the method's own."""
+    """Guidance of that objective; by default the method's own."""
     steps: Annotated[int, Ge(20), Le(100_000)] = 50
     """Steps of each of the two probes, at least 20."""
     seed: Seed = 0
-    """Of views, timesteps and noise."""
+    """Seed of views, timesteps and noise."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -83,6 +84,20 @@ class CalibrateEta:
             f"chance and {SHARE:.0%} of the loss). With it, eta auto would choose "
             f"[bold]{choose_eta(increase, proposal):.3f}[/] of at most 0.6 for this edit."
         )
+        say_next(console, [step("edit with it", *self.edit_line(proposal))])
+
+    def edit_line(self, minimum_decrease: float) -> list[str]:
+        """The `ns-train` that makes the edit that was probed."""
+        from pds_nerfstudio.scenes.source import find_run
+
+        run = require_run(self.run_folder, called="The run")
+        splats = find_run(self.run_folder).family == "splatfacto"
+        words = ["ns-train", "pnr-edit" + "-splat" * splats, "--load-dir", str(run.models)]
+        words += ["--pipeline.src-prompt", self.src_prompt, "--pipeline.tgt-prompt", self.tgt_prompt]
+        words += ["--pipeline.prior", self.prior, "--pipeline.by", self.objective, "--pipeline.eta", "auto"]
+        if self.guidance_scale is not None:
+            words += ["--pipeline.objective.guidance-scale", str(self.guidance_scale)]
+        return [*words, "--pipeline.minimum-decrease", f"{minimum_decrease:.3g}"]
 
     def kind(self) -> "type[ScoreDistillation]":
         """The objective's class. Raises UserError where there is none of that name."""

@@ -30,7 +30,7 @@ class Dreambooth(DreamBooth):
     data: Path | None = None
     """A nerfstudio dataset, of which the training photographs are taken, or a folder of images."""
     load_config: Path | None = None
-    """Or a run: its config.yml, whose dataset is taken."""
+    """A run's config.yml, in place of --data: its dataset is taken."""
     out: Path = Path("outputs/dreambooth")
     """Folder for the finished prior, which --pipeline.prior takes, and for what the training keeps."""
 

@@ -59,7 +59,7 @@ class Edit:
     src_prompt: Annotated[str, tyro.conf.arg(aliases=("--from",))] = ""
     """What the scene shows; without it, a captioning model proposes something, and you are asked."""
     tgt_prompt: Annotated[str, tyro.conf.arg(aliases=("--to",))] = ""
-    """What it should show."""
+    """What the scene should show, "a photo of a man wearing a hat"."""
     recipe: tuple[str, ...] = ()
     """Kind of edit (colour, addition, shape, style, object), quality (quick, quality) and memory (low-vram), as far as
     they are not told from the prompts and the machine; or none, or a recipe's file."""
@@ -87,11 +87,11 @@ class Edit:
     dreambooth_args: str = ""
     """Further arguments of `pds dreambooth`, in one string: --dreambooth-args="--steps 400 --layers all"."""
     refine_args: str = ""
-    """Further arguments of the refinement's `ns-train`."""
+    """Further arguments of the refinement's `ns-train`, in one string: --refine-args="--vis tensorboard"."""
     render_args: str = ""
-    """Further arguments of `pds render`."""
+    """Further arguments of `pds render`, in one string: --render-args="--paths orbit"."""
     evaluate_args: str = ""
-    """Further arguments of `pds evaluate`."""
+    """Further arguments of `pds evaluate`, in one string: --evaluate-args="--frames 48"."""
 
     def __post_init__(self) -> None:
         self._started: set[str] = set()

@@ -36,7 +36,7 @@ class Evaluate:
     out: Path | None = None
     """Folder of report.json and report.html; by default `evaluation` in the run's, outputs/evaluation for several."""
     source: Path | None = None
-    """Run to compare all of them with; by default what each began with."""
+    """Run to compare all edits with; by default the one that each began with."""
     clip: str = "auto"
     """A CLIP folder in transformers' layout, a hub id in the local cache, "toybox", or "auto": toybox's for edits by
     the toybox prior, else an openai/clip-vit that is in the cache."""
@@ -47,9 +47,9 @@ class Evaluate:
     data: Path | None = None
     """The dataset, where it has moved; by default where each run names it, or found again from the run."""
     src_prompt: str | None = None
-    """In place of the edits' own source prompts."""
+    """Source prompt to measure with, in place of each edit's own."""
     tgt_prompt: str | None = None
-    """In place of their target prompts."""
+    """Target prompt to measure with, in place of each edit's own."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

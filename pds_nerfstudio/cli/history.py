@@ -45,7 +45,7 @@ class History:
     rows: Annotated[int, Ge(1), Le(1000)] = 12
     """Moments that the sheet shows at most: those before changes and with names, and of the others evenly many."""
     seconds: Annotated[float, Ge(0.05), Le(60)] = 0.5
-    """How long the film shows each."""
+    """How long the film shows each moment, in seconds."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

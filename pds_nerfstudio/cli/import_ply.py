@@ -40,9 +40,9 @@ class ImportPly:
     read COLMAP's files write it; or those that transforms.json has its poses in. By default, those in which a few
     renderings look like the photographs."""
     background_color: Literal["random", "white", "black"] = "random"
-    """Of the scene; a .ply does not tell. "random" is splatfacto's own: grey in every picture."""
+    """Background of the scene, which a .ply does not hold. "random" is splatfacto's own: grey in every picture."""
     output_dir: Path = Path("outputs")
-    """Where runs go."""
+    """Folder that the new run goes to."""
     experiment_name: str | None = None
     """Name of the run's folder; by default that of the dataset."""
 

@@ -11,6 +11,7 @@ from annotated_types import Ge, Le
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable, write_whole
+from pds_nerfstudio.next_steps import PROMPTS, NextStep, say_next, step
 from pds_nerfstudio.ranges import Guidance, Seed, Steps, check_ranges
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ class PieBench:
     steps: Steps = 500
     """Steps of each edit; Le et al. 2024 find 300 to 500 mostly enough."""
     guidance_scale: Guidance = 7.5
-    """Of every method that is not given another in brackets (Le et al. 2024, section 5.1)."""
+    """Guidance of every method that is not given another in brackets (Le et al. 2024, section 5.1)."""
     limit: Annotated[int, Ge(1), Le(10**9)] | None = None
     """Only the first so many edits."""
     seed: Seed = 0
+    """Seed of timesteps and noise."""
     out: Path = Path("outputs/pie")
     """Folder of pictures, records and the table."""
 
@@ -68,17 +70,34 @@ class PieBench:
         write_whole(self.out / "table.md", text)
         console.print(text, markup=False)
         console.print(self.out / "table.md")
+        say_next(console, self._next_steps(len(pie.read_pie(self.data))))
+
+    def _next_steps(self, edits: int) -> list[NextStep]:
+        """What is left of the folder, another seed, and the same on a scene.
+
+        Args:
+            edits: how many the folder has.
+        """
+        same = ["pds", "pie-bench", "--data", self.data, "--methods", *self.methods, "--prior", self.prior]
+        same += ["--steps", self.steps, "--guidance-scale", self.guidance_scale]
+        steps = []
+        if self.limit is not None and self.limit < edits:
+            steps.append(step(f"all {edits} edits", *same, "--seed", self.seed, "--out", self.out))
+        again = self.out.with_name(f"{self.out.name}-seed-{self.seed + 1}")
+        steps.append(step("chance: another seed", *same, "--seed", self.seed + 1, "--out", again))
+        return [*steps, step("try prompts on a photograph of yours", "pds", "preview", "PHOTOGRAPH", *PROMPTS)]
 
     def _record(self, method: str, edit: "PieEdit") -> Path:
-        from pds_nerfstudio.evaluation.bench import as_file_name
+        from pds_nerfstudio.evaluation.cells import as_file_name
 
         return self.out / as_file_name(method) / f"{edit.name}.json"
 
     def _config(self, text: str) -> Any:
         """The configuration of a method, with its settings. Raises UserError if it has no objective for pictures."""
         from pds_nerfstudio.evaluation.image_trial import image_methods
-        from pds_nerfstudio.evaluation.rows import changed, read_link
+        from pds_nerfstudio.evaluation.rows import read_link
         from pds_nerfstudio.methods import METHODS
+        from pds_nerfstudio.pipelines.settings_tree import changed
 
         method, changes = read_link(text)
         if method not in image_methods():

@@ -80,13 +80,13 @@ class Preview:
     src_prompt: str = ""
     """What the photographs show. SDS and SDEdit do not ask for it."""
     tgt_prompt: tuple[str, ...] = ()
-    """What they should show; one or more."""
+    """What the photographs should show; one prompt or more."""
     guidance_scale: tuple[Guidance, ...] = ()
     """Classifier-free guidance; one or more. By default that of the prior's recipe, else the objective's own."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
     objective: tuple[str, ...] = ("pds",)
-    """sds, dds, pds, vsd, piva or sdedit; one or more."""
+    """sds, dds, pds, vsd, piva, ssd, dvrf or sdedit; one or more."""
     views: tuple[Annotated[int, Ge(0), Le(10**9)], ...] = (0,)
     """Which training photographs of a dataset or run, counted from 0."""
     steps: Steps = 100

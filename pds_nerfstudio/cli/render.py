@@ -49,7 +49,7 @@ class Render:
     frames: Annotated[int, Ge(2), Le(100_000)] = 60
     """Frames of each film, at most as many as there are training views for "training"."""
     fps: Annotated[int, Ge(1), Le(240)] = 20
-    """Frames per second."""
+    """Frames per second of each film."""
     held_out: bool = True
     """Also the held-out views, as single pictures."""
     source: Path | None = None

@@ -12,6 +12,7 @@ import tyro
 from pds_nerfstudio.cli.preview import EDITORS, SDEDIT, known_editors, parsed_setting
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.next_steps import PROMPTS, NextStep, say_next, step
 from pds_nerfstudio.priors.families import PACKAGED
 from pds_nerfstudio.prompts import unknown_words
 from pds_nerfstudio.ranges import Guidance, Pixels, Steps, check_ranges
@@ -42,19 +43,19 @@ class Svg:
     """
 
     input: tyro.conf.Positional[Path]
-    """The SVG file."""
+    """The SVG file to edit."""
     src_prompt: str = ""
     """What the drawing shows. SDS does not ask for it."""
     tgt_prompt: str = ""
-    """What it should show."""
+    """What the drawing should show, "a drawing of a clown"."""
     guidance_scale: Guidance | None = None
     """Classifier-free guidance; by default the objective's own, 100 for PDS."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
     objective: str = "pds"
-    """sds, dds, pds, vsd or piva."""
+    """What moves the drawing: sds, dds, pds, vsd, piva, ssd or dvrf."""
     steps: Steps = 1000
-    """Steps of Adam."""
+    """Steps of the optimiser, Adam."""
     out: Path = Path("outputs/svg")
     """Folder for the edited file, before_after.png, film.mp4, svg.json and the state of an unfinished edit."""
     resolution: Pixels | None = None
@@ -95,6 +96,15 @@ class Svg:
         progress = self._edit(drawing, objective, settings)
         self._write(drawing, progress, objective, settings, time.perf_counter() - start)
         console.print(f"{self.out / self.input.name}, before_after.png and film.mp4 beside it", markup=False)
+        say_next(console, self._next_steps())
+
+    def _next_steps(self) -> list[NextStep]:
+        """An edit of the edited drawing."""
+        edited = self.out / self.input.name
+        what = ["--prior", self.prior, "--objective", self.objective]
+        further = self.out.with_name(f"{self.out.name}-further")
+        line = ["pds", "svg", edited, "--src-prompt", self.tgt_prompt, "--tgt-prompt", PROMPTS[-1], *what]
+        return [step("edit it further", *line, "--out", further)]
 
     def _check_words(self) -> None:
         """Raise UserError for an objective that edits no drawings, or prompts that make no edit."""

@@ -1,12 +1,37 @@
-"""What kinds of benchmark have in common: `trial.Toy`, `capture.Capture` and `image_trial.ImageTrial` fill it in."""
+"""What is edited in cells, and how an edit is judged.
+
+`trial.Toy`, `capture.Capture` and `image_trial.ImageTrial` are the benchmarks' kinds, `gallery.OwnRun` is a user's run.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from pds_nerfstudio.evaluation.rows import ANCHORS, of_family
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pictures import save_image
+
+SHEET, VIEW, SHOWN = "sheet.png", "view.png", 0
+"""A cell's sheet, its picture in the wall, and which held-out view that is."""
+
+
+class Edit(Protocol):
+    """What is asked for."""
+
+    @property
+    def name(self) -> str:
+        """Part of files' names, and unique among the edits that are run together."""
+        ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def source_prompt(self) -> str: ...
+
+    @property
+    def target_prompt(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -28,6 +53,14 @@ class Benchmark:
         endings = tuple(of_family(kind, self.family) for kind in (("-edit",) if first else ("-edit", "-refine")))
         return [name.removesuffix("-splat") for name in METHODS if name.endswith(endings)]
 
+    def shared(self, edit: Any, seed: int) -> str:
+        """The name of the folder that `prepare` fills: edits of one name there begin with one scene."""
+        return f"{edit.name}.{seed}"
+
+    def describe(self, edit: Any) -> dict[str, Any]:
+        """What a record says of an edit; a record that says something else is of another edit."""
+        return {"scene": edit.source_prompt, "edit": edit.name, "kind": edit.kind}
+
     def prepare(self, edit: Any, folder: Path, seed: int) -> Path:
         """Make what all rows of an edit share in `folder`; the scene that they begin with."""
         raise NotImplementedError
@@ -47,3 +80,8 @@ class Benchmark:
     def compare(self, edit: Any, scenes: Path, source: Path, edited: Path) -> Any:
         """The edit, judged: its `numbers`, the `edited` views, and a `sheet` to draw."""
         raise NotImplementedError
+
+    def keep(self, comparison: Any, folder: Path) -> None:
+        """Put what is to be looked at into a cell's folder."""
+        comparison.sheet(folder / SHEET)
+        save_image(comparison.edited[SHOWN], folder / VIEW)

@@ -9,14 +9,15 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
-from pds_nerfstudio.evaluation.benchmark import Benchmark
+from pds_nerfstudio.evaluation.benchmark import Benchmark, Edit
 from pds_nerfstudio.evaluation.measure import Measured, load_judges, measure
-from pds_nerfstudio.evaluation.rows import NOTHING, REGENERATE, changed, of_family
+from pds_nerfstudio.evaluation.rows import NOTHING, REGENERATE, of_family
 from pds_nerfstudio.evaluation.suite import CaptureEdit
 from pds_nerfstudio.evaluation.trial import edit_config, headless, train
 from pds_nerfstudio.pictures import Image3
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.conclusion import SHEET_VIEWS
+from pds_nerfstudio.pipelines.settings_tree import changed
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.shots import before_after_sheet, prompts_title
 
@@ -39,7 +40,7 @@ class CaptureSettings:
 class CaptureComparison:
     """A capture before and after its edit, on the held-out views."""
 
-    edit: CaptureEdit
+    edit: Edit
     measured: Measured
 
     @property
@@ -73,6 +74,9 @@ class Capture(Benchmark):
                 raise UserError(
                     f"{folder} and {other} have one name, by which their reconstructions are kept: rename one."
                 )
+
+    def shared(self, edit: CaptureEdit, seed: int) -> str:
+        return f"{edit.data.resolve().name}.{seed}"
 
     def prepare(self, edit: CaptureEdit, folder: Path, seed: int) -> Path:
         method = f"source-{self.family}"

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from pds_nerfstudio.evaluation.benchmark import Benchmark
-from pds_nerfstudio.evaluation.rows import CEILING, KNOWN, NOTHING, changed
+from pds_nerfstudio.evaluation.rows import CEILING, KNOWN, NOTHING
 from pds_nerfstudio.evaluation.trial import SIDES, Comparison, against_truth, drawn_again, seen_from
 from pds_nerfstudio.files import written
 from pds_nerfstudio.methods import METHODS
@@ -21,7 +21,7 @@ from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.pictures import read_images
 from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
 from pds_nerfstudio.pipelines.image_edit import edit_latents
-from pds_nerfstudio.pipelines.settings_tree import read
+from pds_nerfstudio.pipelines.settings_tree import changed, read
 from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.recipe import recipe_of
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior

@@ -69,7 +69,7 @@ METRICS: dict[str, Metric] = {
         "neighbouring frames of the interpolated path",
     ),
     "a_distance_before": Metric(
-        "the same before", "mean of d(bᵢ, bᵢ₊₁)", "", "neighbouring frames of the interpolated path"
+        "distance of neighbours before", "mean of d(bᵢ, bᵢ₊₁)", "", "neighbouring frames of the interpolated path"
     ),
 }
 

@@ -64,6 +64,13 @@ def film(
     return kept
 
 
+def film_alone(scene: Model, cameras: Cameras, path: Path, fps: int = 20) -> None:
+    """Film one scene along a path: an MP4."""
+    with video(path, fps) as add:
+        for i in range(len(cameras)):
+            add(shoot(scene, cameras[i : i + 1]).image)
+
+
 def still_views(
     pair: Pair, folder: Path, sheet: Path, title: str, short_side: int | None, on_frame: OnFrame = lambda: None
 ) -> None:

@@ -7,13 +7,10 @@ pnr-edit+sdedit-refine[max_num_iterations=400]      the second link begins with 
 """
 
 import ast
-import copy
 import re
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.pipelines.settings_tree import change, part
 
 NOTHING, CEILING, REGENERATE = "nothing", "ceiling", "regenerate"
 KNOWN = {"prior-0.4": 0.4, "prior-0.8": 0.8}
@@ -72,12 +69,3 @@ def _value(text: str) -> Any:
 def of_family(method: str, family: str) -> str:
     """`ns-train`'s name of a method for scenes of a family."""
     return method + "-splat" * (family == "splatfacto")
-
-
-def changed(config: Any, changes: Mapping[str, Any]) -> Any:
-    """A copy of a tree of configurations with other values, by their dotted names; one value makes a list of one."""
-    config = copy.deepcopy(config)
-    for name, value in changes.items():
-        is_list = isinstance(part(config, name), tuple) and not isinstance(value, tuple)
-        change(config, name, (value,) if is_list else value)
-    return config

@@ -56,7 +56,8 @@ class Suite:
     """Edits to be run by every method."""
 
     name: str
-    edits: tuple[ToyEdit, ...] | tuple[CaptureEdit, ...]
+    edits: tuple[Any, ...]
+    """Of toybox scenes, of captures, or of a user's run; see `evaluation.benchmark.Edit`."""
     methods: tuple[str, ...] = ()
     """Rows that it is meant for, as `--methods` names them."""
 

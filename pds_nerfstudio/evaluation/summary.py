@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pds_nerfstudio.evaluation.bench import SHOWN, VIEW, Cell
+from pds_nerfstudio.evaluation.benchmark import SHOWN, VIEW
+from pds_nerfstudio.evaluation.cells import Cell
 from pds_nerfstudio.evaluation.rows import ANCHORS, CEILING, NOTHING, read_chain
 from pds_nerfstudio.files import written
 from pds_nerfstudio.pictures import Image3, contact_sheet, read_images

@@ -28,7 +28,7 @@ from pds_nerfstudio.evaluation.metrics import (
     ssim,
     target_probability,
 )
-from pds_nerfstudio.evaluation.rows import changed, of_family
+from pds_nerfstudio.evaluation.rows import of_family
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.sdedit import SDEdit
@@ -37,6 +37,7 @@ from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
 from pds_nerfstudio.pipelines.refine import RefineConfig
+from pds_nerfstudio.pipelines.settings_tree import changed
 from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.recipe import recipe_of
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior

@@ -1,7 +1,8 @@
 """Settings by name: found, read, set and checked in the tree of groups that a configuration is."""
 
+import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -117,3 +118,12 @@ def adopt_state(config: Any, state: dict[str, Any], family: Family | None) -> No
     for name, value in state.items():
         if name not in own and name in holders:
             setattr(holders[name], name, value)
+
+
+def changed(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A copy of a tree of configurations with other values, by their dotted names; one value makes a list of one."""
+    config = copy.deepcopy(config)
+    for name, value in changes.items():
+        is_list = isinstance(part(config, name), tuple) and not isinstance(value, tuple)
+        change(config, name, (value,) if is_list else value)
+    return config

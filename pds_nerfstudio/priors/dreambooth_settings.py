@@ -31,15 +31,15 @@ class DreamBooth:
     instance_prompt: str = ""
     """What the photographs show, with the rare word: "a photo of a sks man"."""
     class_prompt: str = ""
-    """What they show, without it: "a photo of a man". Its meaning is preserved."""
+    """What the photographs show, without the rare word: "a photo of a man". Its meaning is preserved."""
     token: str = "sks"
-    """The rare word."""
+    """The rare word that stands for the subject."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """What to start from: a hub id, a local diffusers folder, or "toybox"."""
     train: Literal["lora", "full"] = "lora"
     """Low-rank changes of the U-Net (small, gentle), or all of its weights."""
     rank: Annotated[int, Ge(1), Le(1024)] = 16
-    """Of the low-rank changes."""
+    """Rank of the low-rank changes."""
     layers: Literal["attention", "all"] = "attention"
     """Which layers get low-rank changes: those of attention, or of all blocks, which learn a new look faster."""
     train_text_encoder: bool = False
@@ -51,7 +51,7 @@ class DreamBooth:
     accumulate: Annotated[int, Ge(1), Le(1024)] = 1
     """Batches whose gradients make one step."""
     learning_rate: LearningRate | None = None
-    """Of AdamW; by default 1e-4 for low-rank changes and 5e-6 for all weights."""
+    """Learning rate of AdamW; by default 1e-4 for low-rank changes and 5e-6 for all weights."""
     class_images: Annotated[int, Ge(0), Le(1_000_000)] = 200
     """How many pictures of the class the prior draws before it learns; 0 for no prior preservation."""
     empty_images: Annotated[int, Ge(0), Le(1_000_000)] = 0
@@ -61,8 +61,8 @@ class DreamBooth:
     resolution: Pixels | None = None
     """Shorter side in pixels; by default the size the prior was trained at."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    """Of the computation; auto is bf16 on GPUs that have it, fp16 on others, and fp32 elsewhere. What is learned is
-    kept in fp32."""
+    """Precision of the computation; auto is bf16 on GPUs that have it, fp16 on others, and fp32 elsewhere. What is
+    learned is kept in fp32."""
     recompute: bool = False
     """Gradient checkpointing: less memory for about a third more time."""
     adam_8bit: bool = False
@@ -72,14 +72,15 @@ class DreamBooth:
     sample_every: Annotated[int, Ge(0), Le(10_000_000)] = 200
     """Steps between sample sheets; 0 for none but the last."""
     save_every: Steps = 200
-    """Steps between checkpoints."""
+    """Steps between two checkpoints."""
     guidance_scale: Guidance = 7.5
-    """Of the samples on the sheets."""
+    """Guidance of the samples on the sheets."""
     class_guidance_scale: Guidance = 7.5
-    """Of the class images."""
+    """Guidance of the pictures of the class."""
     sample_steps: Annotated[int, Ge(1), Le(1000)] = 25
-    """DDIM steps of each."""
+    """DDIM steps of each sample and class image."""
     seed: Seed = 0
+    """Seed of the order of photographs, noise and timesteps."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

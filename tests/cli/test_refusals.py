@@ -66,6 +66,11 @@ def test_what_is_wrong_is_said_before_torch_and_nerfstudio_are_imported(tmp_path
         (("check", hostile), "could run code"),
         (("import-ply", gone, "--data", source), "gone does not exist"),
         (("bench", "--suite", gone), "gone"),
+        (("bench", "--suite", gone, "--cluster", "gone"), "is no address"),
+        (("gallery", gone, *TOYBOX), "RUN .*gone does not exist"),
+        (("gallery", source, *TOYBOX, "--methods", "magic"), "no method 'magic'"),
+        (("gallery", source, *PROMPTS, "--prior", "nowhere"), "The prior nowhere"),
+        (("gallery", lost, *TOYBOX), "nowhere of .* is not there"),
         (("pie-bench", "--data", gone, "--prior", "toybox"), "no folder of PIE-Bench"),
         (("toybox", "magic"), "no toybox edit 'magic'"),
         (("demo", "--edit", "magic"), "no toybox edit 'magic'"),
@@ -106,6 +111,7 @@ def test_a_toybox_scene_is_made_and_the_edits_are_listed(monkeypatch, capsys, tm
     said = pds("toybox", "can-to-cone", "--out", str(out), "--size", "8", "--train-views", "1", "--test-views", "1")
     assert (out / "source" / "transforms.json").is_file()
     assert f"ns-train source-splatfacto --data {out}/source" in said
+    assert "--pipeline.model.num-downscales 0 --pipeline.model.background-color white" in said
 
 
 def test_prompts_come_before_what_few_need_in_the_help_of_an_edit():

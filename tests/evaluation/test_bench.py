@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -15,14 +15,18 @@ import pytest
 import torch
 
 from pds_nerfstudio.cli.bench import Bench
+from pds_nerfstudio.cli.running import Running
 from pds_nerfstudio.errors import UserError, one_sentence
-from pds_nerfstudio.evaluation import bench, summary, workers
-from pds_nerfstudio.evaluation.rows import changed, read_chain, read_link
+from pds_nerfstudio.evaluation import cells as engine
+from pds_nerfstudio.evaluation import summary, workers
+from pds_nerfstudio.evaluation.records import read_record, write_json
+from pds_nerfstudio.evaluation.rows import read_chain, read_link
 from pds_nerfstudio.evaluation.suite import read_suite
 from pds_nerfstudio.evaluation.trial import SETTINGS, Toy
-from pds_nerfstudio.evaluation.workers import each
+from pds_nerfstudio.evaluation.workers import each, guarded
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pipelines.settings_tree import changed
 from pds_nerfstudio.scenes.source import find_run
 from pds_nerfstudio.toybox.spec import find_edit
 
@@ -30,21 +34,21 @@ SUITES = Path(__file__).parents[2] / "suites"
 TOY = Toy("splatfacto", SETTINGS["splatfacto"])
 
 
-def cells_of(out: Path, methods=("pds-edit", "nothing", "ceiling"), seeds=1) -> list[bench.Cell]:
-    return bench.plan_cells(read_suite(SUITES / "ci.yaml"), methods, TOY, seeds, out)
+def cells_of(out: Path, methods=("pds-edit", "nothing", "ceiling"), seeds=1) -> list[engine.Cell]:
+    return engine.plan_cells(read_suite(SUITES / "ci.yaml"), methods, TOY, seeds, out)
 
 
-def pretend(cell: bench.Cell):
+def pretend(cell: engine.Cell):
     """In place of an edit: `ceiling` fails, and one process dies."""
     if cell.method == "ceiling":
         raise RuntimeError("no such luck\nat all")
     if cell.method == "pds-edit" and cell.edit.kind == "shape":
         os._exit(1)
-    bench.write_json(cell.record_file, {"method": cell.method})
+    write_json(cell.record_file, {"method": cell.method})
     return {"method": cell.method}
 
 
-def refuse(cell: bench.Cell):
+def refuse(cell: engine.Cell):
     """As `ns-train` does when what it is given cannot work."""
     with one_sentence():
         raise UserError(f"No {cell.method} today.")
@@ -78,7 +82,7 @@ def test_unknown_methods_seeds_and_shards_are_refused(tmp_path):
         cells_of(tmp_path, seeds=0)
     for shard in ("1", "2/2", "a/b"):
         with pytest.raises(UserError, match="I/N"):
-            Bench(suite=SUITES / "ci.yaml", out=tmp_path, shard=shard).run()
+            Running(shard=shard)
 
 
 def test_a_method_takes_settings_in_brackets(tmp_path):
@@ -117,21 +121,26 @@ def test_a_chain_is_read_link_by_link_and_named_shortly():
     assert summary.short(text) == "pnr-edit [eta=1.0] + sdedit-refine [guidance_scale=2.0, max_num_iterations=4]"
 
 
+def here(task: Callable, cells: Iterable[engine.Cell], workers: int = 1) -> Iterator:
+    """In place of `workers.each`: everything in this process."""
+    return ((cell, guarded(task, cell)) for cell in cells)
+
+
 @pytest.fixture
 def one_process(monkeypatch):
     """Cells run in this process, one after the other."""
-    monkeypatch.setattr(bench, "each", lambda task, cells, _: ((cell, workers.guarded(task, cell)) for cell in cells))
+    monkeypatch.setattr(workers, "each", here)
 
 
-def test_a_chain_goes_on_with_what_the_row_of_its_first_link_has_made(one_process, tmp_path):
+def test_a_chain_goes_on_with_what_the_row_of_its_first_link_has_made(tmp_path):
     """The edit of the row pds-edit is made once, though no such row is asked for; the second run repeats nothing."""
     suite = replace(read_suite(SUITES / "ci.yaml"), edits=(find_edit("red-to-blue"),))
     made = tmp_path / "made"
     chains = ["pds-edit+sdedit-refine", "pds-edit+dds-edit+sds-edit[pipeline.seed=1]"]
-    cells = bench.plan_cells(suite, chains, Pretended("splatfacto", SETTINGS["splatfacto"]), 1, tmp_path)
+    cells = engine.plan_cells(suite, chains, Pretended("splatfacto", SETTINGS["splatfacto"]), 1, tmp_path)
     for row in ([], ["pds-edit", *chains]):
-        cells = bench.plan_cells(suite, row or chains, cells[0].benchmark, 1, tmp_path)
-        assert all(isinstance(outcome, dict) for _, outcome in bench.run_all(cells, 2))
+        cells = engine.plan_cells(suite, row or chains, cells[0].benchmark, 1, tmp_path)
+        assert all(isinstance(outcome, dict) for _, outcome in engine.run_all(cells, here))
         assert sorted(made.read_text().split()) == [
             "dds-edit(pds-edit(source))",
             "pds-edit(source)",
@@ -139,17 +148,17 @@ def test_a_chain_goes_on_with_what_the_row_of_its_first_link_has_made(one_proces
             "sds-edit(dds-edit(pds-edit(source)))",
             "source",
         ]
-    records = {cell.method: bench.read_record(cell.record_file) for cell in cells}
+    records = {cell.method: read_record(cell.record_file) for cell in cells}
     assert set(records) == {"pds-edit", *chains}
     for chain in chains:
         assert records[chain]["seconds"] > records["pds-edit"]["seconds"] >= 0.2  # of all its links
 
 
-def test_a_chain_whose_first_link_fails_fails_once(one_process, tmp_path):
+def test_a_chain_whose_first_link_fails_fails_once(tmp_path):
     chains = ["idu-edit", "idu-edit+sdedit-refine", "idu-edit+pds-edit", "dds-edit"]
     suite = replace(read_suite(SUITES / "ci.yaml"), edits=(find_edit("red-to-blue"),))
-    cells = bench.plan_cells(suite, chains, Pretended("splatfacto", SETTINGS["splatfacto"]), 1, tmp_path)
-    outcomes = {cell.method: outcome for cell, outcome in bench.run_all(cells, 1)}
+    cells = engine.plan_cells(suite, chains, Pretended("splatfacto", SETTINGS["splatfacto"]), 1, tmp_path)
+    outcomes = {cell.method: outcome for cell, outcome in engine.run_all(cells, here)}
     assert [outcomes[chain] for chain in chains[:3]] == ["no idu-edit today"] * 3
     assert isinstance(outcomes["dds-edit"], dict)
     assert (tmp_path / "made").read_text().split().count("idu-edit(source)") == 1
@@ -208,11 +217,11 @@ def test_settings_that_do_not_exist_are_refused_before_anything_runs(tmp_path, m
 
 def test_records_of_other_settings_are_not_taken_for_these(tmp_path):
     cells = cells_of(tmp_path, ["nothing"])
-    bench.write_json(cells[0].record_file, cells[0].describe() | {"metrics": {}})
-    bench.check_records(cells)
+    write_json(cells[0].record_file, cells[0].describe() | {"metrics": {}})
+    engine.check_records(cells)
     other = replace(TOY, settings=replace(TOY.settings, edit_steps=7))
     with pytest.raises(UserError, match=r"made with another settings .* give another --out"):
-        bench.check_records(replace(cell, benchmark=other) for cell in cells)
+        engine.check_records(replace(cell, benchmark=other) for cell in cells)
 
 
 def test_a_cell_that_fails_or_dies_stops_no_other(tmp_path):
@@ -306,7 +315,7 @@ for _ in each(wait_forever, cells_of(Path({str(tmp_path)!r}), ["nothing"])[:1], 
     wait_for(lambda: not alive(worker))
 
 
-def wait_forever(cell: bench.Cell):
+def wait_forever(cell: engine.Cell):
     write_whole(cell.out / "pid", str(os.getpid()))
     time.sleep(600)
 

@@ -99,6 +99,7 @@ def test_a_folder_is_edited_once_and_summed_up(folder, tmp_path, capfd):
     methods = ("dds-edit", "piva-edit[pipeline.adapter_rank=2]")
     bench = PieBench(data=folder, methods=methods, prior="toybox", steps=2, out=tmp_path / "out")
     bench.run()
+    assert "pds preview" in capfd.readouterr().out
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| dds-edit | 1 | not measured | " in table  # no DINO on this machine
     assert methods[1] in table

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.evaluation.bench import plan_cells
 from pds_nerfstudio.evaluation.capture import Capture, CaptureSettings
+from pds_nerfstudio.evaluation.cells import plan_cells
 from pds_nerfstudio.evaluation.suite import read_suite
 from pds_nerfstudio.evaluation.trial import SETTINGS, Toy
 from pds_nerfstudio.toybox.spec import SceneSpec, find_edit

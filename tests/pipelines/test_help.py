@@ -8,8 +8,10 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from pds_nerfstudio.cli import edit
+from pds_nerfstudio.cli import commands, edit
+from pds_nerfstudio.flags import parser_of
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.objectives import BY_NAME
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.command_line import flag_names
 from pds_nerfstudio.pipelines.most_used import most_used
@@ -96,3 +98,26 @@ def test_a_family_is_offered_only_its_own_settings():
     assert of_splats - of_nerfs == {
         *("densify_from", "densify_until", "densify_every", "densify_growth", "eta_opacity", "eta_colour")
     }
+
+
+COMMANDS = {
+    (command, action.dest): re.sub(r"\s*\((default: .*|required|repeatable)\)$", "", action.help, flags=re.S)
+    for command, kind in commands().items()
+    for action in parser_of(kind)._actions
+    if action.dest != "help"
+}
+
+
+@pytest.mark.parametrize("flag", COMMANDS, ids=" ".join)
+def test_a_flag_of_a_command_has_a_help_text_that_stands_alone(flag):
+    text = " ".join(COMMANDS[flag].split())
+    assert len(text.split()) >= 3, "too short to say anything"
+    assert text.endswith(".")
+    assert not LEANS_ON_ANOTHER.search(text), text
+    assert not re.match(r"(Of|Or|In place of their) ", text), text
+
+
+@pytest.mark.parametrize("command", ["preview", "svg"])
+def test_every_objective_is_named_where_one_is_asked_for(command):
+    text = help_texts(commands()[command])["objective"]
+    assert set(BY_NAME) <= set(re.findall(r"\w+", text))

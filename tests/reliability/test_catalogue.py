@@ -125,6 +125,7 @@ ON_A_SMALL_DISK = (
     "pds edit {run} --from a --to b --prior toybox --out {disk}/a",
     "pds demo --out {disk}/a",
     "pds bench --suite {suites}/good.yaml --methods nothing --family 2d --out {disk}/a",
+    "pds gallery {run} --from a --to b --prior toybox --out {disk}/a",
     "pds pie-bench --data {pie}/good --prior toybox --out {disk}/a",
     "pds dreambooth --data {data} --prior toybox --instance-prompt 'a sks a' --class-prompt a --out {disk}/a",
     "pds svg {drawing} --src-prompt a --tgt-prompt b --steps 1 --prior toybox --out {disk}/a",

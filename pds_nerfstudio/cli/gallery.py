@@ -1,0 +1,200 @@
+"""`pds gallery`: many edits of one run, side by side on one page."""
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from annotated_types import Ge, Le
+from rich.console import Console
+
+from pds_nerfstudio.cli.edit import METHODS
+from pds_nerfstudio.cli.render import FilmPath
+from pds_nerfstudio.cli.running import Running, refuse_failures
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import require_writable, write_whole
+from pds_nerfstudio.next_steps import say_next, step
+from pds_nerfstudio.prompts import check_prompts, unknown_words
+from pds_nerfstudio.ranges import Steps, check_ranges
+from pds_nerfstudio.runs import Run, require_run
+from pds_nerfstudio.text import in_rich, printable
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.evaluation.cells import Cell
+
+PAGE, RECORDS = "gallery.html", "gallery.json"
+REFINES = "sdedit-refine"
+NEED_NO_SOURCE = ("sds-edit",)
+ROOM = 16 << 20
+"""Bytes that a gallery takes at least."""
+
+
+@dataclass
+class Gallery:
+    """Edit one run by several prompts, methods and seeds, and see all of it on one page.
+
+    The page is one file: films with a slider on them, stills, numbers, settings, and the line that repeats each edit.
+    What is done is kept: run the same line again to go on, or with further prompts, methods and seeds to add some.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional]
+    """The reconstruction, or an edit to be edited further: a run's folder. It is only read."""
+    tgt_prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """What it should show; once for every edit: --tgt-prompt "a photo of …" --tgt-prompt "a photo of …"."""
+    src_prompt: str = ""
+    """What the scene shows. SDS does not ask for it."""
+    methods: tuple[str, ...] = ("pnr-edit",)
+    """Methods without their -splat: pnr-edit, pds-edit, dds-edit … Their settings stand in brackets:
+    'pds-edit[pipeline.objective.guidance_scale=30]'. In a chain, 'pnr-edit+sdedit-refine', the second begins with what
+    the first has made."""
+    seeds: Annotated[int, Ge(1), Le(1000)] = 1
+    """Every edit is made with seeds 0 … seeds − 1."""
+    prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """A hub id, a local diffusers folder, a LoRA's folder, or "toybox"."""
+    edit_steps: Steps | None = None
+    """Steps of the edits; by default the methods' own."""
+    out: Path | None = None
+    """Folder of everything that is made; by default one below outputs/gallery that is named after the run."""
+    running: Annotated[Running, tyro.conf.arg(name="")] = field(default_factory=Running)
+    path: FilmPath = "interpolated"
+    """What films show: a smooth way through some training views, all of them in order, or one turn around."""
+    frames: Annotated[int, Ge(2), Le(100_000)] = 60
+    """Frames of each film."""
+    fps: Annotated[int, Ge(1), Le(240)] = 20
+    """Frames per second."""
+    resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
+    """Shorter side of films and stills in pixels, where the photographs are not smaller."""
+    export: bool = True
+    """Write the Gaussians of splats as .ply files, to which the page has links."""
+    clip: str = "auto"
+    """A CLIP folder in transformers' layout, a hub id in the local cache, "toybox", or "auto", as of `pds evaluate`."""
+    only_page: bool = False
+    """Run nothing: make the page of what is there."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def run(self) -> None:
+        """Make the edits that are missing, then write the page and gallery.json."""
+        run = self._check()
+        self.running.require_cluster()
+        out = (self.out or Path("outputs/gallery") / f"{run.config['experiment_name']}-{run.folder.name}").resolve()
+        require_writable(out, room=ROOM)
+        console = Console(soft_wrap=True, highlight=False)
+        if warning := unknown_words(self.prior, self.src_prompt, *self.tgt_prompt):
+            console.print(f"[yellow]{in_rich(warning)}")
+        cells = self._cells(run, out, console)
+        mine = [] if self.only_page else self.running.share_of(cells)
+        from pds_nerfstudio.evaluation.summary import sentence
+
+        failures = self.running.run(mine, console, sentence)
+        if not self.running.is_shard:
+            self._write(cells, out, console)
+        refuse_failures(failures, len(mine))
+        self._say_next(cells, console)
+
+    def _check(self) -> Run:
+        """The run, if this line can work as far as arguments and files tell.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if not self.tgt_prompt:
+            raise UserError('No target prompt is given: say what you want with --tgt-prompt "a photo of …".')
+        if not self.methods:
+            raise UserError(f"--methods names none: choose among {', '.join(METHODS)}.")
+        for what, given in (("--tgt-prompt", self.tgt_prompt), ("--methods", self.methods)):
+            if twice := next((value for value in given if given.count(value) > 1), None):
+                raise UserError(f"{what} {twice!r} is given twice: leave one out.")
+        from pds_nerfstudio.evaluation.rows import read_chain
+
+        chains = {method: [link.method for link in read_chain(method)] for method in self.methods}
+        for names in chains.values():
+            for number, name in enumerate(names):
+                known = (*METHODS, REFINES) if number else METHODS
+                if name not in known:
+                    raise UserError(f"There is no method {name!r}: choose among {', '.join(known)}.")
+        needs_source = any(name not in NEED_NO_SOURCE for names in chains.values() for name in names)
+        for prompt in self.tgt_prompt:
+            check_prompts(self.src_prompt, prompt, needs_source=needs_source)
+        run = require_run(self.run_folder, called="RUN")
+        if run.data is None or not run.data.exists():
+            raise UserError(f"The dataset {run.data} of {run.folder} is not there: put it back, or beside the run.")
+        if run.is_edit and run.prompts[0] == self.src_prompt and run.prompts[1] in self.tgt_prompt:
+            method = run.method.removesuffix("-splat")
+            if method in (names[0] for names in chains.values()):
+                raise UserError(
+                    f"RUN {run.folder} is itself the edit by {method} to {run.prompts[1]!r}, which would be resumed: "
+                    "give the run that it began with, or other prompts."
+                )
+        from pds_nerfstudio.priors.check import check_prior
+
+        check_prior(self.prior)
+        return run
+
+    def _cells(self, run: Run, out: Path, console: Console) -> "list[Cell]":
+        """Every edit, and that those which are there already are of this run and these settings."""
+        from pds_nerfstudio.evaluation import cells as engine
+        from pds_nerfstudio.evaluation.gallery import Look, OwnRun, OwnSettings, edits_of, look_again
+        from pds_nerfstudio.evaluation.suite import Suite
+        from pds_nerfstudio.scenes.source import find_run, load_source_state
+
+        source = find_run(run.config_path, called="RUN")
+        load_source_state(source)  # a checkpoint that is damaged is found before anything is made
+        look = Look(self.path, self.frames, self.fps, self.resolution, self.export, self.clip)
+        settings = OwnSettings(
+            edit_steps=self.edit_steps, prior=self.prior, run=str(run.config_path.resolve()), step=run.last
+        )
+        benchmark = OwnRun(source.family, settings, look)
+        suite = Suite("gallery", edits_of(self.src_prompt, self.tgt_prompt))
+        cells = engine.plan_cells(suite, self.methods, benchmark, self.seeds, out)
+        engine.check_records(cells)
+        if not self.only_page and (again := look_again(cells, look)):
+            console.print(f"{again} edits were filmed in another way, and are filmed and measured again.")
+        return cells
+
+    def _write(self, cells: "list[Cell]", out: Path, console: Console) -> None:
+        from pds_nerfstudio.evaluation.gallery import made_by
+        from pds_nerfstudio.evaluation.gallery_page import page
+        from pds_nerfstudio.evaluation.records import read_raw_record, write_json
+
+        done = [cell for cell in cells if cell.record_file.exists()]
+        if not done:
+            return
+        line = shlex.join(_line_without("--only-page"))
+        title = f"“{self.src_prompt}”" if self.src_prompt else str(self.run_folder)
+        write_json(out / RECORDS, [read_raw_record(c.record_file) | {"run": str(made_by(c))} for c in done])
+        write_whole(out / PAGE, page(cells, f"Edits of {title}", line, out))
+        console.print(f"{in_rich(out / PAGE)}  [dim]to look at or to send to somebody")
+        console.print(printable(out / RECORDS), markup=False)
+
+    def _say_next(self, cells: "list[Cell]", console: Console) -> None:
+        done = next((cell for cell in cells if cell.record_file.exists()), None)
+        if self.running.is_shard or done is None:
+            say_next(console, [step("when all shards have ended: the page", *_line_without("--shard"), "--only-page")])
+            return
+        from pds_nerfstudio.evaluation.gallery import made_by
+
+        folder = made_by(done)
+        say_next(
+            console,
+            [
+                step("walk around an edit", "ns-viewer", "--load-config", folder / "config.yml"),
+                step("find the runs of the others", "pds", "runs", done.out / "cells"),
+                step("one seed more", *_line_without("--seeds", "--only-page"), "--seeds", self.seeds + 1),
+            ],
+        )
+
+
+def _line_without(*flags: str) -> list[str]:
+    """This command as it was typed, without some flags and their values."""
+    words, left = ["pds"], sys.argv[1:]
+    while left:
+        word = left.pop(0)
+        if word.partition("=")[0] not in flags:
+            words.append(word)
+        elif "=" not in word and left and not left[0].startswith("--"):
+            left.pop(0)
+    return words

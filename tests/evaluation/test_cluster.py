@@ -1,0 +1,141 @@
+"""Cells on a Ray cluster of two workers on this machine, of which one is killed."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pds_nerfstudio.cli.bench import Bench
+from pds_nerfstudio.cli.running import Running
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.evaluation import workers
+from pds_nerfstudio.evaluation.cluster import AGAIN, TRIES, cluster, require_cluster
+
+SUITES = Path(__file__).parents[2] / "suites"
+QUICKLY = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+"""How soon Ray notices that a machine is gone; its own settings take a quarter of a minute."""
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[Any]:
+    """Two workers of one CPU each, of which the first is the head too."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False, "_system_config": QUICKLY}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    made.add_node(num_cpus=1, num_gpus=0)
+    yield made
+    made.shutdown()
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something to do."""
+
+    name: str
+    folder: Path
+
+
+def obey(item: Item) -> str:
+    """What an item's name asks for."""
+    if item.name == "fail":
+        raise RuntimeError("no such luck\nat all")
+    if item.name == "die" or (item.name == "die once" and not (item.folder / "log.txt").exists()):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return f"{item.name} in {Path.cwd()}"
+
+
+def test_a_task_that_fails_dies_or_loses_its_process_once_stops_no_other(ray_cluster, tmp_path, monkeypatch):
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not know where tests are
+    monkeypatch.chdir(tmp_path)
+    items = [Item(name, tmp_path / name) for name in ("fail", "die", "die once", "work", "work too")]
+    with cluster(ray_cluster.address) as each:
+        outcomes = {item.name: outcome for item, outcome in each(obey, items)}
+    assert outcomes == {
+        "fail": "no such luck",
+        "die": f"its process or machine was lost {TRIES} times, perhaps for want of memory",
+        **{name: f"{name} in {tmp_path}" for name in ("die once", "work", "work too")},
+    }
+    assert "at all" in (tmp_path / "fail" / "log.txt").read_text()
+    assert (tmp_path / "die" / "log.txt").read_text().count(AGAIN) == TRIES - 1
+
+
+@pytest.mark.slow
+def test_a_suite_on_a_cluster_one_of_whose_workers_is_killed_gives_the_serial_table(
+    ray_cluster, tmp_path, monkeypatch, capfd
+):
+    def bench(out: Path, running: Running) -> tuple[str, list[dict]]:
+        Bench(SUITES / "ci.yaml", ("dds-edit",), "2d", out=out, edit_steps=2, running=running).run()
+        records = json.loads((out / "ci" / "2d" / "results.json").read_text())
+        kept = [{k: v for k, v in record.items() if k not in ("seconds", "peak_memory_mb")} for record in records]
+        return (out / "ci" / "2d" / "table.md").read_text(), kept
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "each", here)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as Ray has it for tasks of one CPU
+        serial = bench(tmp_path / "serial", Running())
+        torch.set_num_threads(threads)
+    killer = threading.Thread(target=kill_one, args=(ray_cluster, tmp_path / "cluster"))
+    killer.start()
+    assert bench(tmp_path / "cluster", Running(cluster=ray_cluster.address)) == serial
+    killer.join()
+    assert any(AGAIN in log.read_text() for log in (tmp_path / "cluster").rglob("log.txt"))
+
+
+def kill_one(made: Any, out: Path) -> None:
+    """Kill a worker as soon as both have begun something."""
+    end = time.monotonic() + 120
+    while len(list(out.rglob("log.txt"))) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    made.remove_node(next(iter(made.worker_nodes)), allow_graceful=False)
+
+
+def here(task: Any, cells: Iterable[Any], workers: int = 1) -> Iterator:
+    """In place of `workers.each`: everything in this process."""
+    from pds_nerfstudio.evaluation.workers import guarded
+
+    return ((cell, guarded(task, cell)) for cell in cells)
+
+
+@pytest.mark.parametrize("address", ["nowhere", "a/b:1", "host:port", ":6379"])
+def test_what_is_no_address_is_refused_before_ray_is_asked(address):
+    with pytest.raises(UserError, match="is no address: give HOST:PORT"):
+        require_cluster(address)
+
+
+def test_a_cluster_that_does_not_answer_is_refused_at_once():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens
+        port = taken.getsockname()[1]
+        start = time.monotonic()
+        with pytest.raises(UserError, match=f"ray start --head --port {port}"):
+            require_cluster(f"127.0.0.1:{port}")
+    assert time.monotonic() - start < 2
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pds-nerfstudio\[cluster\]"):
+        require_cluster("auto")
+
+
+def test_workers_of_this_machine_and_a_cluster_are_not_both_taken():
+    with pytest.raises(UserError, match="leave one out"):
+        Running(workers=2, cluster="auto")
