@@ -6,8 +6,10 @@ GiB, with what `pipelines.memory_plan` adds for what is not counted, for a scene
 of harmonics beside the prior.
 """
 
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from random_prior import NAMES, TEXT, UNET, VAE
@@ -25,6 +27,36 @@ ROWS = {
     "sdedit-refine, idu": Demand(differentiated=False),
 }
 SIZES = {"512 x 512": (512, 512), "512 x 912": (512, 912), "768 x 768": (768, 768)}
+LARGER = {"512 x 512": (512, 512), "768 x 768": (768, 768), "1024 x 1024": (1024, 1024)}
+
+SDXL: dict[str, Any] = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+SD35_MEDIUM: dict[str, Any] = {
+    "sample_size": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "num_layers": 24,
+    "attention_head_dim": 64,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 384,
+    "dual_attention_layers": tuple(range(13)),
+    "qk_norm": "rms_norm",
+}
+"""As the denoisers' own config.json have it; what is not named is diffusers' default."""
 
 
 def folder_of(name: str, folder: Path) -> Path:
@@ -36,30 +68,56 @@ def folder_of(name: str, folder: Path) -> Path:
         AutoencoderKL(**VAE).save_config(folder / "vae")
         UNet2DConditionModel(**UNET[name]).save_config(folder / "unet")
     CLIPTextConfig(projection_dim=768, **TEXT[name]).save_pretrained(folder / "text_encoder")
+    return _indexed(folder, "StableDiffusionPipeline")
+
+
+def newer_folder_of(name: str, folder: Path) -> Path:
+    """The same of Stable Diffusion XL and 3.5 medium, whose text encoders wait in main memory."""
+    from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
+
+    with torch.device("meta"):
+        if name == "SDXL":
+            AutoencoderKL(**VAE).save_config(folder / "vae")
+            UNet2DConditionModel(**SDXL).save_config(folder / "unet")
+            return _indexed(folder, "StableDiffusionXLPipeline")
+        plain = {"use_quant_conv": False, "use_post_quant_conv": False}
+        AutoencoderKL(**VAE, latent_channels=16, **plain).save_config(folder / "vae")
+        SD3Transformer2DModel(**SD35_MEDIUM).save_config(folder / "transformer")
+    return _indexed(folder, "StableDiffusion3Pipeline")
+
+
+def _indexed(folder: Path, pipeline: str) -> Path:
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
     return folder
 
 
 def main() -> None:
     """Print a table for each prior: encoder in float32, in bfloat16, and run again in the backward pass."""
-    scene = [torch.empty(GAUSSIANS, VALUES, device="meta")]
     for name in UNET:
-        print(f"\n{NAMES[name]}, U-Net in fp16\n")
-        columns = [f"{size}{how}" for size in SIZES for how in ("", ", bf16 encoder", ", encoder run again")]
-        print(f"| method | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
         with tempfile.TemporaryDirectory() as temporary:
-            folder = folder_of(name, Path(temporary))
-            for label, demand in ROWS.items():
-                cells = []
-                for size in SIZES.values():
-                    for vae_dtype, again in ((torch.float32, False), (torch.bfloat16, False), (torch.float32, True)):
-                        plan = plan_memory(
-                            *(folder, size, demand, scene, float("inf")),
-                            dtype=torch.float16,
-                            vae_dtype=vae_dtype,
-                            recompute_encoder=again,
-                        )
-                        cells.append(f"{plan.total / GIB:.1f}")
-                print(f"| {label} | {' | '.join(cells)} |")
+            table(f"{NAMES[name]}, U-Net in fp16", folder_of(name, Path(temporary)), SIZES)
+    for name in ("SDXL", "SD 3.5 medium"):
+        with tempfile.TemporaryDirectory() as temporary:
+            table(f"{name}, denoiser in fp16", newer_folder_of(name, Path(temporary)), LARGER)
+
+
+def table(title: str, folder: Path, sizes: dict[str, tuple[int, int]]) -> None:
+    """A prior's."""
+    scene = [torch.empty(GAUSSIANS, VALUES, device="meta")]
+    columns = [f"{size}{how}" for size in sizes for how in ("", ", bf16 encoder", ", encoder run again")]
+    print(f"\n{title}\n\n| method | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
+    for label, demand in ROWS.items():
+        cells = []
+        for size in sizes.values():
+            for vae_dtype, again in ((torch.float32, False), (torch.bfloat16, False), (torch.float32, True)):
+                plan = plan_memory(
+                    *(folder, size, demand, scene, float("inf")),
+                    dtype=torch.float16,
+                    vae_dtype=vae_dtype,
+                    recompute_encoder=again,
+                )
+                cells.append(f"{plan.total / GIB:.1f}")
+        print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
