@@ -50,7 +50,8 @@ def test_estimates_are_made_of_what_the_documentation_counts():
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
     prior = {row[1]: row for row in rows if row[0] == "SD 1.5"}
     counted = [row for row in rows if len(row) == 10 and re.fullmatch(r"[\d.]+", row[1])]
-    memory = {name: float(row[1]) for row in counted for name in row[0].split(", ")}
+    # The first table is Stable Diffusion 1.5's.
+    memory = {name: float(row[1]) for row in reversed(counted) for name in row[0].split(", ")}
     (nerf,) = (row for row in rows if row[0] == "nerfacto" and row[-1].isdigit())
     assert sum(map(float, nerf[1:4])) == pytest.approx(estimates.NERF_WORK)
     found = estimates.estimates()
