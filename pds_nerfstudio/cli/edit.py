@@ -188,11 +188,11 @@ class Edit:
         """
         check_prompts(self.src_prompt, self.tgt_prompt)
         from pds_nerfstudio.priors.check import check_prior, local_folder
-        from pds_nerfstudio.priors.extras import check_extras, text_width
+        from pds_nerfstudio.priors.extras import check_extras_of
         from pds_nerfstudio.priors.recipe import read_wanted
 
         check_prior(self.prior)
-        check_extras(self.lora, self.embedding, text_width(local_folder(self.prior)), flags="--")
+        check_extras_of(local_folder(self.prior), self.lora, self.embedding, flags="--")
         read_wanted(self.recipe, "--recipe")
         if self.method.removesuffix("-splat") not in METHODS:
             raise UserError(f"There is no method {self.method!r}: choose among {', '.join(METHODS)}.")

@@ -112,7 +112,7 @@ class Preview:
     def run(self) -> None:
         """Edit every variant, write the sheet, print the lines."""
         from pds_nerfstudio.priors.check import check_prior, local_folder
-        from pds_nerfstudio.priors.extras import check_extras, text_width
+        from pds_nerfstudio.priors.extras import check_extras_of
         from pds_nerfstudio.scenes.photographs import find_photographs, require_there
 
         if not self.inputs:
@@ -120,7 +120,7 @@ class Preview:
         require_there(self.inputs)
         self._check_words()
         check_prior(self.prior)
-        check_extras(self.lora, self.embedding, text_width(local_folder(self.prior)), flags="--")
+        check_extras_of(local_folder(self.prior), self.lora, self.embedding, flags="--")
         require_writable(self.out)
         variants, axes = self._variants()
         photographs = find_photographs(self.inputs, self.views)

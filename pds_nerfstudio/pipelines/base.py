@@ -133,7 +133,7 @@ class EditConfig(VanillaPipelineConfig):
     def check_prior(self) -> None:
         """Raise UserError for a prior that cannot be loaded, or settings that do not fit it; nothing is loaded."""
         from pds_nerfstudio.priors.check import local_folder
-        from pds_nerfstudio.priors.extras import check_extras, text_width
+        from pds_nerfstudio.priors.extras import check_extras_of
         from pds_nerfstudio.priors.folder import size_multiple
         from pds_nerfstudio.priors.tiny import check_encoder
 
@@ -141,7 +141,7 @@ class EditConfig(VanillaPipelineConfig):
         folder = local_folder(self.prior)
         if self.network.encoder is not None:
             check_encoder(self.network.encoder, folder)
-        check_extras(self.network.lora, self.network.embedding, text_width(folder))
+        check_extras_of(folder, self.network.lora, self.network.embedding)
         if self.view.resolution is None or folder is None:
             return
         least = size_multiple(folder)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.folder import read_json
+from pds_nerfstudio.priors.families import SD, SD3, SDXL, Family
+from pds_nerfstudio.priors.folder import family_in, read_json
 from pds_nerfstudio.priors.one_file import Header, read_header
 
 OWN_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
@@ -58,11 +59,27 @@ def lora_file(named: str, flags: str = "--pipeline.") -> LoraFile:
 
 def text_width(folder: Path | None) -> int | None:
     """Numbers of a text feature of the prior in `folder`; None where that is not known or not here."""
-    return None if folder is None else read_json(folder / "text_encoder" / "config.json").get("hidden_size")
+    if folder is None:
+        return None
+    if (family := family_in(folder)) is SD:
+        return read_json(folder / "text_encoder" / "config.json").get("hidden_size")
+    asked = "joint_attention_dim" if family is SD3 else "cross_attention_dim"
+    return read_json(folder / family.denoiser / "config.json").get(asked)
+
+
+def check_extras_of(
+    folder: Path | None, loras: Sequence[str], embeddings: Sequence[Path], flags: str = "--pipeline."
+) -> None:
+    """`check_extras` for the prior in a folder; None for one that is not on this machine yet."""
+    check_extras(loras, embeddings, text_width(folder), flags, SD if folder is None else family_in(folder))
 
 
 def check_extras(
-    loras: Sequence[str], embeddings: Sequence[Path], text_width: int | None, flags: str = "--pipeline."
+    loras: Sequence[str],
+    embeddings: Sequence[Path],
+    text_width: int | None,
+    flags: str = "--pipeline.",
+    family: Family = SD,
 ) -> None:
     """Raise UserError for what is no LoRA or no textual inversion, or was made for another kind of prior.
 
@@ -76,22 +93,26 @@ def check_extras(
         if header.kind != "lora":
             raise UserError(f"{flags}lora {file} is no LoRA, by the names of its weights: give one.")
         widths = {s[1] for n, s in header.shapes.items() if "attn2" in n and "to_k" in n and _is_down(n) and len(s) > 1}
-        _check_fits(f"{flags}lora {file}", header, widths, text_width)
+        _check_fits(f"{flags}lora {file}", header, widths, text_width, family)
     for path in embeddings:
+        if not family.extended:
+            raise UserError(f"A {family.called} takes no textual inversions here: leave {flags}embedding out.")
         if not path.expanduser().is_file():
             raise UserError(f"{flags}embedding {path} does not exist: give a textual inversion's .safetensors.")
         header = read_header(path.expanduser())
         if header.kind != "embedding":
             raise UserError(f"{flags}embedding {path} is no textual inversion: give a file with its vectors alone.")
-        _check_fits(f"{flags}embedding {path}", header, {s[-1] for s in header.shapes.values() if s}, text_width)
+        _check_fits(
+            f"{flags}embedding {path}", header, {s[-1] for s in header.shapes.values() if s}, text_width, family
+        )
 
 
 def _is_down(name: str) -> bool:
     return any(sign in name for sign in ("lora_down", "lora_A", "lora.down"))
 
 
-def _check_fits(what: str, header: Header, widths: set[int], text_width: int | None) -> None:
-    if any(sign in name for name in header.shapes for sign in OF_SDXL):
+def _check_fits(what: str, header: Header, widths: set[int], text_width: int | None, family: Family) -> None:
+    if family is not SDXL and any(sign in name for name in header.shapes for sign in OF_SDXL):
         raise UserError(f"{what} was made for Stable Diffusion XL: give one for the prior's own kind.")
     if text_width is not None and widths - {text_width}:
         raise UserError(

@@ -5,11 +5,13 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_priors import PROMPTS, write_sd3, write_sdxl
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import DDS, PDS, Edit, Query
 from pds_nerfstudio.priors.check import check_prior
+from pds_nerfstudio.priors.extras import check_extras_of
 from pds_nerfstudio.priors.footprint import count
 from pds_nerfstudio.priors.load import load_prior
 
@@ -114,6 +116,24 @@ def test_families_that_are_none_are_named(folders, tmp_path, kind, words):
     edit_index(copy, _class_name=kind)
     with pytest.raises(UserError, match=f"is a {kind}.*{words}.*Stable Diffusion 3"):
         check_prior(str(copy))
+
+
+@pytest.mark.parametrize("family", WRITE)
+def test_loras_are_told_apart_by_family_and_words_refused(folders, tmp_path, family):
+    down = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight"
+    of_sdxl = {"lora_te2_x.lora_down.weight": torch.zeros(2, 16), down: torch.zeros(2, 24)}
+    save_file(of_sdxl, tmp_path / "xl.safetensors")
+    if family == "sdxl":
+        check_extras_of(folders[family], [str(tmp_path / "xl.safetensors")], [])
+    else:
+        with pytest.raises(UserError, match="made for Stable Diffusion XL"):
+            check_extras_of(folders[family], [str(tmp_path / "xl.safetensors")], [])
+    save_file({down: torch.zeros(2, 768)}, tmp_path / "one.safetensors")
+    with pytest.raises(UserError, match="text features of 768"):
+        check_extras_of(folders[family], [str(tmp_path / "one.safetensors")], [])
+    save_file({"emb_params": torch.zeros(1, 768)}, tmp_path / "word.safetensors")
+    with pytest.raises(UserError, match="takes no textual inversions"):
+        check_extras_of(folders[family], [], [tmp_path / "word.safetensors"])
 
 
 @pytest.mark.parametrize("family", WRITE)
