@@ -8,7 +8,18 @@ from .edits import KINDS, cameras_fetched, check_every_action, check_every_metho
 pytestmark = pytest.mark.slow
 
 FAMILY = "nerfacto"
-WAITS = {"sds": 42, "dds": 24, "pds": 24, "ssd": 24, "vsd": 26, "piva": 27, "pnr": 24, "refine": 6, "idu": 30}
+WAITS = {
+    "sds": 42,
+    "dds": 24,
+    "pds": 24,
+    "ssd": 24,
+    "dvrf": 24,
+    "vsd": 26,
+    "piva": 27,
+    "pnr": 24,
+    "refine": 6,
+    "idu": 30,
+}
 """How often the host waits for a GPU in a step. Of these, 18 are nerfstudio's `generate_rays`, for each view (sds shows
 two), four the gradient scaler's, five with adapters; the others are as with splats."""
 

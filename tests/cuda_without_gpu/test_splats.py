@@ -19,7 +19,7 @@ from .edits import (
 pytestmark = pytest.mark.slow
 
 FAMILY = "splatfacto"
-WAITS = {"sds": 2, "dds": 2, "pds": 2, "ssd": 2, "vsd": 3, "piva": 4, "pnr": 2, "refine": 2, "idu": 4}
+WAITS = {"sds": 2, "dds": 2, "pds": 2, "ssd": 2, "dvrf": 2, "vsd": 3, "piva": 4, "pnr": 2, "refine": 2, "idu": 4}
 """How often the host waits for a GPU in a step."""
 
 
