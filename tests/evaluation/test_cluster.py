@@ -24,8 +24,8 @@ from pds_nerfstudio.evaluation.cluster import AGAIN, TRIES, cluster, require_clu
 SUITES = Path(__file__).parents[2] / "suites"
 QUICKLY = {
     "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 1000,
-    "health_check_failure_threshold": 3,
+    "health_check_period_ms": 2000,
+    "health_check_failure_threshold": 4,
 }
 """How soon Ray notices that a machine is gone; its own settings take a quarter of a minute."""
 
