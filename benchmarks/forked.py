@@ -21,7 +21,7 @@ SHARED = (
     *("nerfstudio.engine.trainer", "nerfstudio.models.splatfacto", "nerfstudio.models.nerfacto"),
     *("nerfstudio.data.datamanagers.full_images_datamanager", "nerfstudio.viewer.viewer", "open3d", "pymeshlab"),
     *("pds_nerfstudio.pipelines.revise", "pds_nerfstudio.pipelines.refine", "pds_nerfstudio.evaluation.renders"),
-    *("pds_nerfstudio.priors.stable_diffusion", "diffusers", "transformers", "pds_nerfstudio.cli"),
+    *("pds_nerfstudio.priors.load", "diffusers", "transformers", "pds_nerfstudio.cli"),
 )
 """Modules to import beforehand: none of them may read sys.argv."""
 READS_THE_COMMAND_LINE = "pds_nerfstudio.methods"

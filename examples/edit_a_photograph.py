@@ -17,8 +17,8 @@ from pds_nerfstudio.priors.load import load_prior
 
 def main(photograph: Path, src_prompt: str, tgt_prompt: str, /, prior: str = "toybox", steps: int = 200) -> None:
     model = load_prior(prior, "cuda" if torch.cuda.is_available() else "cpu")
-    short_side = model.unet.config.sample_size * model.latent_stride
-    picture = read_photograph(photograph, short_side, model.latent_stride)
+    short_side = model.trained_size
+    picture = read_photograph(photograph, short_side, model.size_multiple)
     with torch.no_grad():
         x0 = model.encode(picture.to(model.device))
     rows = {"photograph": picture}
