@@ -152,7 +152,7 @@ class Gallery:
         cells = engine.plan_cells(suite, self.methods, benchmark, self.seeds, out)
         engine.check_records(cells)
         if not self.only_page and (again := look_again(cells, look)):
-            console.print(f"{again} edits were filmed in another way, and are filmed and measured again.")
+            console.print(f"{again:d} edits were filmed in another way, and are filmed and measured again.")
         return cells
 
     def _write(self, cells: "list[Cell]", out: Path, console: Console) -> None:

@@ -38,6 +38,8 @@ from pds_nerfstudio.priors.dialect import Dialect, Times
 
 # Axis names of their own: `height` and `width` are those of latents.
 Images = Float[Tensor, "batch 3 image_height image_width"]
+Answers = Float[Tensor, "batch answered height width"]
+"""What a denoiser says of noisy latents; those of an InstructPix2Pix have more channels than its answer."""
 
 
 class Text(NamedTuple):
@@ -118,7 +120,7 @@ class LatentPrior(ABC):
         """The same networks as diffusers' pipeline of this family."""
 
     @abstractmethod
-    def ask(self, network: Any, noisy: Latents, times: Times, texts: Text, **more: Any) -> Latents:
+    def ask(self, network: Any, noisy: Latents, times: Times, texts: Text, **more: Any) -> Answers:
         """The denoiser's own prediction for a batch, in its precision.
 
         Args:

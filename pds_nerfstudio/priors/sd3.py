@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pds_nerfstudio.objectives import Latents
 from pds_nerfstudio.priors.dialect import Times
-from pds_nerfstudio.priors.latent import LatentPrior, Text
+from pds_nerfstudio.priors.latent import Answers, LatentPrior, Text
 from pds_nerfstudio.priors.stable_diffusion import token_ids
 from pds_nerfstudio.priors.text_encoders import brought_to
 
@@ -79,7 +79,7 @@ class SD3Prior(LatentPrior):
             ids = token_ids(self.tokenizer_3, prompts, T5_TOKENS).to(place)
             return self.text_encoder_3(ids)[0].to(self.device)
 
-    def ask(self, network: Any, noisy: Latents, times: Times, texts: Text, **more: Any) -> Latents:
+    def ask(self, network: Any, noisy: Latents, times: Times, texts: Text, **more: Any) -> Answers:
         """The transformer's velocity."""
         return network(
             hidden_states=noisy,

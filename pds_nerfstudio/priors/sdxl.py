@@ -17,7 +17,7 @@ import torch
 
 from pds_nerfstudio.objectives import Latents
 from pds_nerfstudio.priors.dialect import Times
-from pds_nerfstudio.priors.latent import LatentPrior, Text
+from pds_nerfstudio.priors.latent import Answers, LatentPrior, Text
 from pds_nerfstudio.priors.stable_diffusion import token_ids
 from pds_nerfstudio.priors.text_encoders import brought_to
 
@@ -62,7 +62,7 @@ class SDXLPrior(LatentPrior):
             for prompt, f, p in rows
         ]
 
-    def ask(self, network: Any, noisy: Latents, times: Times, texts: Text, **more: Any) -> Latents:
+    def ask(self, network: Any, noisy: Latents, times: Times, texts: Text, **more: Any) -> Answers:
         """The U-Net's prediction for pictures of their own size, uncropped."""
         height, width = (side * self.latent_stride for side in noisy.shape[-2:])
         sizes = torch.tensor([height, width, 0, 0, height, width], dtype=noisy.dtype, device=noisy.device)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pds_nerfstudio.objectives import Latents, Query
 from pds_nerfstudio.priors.dialect import Times
-from pds_nerfstudio.priors.latent import LatentPrior, Text
+from pds_nerfstudio.priors.latent import Answers, LatentPrior, Text
 
 
 @dataclass(eq=False, kw_only=True)
@@ -50,7 +50,7 @@ class StableDiffusionPrior(LatentPrior):
             prompt = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", known, prompt)
         return token_ids(self.tokenizer, [prompt], self.tokenizer.model_max_length).to(self.device)
 
-    def ask(self, network: Any, noisy: Latents, times: Times, texts: Text, **more: Any) -> Latents:
+    def ask(self, network: Any, noisy: Latents, times: Times, texts: Text, **more: Any) -> Answers:
         """The U-Net's prediction."""
         return network(noisy, times, texts.features, **more).sample
 

@@ -79,7 +79,9 @@ def test_both_routes_to_pdss_gradient_agree_on_a_flow(mode):
 def test_golden_coefficients_of_a_flow(shift, t):
     recorded = FLOW_COEFFICIENTS[shift, t]
     assert [float(value) for value in recompute(t, shift=shift)] == pytest.approx(recorded, rel=1e-14)
-    ours = pds_coefficients(NoiseSchedule.flow(shift=shift), torch.tensor([t]), torch.tensor([t - 2]), "adjacent")
+    ours = pds_coefficients(
+        NoiseSchedule.flow(shift=float(shift)), torch.tensor([t]), torch.tensor([t - 2]), "adjacent"
+    )
     assert [getattr(ours, name).item() for name in COLUMNS] == pytest.approx(recorded, rel=1e-9)
 
 
