@@ -31,7 +31,7 @@ class FlowEdit:
     """Raises ValueError for a strength outside [0, 1] or fewer than one step."""
 
     guidance_scale: Guidance = 13.5
-    """ω under the target's prompt, for Stable Diffusion 3 (the paper, section 5)."""
+    """ω under the target's prompt, for Stable Diffusion 3 (the paper)."""
     src_guidance_scale: Guidance = 3.5
     """ω under the source's prompt."""
     strength: Share = 0.66

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pds_nerfstudio.errors import UserError, first_line
-from pds_nerfstudio.priors.families import SD, SD3, Family, family_of, is_left_out, missing
+from pds_nerfstudio.priors.families import SD, SD3, Family, family_of, missing
 
 CAMERA_SETTINGS = "camera.json"
 """Beside the parts of a prior that takes cameras: {"framing": true} where it was trained with aim and distance."""
@@ -41,11 +41,6 @@ def family_in(folder: Path) -> Family:
         UserError: it is none that is known.
     """
     return family_of(read_index(folder), str(folder))
-
-
-def without(folder: Path, part: str) -> bool:
-    """Whether a folder goes without an optional part."""
-    return is_left_out(part, family_in(folder), read_index(folder))
 
 
 def latent_shape(folder: Path) -> tuple[int, int]:

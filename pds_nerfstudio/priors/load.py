@@ -79,7 +79,8 @@ def load_prior(
     folder, lora = prior_folder(name, edits_pictures), lora_folder(name)
     added = [] if lora is None else [LoraFile(lora / LORA_WEIGHTS, 1.0)]
     added += [lora_file(named) for named in loras]
-    prior = _load(folder, device, torch.float32 if added else dtype, vae_dtype, recompute_encoder, edits_pictures)
+    exact = torch.float32 if added else dtype
+    prior = _load(folder, device, exact, dtype, vae_dtype, recompute_encoder, edits_pictures)
     for file in added:
         fuse_lora(prior, file.path, file.weight)
     if embeddings:
@@ -116,11 +117,12 @@ def _load(
     folder: Path,
     device: torch.device,
     dtype: torch.dtype,
+    t5_dtype: torch.dtype,
     vae_dtype: torch.dtype,
     recompute_encoder: bool,
     edits_pictures: bool,
 ) -> LatentPrior:
-    """The prior of a checked folder."""
+    """The prior of a checked folder; T5, which no LoRA changes and which keeps parts of itself in float32, apart."""
     family, index = family_in(folder), read_index(folder)
     parts: dict[str, Any] = {
         "vae": load_part(AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(device),
@@ -130,7 +132,7 @@ def _load(
     for part, kind in zip(family.encoders, ENCODERS[family.name], strict=True):
         if is_left_out(part, family, index):
             continue
-        network = load_part(kind, folder, part, torch_dtype=dtype)
+        network = load_part(kind, folder, part, torch_dtype=t5_dtype if kind is T5EncoderModel else dtype)
         # Those of larger families are brought to the GPU when they read.
         parts[part] = network.to(device) if family is SD else network
         tokenizer = part.replace("text_encoder", "tokenizer")

@@ -55,6 +55,10 @@ class SD3Prior(LatentPrior):
         parts = {name: getattr(self, name) for name in ("text_encoder", "text_encoder_2", "text_encoder_3")}
         return {name: part for name, part in parts.items() if part is not None}
 
+    def parts(self) -> dict[str, Any]:
+        """The transformer and both CLIPs."""
+        return {name: part for name, part in super().parts().items() if name != "text_encoder_3"}
+
     def read(self, prompts: Sequence[str]) -> list[Text]:
         """Both CLIPs side by side, and T5 after them."""
         features, pooled = [], []
