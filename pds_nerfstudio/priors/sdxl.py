@@ -10,10 +10,11 @@ which the published weights do.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from pds_nerfstudio.objectives import Latents
 from pds_nerfstudio.priors.dialect import Times
@@ -38,6 +39,7 @@ class SDXLPrior(LatentPrior):
     tokenizer_2: Any
     empty_is_zero: bool = True
     """Whether the empty prompt is told as zeros."""
+    _sizes: dict[Any, Tensor] = field(init=False, repr=False, default_factory=dict)
 
     def text_parts(self) -> dict[str, Any]:
         """Both text encoders."""
@@ -65,7 +67,11 @@ class SDXLPrior(LatentPrior):
     def ask(self, network: Any, noisy: Latents, times: Times, texts: Text, **more: Any) -> Answers:
         """The U-Net's prediction for pictures of their own size, uncropped."""
         height, width = (side * self.latent_stride for side in noisy.shape[-2:])
-        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=noisy.dtype, device=noisy.device)
+        key = (height, width, noisy.dtype, noisy.device)
+        if key not in self._sizes:  # made once: what is sent to a GPU makes the host wait
+            told = [height, width, 0, 0, height, width]
+            self._sizes[key] = torch.tensor(told, dtype=noisy.dtype, device=noisy.device)
+        sizes = self._sizes[key]
         told = {"text_embeds": texts.pooled, "time_ids": sizes.expand(len(noisy), -1)}
         return network(noisy, times, texts.features, added_cond_kwargs=told, **more).sample
 
