@@ -44,9 +44,9 @@ from pds_nerfstudio.priors.dreambooth_settings import (
     DreamBooth,
     record,
 )
-from pds_nerfstudio.priors.latent import Text
 from pds_nerfstudio.priors.lora import ATTENTION, LAYERS, TEXT_ATTENTION, add_lora, save_lora
 from pds_nerfstudio.priors.recipe import COMMON, recipe_of
+from pds_nerfstudio.priors.text_encoders import Text
 from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:

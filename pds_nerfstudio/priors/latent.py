@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -35,29 +35,12 @@ from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.priors.adapters import Adapters
 from pds_nerfstudio.priors.dialect import Dialect, Times
+from pds_nerfstudio.priors.text_encoders import Text
 
 # Axis names of their own: `height` and `width` are those of latents.
 Images = Float[Tensor, "batch 3 image_height image_width"]
 Answers = Float[Tensor, "batch answered height width"]
 """What a denoiser says of noisy latents; those of an InstructPix2Pix have more channels than its answer."""
-
-
-class Text(NamedTuple):
-    """What text encoders make of a prompt; of several, with a first axis for them."""
-
-    features: Float[Tensor, "*batch tokens width"]
-    """One vector for each token."""
-    pooled: Float[Tensor, "*batch pooled"] | None = None
-    """One for the whole prompt, where the denoiser takes one."""
-
-    @classmethod
-    def stack(cls, texts: Sequence["Text"], dtype: torch.dtype) -> "Text":
-        """The prompts of a batch's rows."""
-        pooled = [text.pooled for text in texts if text.pooled is not None]
-        return cls(
-            torch.stack([text.features for text in texts]).to(dtype),
-            torch.stack(pooled).to(dtype) if pooled else None,
-        )
 
 
 @dataclass(eq=False, kw_only=True)

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from pds_nerfstudio.objectives import Latents
 from pds_nerfstudio.priors.dialect import Times
-from pds_nerfstudio.priors.latent import Answers, LatentPrior, Text
+from pds_nerfstudio.priors.latent import Answers, LatentPrior
 from pds_nerfstudio.priors.stable_diffusion import token_ids
-from pds_nerfstudio.priors.text_encoders import brought_to
+from pds_nerfstudio.priors.text_encoders import Text, brought_to
 
 T5_TOKENS = 256
 """How much of a prompt T5 reads, as diffusers has it read."""

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pds_nerfstudio.objectives import Latents, Query
 from pds_nerfstudio.priors.dialect import Times
-from pds_nerfstudio.priors.latent import Answers, LatentPrior, Text
+from pds_nerfstudio.priors.latent import Answers, LatentPrior
+from pds_nerfstudio.priors.text_encoders import Text
 
 
 @dataclass(eq=False, kw_only=True)

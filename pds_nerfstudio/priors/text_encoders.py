@@ -5,14 +5,34 @@ edit runs, so that encoders are put aside and not thrown away. Where one does no
 already, it reads on the CPU, which takes longer, once.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 ROOM = 1.2
 """Free memory that an encoder needs on the GPU, in units of its weights."""
+
+
+class Text(NamedTuple):
+    """What text encoders make of a prompt; of several, with a first axis for them."""
+
+    features: Float[Tensor, "*batch tokens width"]
+    """One vector for each token."""
+    pooled: Float[Tensor, "*batch pooled"] | None = None
+    """One for the whole prompt, where the denoiser takes one."""
+
+    @classmethod
+    def stack(cls, texts: Sequence["Text"], dtype: torch.dtype) -> "Text":
+        """The prompts of a batch's rows."""
+        pooled = [text.pooled for text in texts if text.pooled is not None]
+        return cls(
+            torch.stack([text.features for text in texts]).to(dtype),
+            torch.stack(pooled).to(dtype) if pooled else None,
+        )
 
 
 @contextmanager
