@@ -19,15 +19,15 @@ from torch import Tensor
 from pds_nerfstudio.objectives.base import Prior, Query
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.schedule import Latents, broadcast
-from pds_nerfstudio.objectives.sdedit import CLEAN, check_denoising, ddim_steps
-from pds_nerfstudio.ranges import Guidance, Share, Steps, check_ranges
+from pds_nerfstudio.objectives.sdedit import CLEAN, PartOfTheWay, ddim_steps
+from pds_nerfstudio.ranges import Guidance, Share, Steps
 
 NOISIEST = 0.98
 """Greatest share of the steps at which an edit may begin."""
 
 
 @dataclass(frozen=True)
-class FlowEdit:
+class FlowEdit(PartOfTheWay):
     """Raises ValueError for a strength outside [0, 1] or fewer than one step."""
 
     guidance_scale: Guidance = 13.5
@@ -38,15 +38,6 @@ class FlowEdit:
     """t of the noisiest step as a fraction of T, in [0, 1]: the paper runs 33 of 50 steps. At most 0.98 is taken."""
     num_steps: Steps = 50
     """Steps from T down to the image, of which the share `strength` is run."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "", ValueError)
-        check_denoising(self.strength, self.num_steps)
-
-    @property
-    def steps_run(self) -> int:
-        """How many of the steps are run."""
-        return max(round(self.strength * self.num_steps), 1)
 
     @torch.no_grad()
     def edit(

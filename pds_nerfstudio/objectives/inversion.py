@@ -21,12 +21,12 @@ from torch import Tensor
 from pds_nerfstudio.objectives.base import Prior, Query
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.schedule import Latents, broadcast
-from pds_nerfstudio.objectives.sdedit import CLEAN, check_denoising, ddim_steps
-from pds_nerfstudio.ranges import Guidance, Share, Steps, check_ranges
+from pds_nerfstudio.objectives.sdedit import CLEAN, PartOfTheWay, ddim_steps
+from pds_nerfstudio.ranges import Guidance, Share, Steps
 
 
 @dataclass(frozen=True)
-class DDPMInversion:
+class DDPMInversion(PartOfTheWay):
     """Raises ValueError for a strength outside [0, 1] or fewer than one step."""
 
     guidance_scale: Guidance = 15.0
@@ -37,10 +37,6 @@ class DDPMInversion:
     """t of the noisiest step as a fraction of T, in [0, 1]: the paper skips 36 of 100 steps."""
     num_steps: Steps = 100
     """Steps from T down to the image, of which the share `strength` is run."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "", ValueError)
-        check_denoising(self.strength, self.num_steps)
 
     @torch.no_grad()
     def edit(
@@ -76,11 +72,6 @@ class DDPMInversion:
             following = x0 if s == CLEAN else noisy[i + 1]
             latents = mean_tgt + (following - mean_src)  # σ z, without dividing by σ, which is 0 at the image
         return latents
-
-    @property
-    def steps_run(self) -> int:
-        """How many of the steps are run."""
-        return max(round(self.strength * self.num_steps), 1)
 
     @staticmethod
     def _mean(prior: Prior, x_t: Latents, t: Tensor, s: Tensor, eps_hat: Latents) -> Latents:

@@ -24,8 +24,24 @@ CLEAN = -1
 """The step that follows the last noisy one, t = 0: the image, where ᾱ is 1."""
 
 
+class PartOfTheWay:
+    """What editors share that run a share `strength` of `num_steps` steps, both fields of theirs."""
+
+    strength: Share
+    num_steps: Steps
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "", ValueError)
+        check_denoising(self.strength, self.num_steps)
+
+    @property
+    def steps_run(self) -> int:
+        """How many of the steps are run."""
+        return max(round(self.strength * self.num_steps), 1)
+
+
 @dataclass(frozen=True)
-class SDEdit:
+class SDEdit(PartOfTheWay):
     """DDIM from a noisy source. Raises ValueError for a strength outside [0, 1] or fewer than one step."""
 
     guidance_scale: Guidance = 15.0
@@ -36,14 +52,10 @@ class SDEdit:
     num_steps: Steps = 20
     """DDIM steps from T down to the image, of which the share `strength` is run."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "", ValueError)
-        check_denoising(self.strength, self.num_steps)
-
     @torch.no_grad()
     def edit(self, prior: Prior, x0: Latents, prompt: str, eps: Latents, cameras: Viewpoints | None = None) -> Latents:
         """The latent of `x0` noised by `eps` and denoised under `prompt`, seen from `cameras`."""
-        steps = ddim_steps(prior.schedule, self.strength, max(round(self.strength * self.num_steps), 1))
+        steps = ddim_steps(prior.schedule, self.strength, self.steps_run)
         return noise_and_denoise(prior, x0, eps, steps, prompt, self.guidance_scale, cameras)
 
 
