@@ -184,7 +184,7 @@ def stopped_at(run: Path, steps: int, of: int, copied: Path) -> None:
 
 def test_a_training_without_a_checkpoint_begins_anew(begun):
     chain, stage = begun
-    chain._check_own(stage)
+    chain.record.begin(stage)
     assert stage.next_command() == stage.command
     assert not stage.result.exists()
     assert stage.next_command() == stage.command
@@ -219,7 +219,7 @@ def test_a_training_is_finished_if_it_says_so_itself(toy_splats, tmp_path):
     chain.record.keep(stages, dict.fromkeys(("edit", "refinement", "render", "evaluate"), 3.0))
     assert chain.record.finished(stages) == {}
     with pytest.raises(UserError, match="was not made by this edit"):
-        chain._check_own(refined)  # which went on from half an edit
+        chain.record.begin(refined)  # which went on from half an edit
 
     other = edit(toy_splats.parent, tmp_path / "out", method="pds-edit", edit_args="--max-num-iterations 7")
     with pytest.raises(UserError, match="was another command"):
@@ -239,7 +239,7 @@ def test_a_folder_that_no_stage_began_is_left_alone(begun):
     chain, stage = begun
     chain.record.started.clear()
     with pytest.raises(UserError, match="was not made by this edit"):
-        chain._check_own(stage)
+        chain.record.begin(stage)
 
 
 @pytest.mark.parametrize("part", ["run", "run.1", "pds-edit-splat", "edit"])
@@ -251,7 +251,7 @@ def test_a_link_in_a_stages_place_is_not_followed(begun, tmp_path, part):
     place.rename(mine) if place.exists() else mine.mkdir()
     place.symlink_to(mine)
     with pytest.raises(UserError, match="was not made by this edit"):
-        chain._check_own(stage)
+        chain.record.begin(stage)
 
 
 def test_the_lock_follows_no_link(begun, tmp_path):
