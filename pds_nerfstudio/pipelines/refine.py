@@ -95,6 +95,11 @@ class RefinePipeline(DatasetUpdatePipeline):
             self._confined = False
             super().freeze()
 
+    @property
+    def source_caption(self) -> str:
+        """The edit's target prompt: its result is what is refined."""
+        return self.config.tgt_prompt
+
     def region(self) -> Region | None:
         """See `EditPipeline.region`; where asked for, what the edit has changed and no more."""
         region = super().region()
