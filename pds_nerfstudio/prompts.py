@@ -151,12 +151,12 @@ class Sought(NamedTuple):
 
 
 def sought(words: str, prompt: str) -> Sought:
-    """Words in `prompt` where it has them, else in "a photo of" them. "the ball" is looked for as "ball"."""
+    """Words in `prompt` where it has them, else by themselves. "the ball" is looked for as "ball"."""
     words = " ".join(words.split())
     core = re.sub(r"^(the|an?) ", "", words, flags=re.IGNORECASE)
     if match := _whole(core).search(prompt):
         return Sought(prompt, match[0])
-    return Sought(f"a photo of {words}", core)
+    return Sought(core, core)
 
 
 def _whole(words: str) -> re.Pattern[str]:

@@ -62,7 +62,7 @@ class RefineConfig(DatasetUpdateConfig):
     """What may change at all: the whole scene, as in the paper, or only the part of it whose views the edit has
     changed. Images that disagree a little would otherwise wear down what the edit has left alone."""
     keep_frozen: bool = True
-    """Leave as it is what the edit left as it was: whatever lay outside its box or masks, or was not relevant."""
+    """Leave as it is what the edit left as it was: outside its box, masks or words, or not relevant."""
     keep_details: bool = True
     """Give the image back what the VAE loses of the rendering, the less the more SDEdit changes a pixel."""
 

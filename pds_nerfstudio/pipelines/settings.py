@@ -94,7 +94,7 @@ class RegionSettings(Group):
     necessarily all of them. What most of them show white is what may change."""
     region: str | None = None
     """Change only what these words name, for example "the ball". The prior is asked where each training view shows it:
-    in the source prompt if that has the words, else in "a photo of" them."""
+    in the source prompt if that has the words, else in the words alone."""
     region_by: FoundBy = "both"
     """How the words are found: by what the prior predicts with and without them, by its cross-attention, or by both.
     Stable Diffusion 3 takes difference alone."""
