@@ -4,15 +4,17 @@
     python benchmarks/real_sizes.py --prior sd21v --jobs source-splatfacto pds-edit-splat
 
 A prior of the published sizes, in diffusers' layout and in half precision, is written into a temporary folder (2 to
-3 GB), and a toybox scene beside it. Every job is an `ns-train` or `pds` line in a process of its own. Random weights
-cost what trained ones do; what they make of a scene means nothing, except that it has to be finite. Jobs that need an
-earlier one run it first.
+3 GB; SDXL 7, SD 3.5 medium 16), and a toybox scene beside it. Every job is an `ns-train` or `pds` line in a process of
+its own. Random weights cost what trained ones do; what they make of a scene means nothing, except that it has to be
+finite. Jobs that need an earlier one run it first.
 """
 
 import json
 import os
 import platform
+import re
 import shlex
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,52 +26,16 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from diffusers import DDIMScheduler
-from random_prior import random_prior
+from random_folder import TITLES, Size, write_folder
 from safetensors.torch import load_file
 
 from pds_nerfstudio.toybox.dataset import write_edit
 from pds_nerfstudio.toybox.spec import find_edit
-from pds_nerfstudio.toybox.tokenizer import build_tokenizer
 
-Size = Literal["sd15", "sd21v"]
-NAMES = {"sd15": "SD 1.5", "sd21v": "SD 2.1-v"}
 EDIT = find_edit("can-to-cone")
 QUIET = ("--vis", "viewer", "--viewer.websocket-host", "127.0.0.1", "--viewer.quit-on-train-completion", "True")
 """Without a log of pictures, for which further views would be encoded."""
-NOISE = 1 << 20
-
-
-def write_prior(size: Size, folder: Path, small: bool = False, shard: str = "10GB") -> Path:
-    """A diffusers folder of those sizes, in float16, of random weights that keep activations near unit variance.
-
-    Args:
-        small: 32 channels throughout, to try the script.
-        shard: the size beyond which weights are written into several files.
-    """
-    prior = random_prior("sd15" if size == "sd15" else "sd21", "meta", torch.float16, torch.float16, small=small)
-    noise = torch.randn(NOISE, generator=torch.Generator().manual_seed(0))
-    for part in ("unet", "vae", "text_encoder"):
-        network = getattr(prior, part).to_empty(device="cpu")
-        with torch.no_grad():
-            for name, parameter in network.named_parameters():
-                if parameter.dim() == 1:
-                    parameter.fill_(float(name.endswith("weight")))
-                else:
-                    copies = -(-parameter.numel() // NOISE)
-                    values = noise.repeat(copies)[: parameter.numel()].view(parameter.shape)
-                    parameter.copy_(values / (parameter.numel() / len(parameter)) ** 0.5)
-        if part == "unet" and size == "sd21v":
-            network.register_to_config(sample_size=96)
-        network.save_pretrained(folder / part, safe_serialization=True, max_shard_size=shard)
-    tokenizer = build_tokenizer(folder / "tokenizer")
-    tokenizer.model_max_length = 77
-    tokenizer.save_pretrained(folder / "tokenizer")
-    prediction = "epsilon" if size == "sd15" else "v_prediction"
-    beta = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    DDIMScheduler(**beta, prediction_type=prediction).save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    return folder
+EXPECTED = re.compile(r"About ([\d.]+) GiB expected")
 
 
 @dataclass(frozen=True)
@@ -81,21 +47,30 @@ class Place:
     out: Path
     size: int
     steps: int
-    precision: str
+    precision: str | None
 
     def run_of(self, job: str) -> Path:
-        """The folder of a training that has ended."""
-        return next((self.out / job).rglob("config.yml")).parent
+        """The folder of a training that has ended.
+
+        Raises:
+            SystemExit: it failed, so that what needs it cannot run.
+        """
+        found = next((self.out / job).rglob("step-*.ckpt"), None)
+        if found is None:
+            raise SystemExit(f"{job} left no run: what needs it was not tried.")
+        return found.parents[1]
 
     def train(self, job: str, *arguments: object) -> list[str]:
         """An `ns-train` line."""
-        return self._line("ns-train", job, *QUIET, "--output-dir", self.out / job, *arguments)
+        port = ("--viewer.websocket-port", _free_port())
+        return self._line("ns-train", job, *QUIET, *port, "--output-dir", self.out / job, *arguments)
 
     def edit(self, method: str, base: str, *arguments: object, more_steps: int = 0) -> list[str]:
         """An `ns-train` line of a method that takes the prior."""
         prompts = ("--pipeline.src-prompt", EDIT.source_prompt, "--pipeline.tgt-prompt", EDIT.target_prompt)
         shown = ("--pipeline.prior", self.prior, "--pipeline.resolution", self.size)
-        compute = ("--pipeline.precision", self.precision, "--pipeline.vae-precision", self.precision)
+        both = (self.precision, "--pipeline.vae-precision", self.precision)
+        compute = ("--pipeline.precision", *both) if self.precision else ()
         settings = (*prompts, *shown, *compute, "--max-num-iterations", self.steps + more_steps, *arguments)
         return self.train(method, "--load-dir", self.run_of(base), *settings)
 
@@ -105,7 +80,7 @@ class Place:
 
     @staticmethod
     def _line(program: str, *arguments: object) -> list[str]:
-        return [str(Path(sys.executable).parent / program), *map(str, arguments)]
+        return [program, *map(str, arguments)]
 
 
 @dataclass(frozen=True)
@@ -115,6 +90,13 @@ class Job:
     line: Callable[[Place], list[str]]
     after: tuple[str, ...] = ()
     """Jobs whose results it takes."""
+
+
+def _free_port() -> int:
+    """A port that nothing listens on: several of these scripts may run."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
 
 
 SPLATS, NERF = "source-splatfacto", "source-nerfacto"
@@ -149,7 +131,8 @@ JOBS = {
     "dreambooth": Job(
         lambda at: at.command(
             *("dreambooth", "--data", at.scene, "--prior", at.prior, "--steps", at.steps, "--resolution", at.size),
-            *("--class-images", 0, "--sample-every", 0, "--sample-steps", 1, "--precision", at.precision),
+            *("--class-images", 0, "--sample-every", 0, "--sample-steps", 1),
+            *(("--precision", at.precision) if at.precision else ()),
             *("--instance-prompt", "a photo of a sks can", "--out", at.out / "dreambooth"),
         )
     ),
@@ -183,9 +166,19 @@ def numbers_of(folder: Path) -> Iterator[torch.Tensor]:
         yield from (tensor for run in json.loads(path.read_text())["runs"] for tensor in tensors(run["mean"]))
 
 
+def gpu_memory(peak: Path, log: Path) -> dict[str, float]:
+    """GiB that a process had allocated and reserved at most, and that it said it would take; nothing without a GPU."""
+    if not peak.is_file():
+        return {}
+    found = {f"{kind} GiB": round(value / 2**30, 2) for kind, value in json.loads(peak.read_text()).items()}
+    expected = EXPECTED.search(" ".join(log.read_text().split()))
+    return found | ({"expected GiB": float(expected[1])} if expected else {})
+
+
 def measure(name: str, place: Place, threads: int) -> dict[str, Any]:
     """Run a job; seconds, peak memory of its process in GiB, and whether what it made is finite."""
-    line = JOBS[name].line(place)
+    peak = place.out / f"{name}.peak.json"
+    line = [sys.executable, str(Path(__file__).with_name("with_peak.py")), str(peak), *JOBS[name].line(place)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     log = place.out / f"{name}.log"
     start = time.perf_counter()
@@ -197,6 +190,7 @@ def measure(name: str, place: Place, threads: int) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - start, 1),
         "processor seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "GiB": round(usage.ru_maxrss / 2**20, 2),
+        **gpu_memory(peak, log),
         "ended well": os.waitstatus_to_exitcode(status) == 0,
         "finite": all(bool(values.isfinite().all()) for values in numbers_of(place.out / name)),
     }
@@ -212,9 +206,10 @@ def main(
     steps: int = 1,
     gaussians: int = 20_000,
     views: int = 2,
-    precision: Literal["fp32", "bf16"] = "bf16",
+    precision: Literal["fp32", "bf16", "default"] = "bf16",
     threads: int = 2,
     small: bool = False,
+    folder: Path | None = None,
     out: Path | None = None,
 ) -> None:
     """Run and print.
@@ -226,9 +221,10 @@ def main(
         steps: of every edit.
         gaussians: points that splats begin with.
         views: training views of the scene.
-        precision: of the prior, encoder included.
+        precision: of the prior, encoder included; "default" is what an edit takes by itself.
         threads: of torch.
-        small: networks of 32 channels, to try the script.
+        small: small networks, to try the script.
+        folder: a prior that `random_folder` wrote; by default one is written.
         out: JSON file of all rows, to which this run's are added.
     """
     if unknown := set(jobs) - set(JOBS):
@@ -237,20 +233,23 @@ def main(
     for name in jobs:
         needed = [*(before for after in JOBS[name].after for before in (*JOBS[after].after, after)), name]
         wanted += [job for job in needed if job not in wanted]
-    machine = f"{platform.processor() or platform.machine()}, {threads} threads, torch {torch.__version__}"
+    chip = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    machine = f"{chip}, {threads} threads, torch {torch.__version__}"
     known: list[dict[str, Any]] = json.loads(out.read_text()) if out is not None and out.is_file() else []
-    print(f"{NAMES[prior]}, {size}x{size}, {steps} step(s), {gaussians} points, {precision}; {machine}\n")
-    print("| job | seconds | processor seconds | GiB at most | finite |\n|---|---:|---:|---:|---|")
+    print(f"{TITLES[prior]}, {size}x{size}, {steps} step(s), {gaussians} points, {precision}; {machine}\n")
+    print("| job | seconds | processor seconds | GiB at most | of the GPU | finite |\n|---|---:|---:|---:|---:|---|")
     with tempfile.TemporaryDirectory(prefix="real_sizes_") as name:
-        folder = Path(name)
-        write_edit(EDIT, folder / "scene", train_views=views, test_views=1, size=size, num_points=gaussians)
-        weights = write_prior(prior, folder / "prior", small)
-        place = Place(weights, folder / "scene" / "source", folder, size, steps, precision)
+        work = Path(name)
+        write_edit(EDIT, work / "scene", train_views=views, test_views=1, size=size, num_points=gaussians)
+        weights = folder or write_folder(prior, work / "prior", small)
+        given = None if precision == "default" else precision
+        place = Place(weights, work / "scene" / "source", work, size, steps, given)
         for job in wanted:
             row = {"prior": prior, "size": size, "steps": steps, "precision": precision, "machine": machine}
             row |= measure(job, place, threads) | {"command": shlex.join(["python", *sys.argv])}
             finite = ("yes" if row["finite"] else "no") if row["ended well"] else "failed"
-            print(f"| {job} | {row['seconds']} | {row['processor seconds']} | {row['GiB']} | {finite} |", flush=True)
+            numbers = (row["seconds"], row["processor seconds"], row["GiB"], row.get("reserved GiB", "-"))
+            print(f"| {job} | {' | '.join(map(str, numbers))} | {finite} |", flush=True)
             known.append(row)
             if out is not None:
                 out.write_text(json.dumps(known, indent=2) + "\n")

@@ -30,8 +30,10 @@ def scene(family: str, device: str, gaussians: int = 10_000):
 
         config = SplatfactoSceneConfig(random_init=True, num_random=gaussians, random_scale=2.0)
     else:
+        from pds_nerfstudio import compat
         from pds_nerfstudio.scenes.nerfacto import NerfactoSceneConfig
 
+        compat.look_up_hash_tables_quickly()
         config = NerfactoSceneConfig(implementation="torch")
     torch.manual_seed(0)
     return config.setup(scene_box=box, num_train_data=1).to(device).train()

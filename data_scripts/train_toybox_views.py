@@ -17,7 +17,8 @@ resumes.
 Every `valid_every` steps a line of `curve.csv`: loss on scenes of their own, of the averaged weights.
 
 With `--flow` the same U-Net learns a rectified flow (Liu et al. 2023) on the same latents, beginning as the packaged
-prior, whose noise it predicts: x_σ = (1 − σ) x⁰ + σ ε, v = ε − x⁰, σ uniform, told as 1000 σ.
+prior, whose noise it predicts, or with `--start toybox-flow` as the packaged flow: x_σ = (1 − σ) x⁰ + σ ε, v = ε − x⁰,
+σ uniform, told as 1000 σ.
 """
 
 import csv
@@ -29,6 +30,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -76,6 +78,8 @@ class Settings:
     """With `finish`: copy what comes of it into the package."""
     flow: bool = False
     """Train the flow prior, under `folder`/flow, in place of the second edition."""
+    start: Literal["toybox", "toybox-flow"] = "toybox"
+    """The packaged prior whose U-Net the training begins as."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -254,7 +258,7 @@ class Training:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.prior = load_prior("toybox", settings.device)
+        self.prior = load_prior(settings.start, settings.device)
         alphas = self.prior.schedule.alphas_cumprod.float().to(settings.device)
         self.process = Process.flow(settings.device) if settings.flow else Process.diffusion(alphas)
         self.folder = settings.folder / "flow" if settings.flow else settings.folder

@@ -50,6 +50,7 @@ def apply() -> None:
     listen_on_loopback()
     guard_the_viewer()
     end_data_workers_with_their_parent()
+    look_up_hash_tables_quickly()
 
 
 def allow_numpy_scalars_in_checkpoints() -> None:
@@ -369,3 +370,19 @@ class DeferredLpips(nn.Module):
             )
         finally:
             socket.setdefaulttimeout(timeout)
+
+
+def look_up_hash_tables_quickly() -> None:
+    """Let NeRFs without tiny-cuda-nn train in a fraction of the time (see `scenes.hash_encoding`).
+
+    nerfstudio's torch implementation was meant to be gone over (nerfstudio #1200); on GPUs the backward pass of its
+    indexing sorts every index (pytorch #171381). Can go when nerfstudio gathers and adds up as we do.
+    """
+    from nerfstudio.field_components.encodings import HashEncoding
+
+    from pds_nerfstudio.scenes.hash_encoding import hash_encoding
+
+    def pytorch_fwd(self, in_tensor):
+        return hash_encoding(in_tensor, self.hash_table, self.scalings)
+
+    HashEncoding.pytorch_fwd = pytorch_fwd

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-SURELY_NOT = 0.5
+SURELY_NOT = 0.35
 """Places below this share of Otsu's threshold stay outside."""
 ROUNDS = 3
 """GrabCut's iterations."""

@@ -14,8 +14,8 @@ Stable Diffusion's encoder has kept and given back 2 to 3 GiB."""
 CHUNK_BYTES = {"cpu": 2 * 2**30, "cuda": 16 * 2**30}
 """The most that they may take, by where they are."""
 FEWEST_RAYS, MOST_RAYS = 64, {"cpu": 4096, "cuda": 32768}
-"""A chunk of any size is some 3,500 operations of torch's, and a GPU has each of them launched, however few the rays:
-a step of 86 chunks of 3,066 rays, 512x512 pixels, took an H100 more than four seconds."""
+"""A chunk of any size is thousands of operations of torch's, and a GPU has each of them launched, however few the
+rays."""
 MOST_UNSEEN = 4096
 """nerfacto's own training batch, the most where tiny-cuda-nn is in use: its workspaces are not seen here, and an edit
 then peaks at no more than the reconstruction."""

@@ -43,6 +43,9 @@ REGULARISERS = ("interlevel_loss", "distortion_loss")
 """nerfacto's losses that keep its samples on its surfaces (Barron et al. 2022, eqs. 13 and 15)."""
 PROBED_SIDE = 8
 EVERY_STEP = 2**62
+BACKWARD = 1.5
+"""The most that is alive at once while a chunk goes backward, in units of what it kept: counted, by the torch
+implementation."""
 
 
 class NerfScene(Scene):
@@ -64,7 +67,7 @@ class NerfScene(Scene):
     ) -> Chunks:
         """Chunks of so many rays, or of as many as fit the free memory and the budget, measured on the first call."""
         if rays is None and self._rays is None:
-            per_ray = self.bytes_per_ray(regularise)
+            per_ray = BACKWARD * self.bytes_per_ray(regularise)
             device = self.model.device
             most = MOST_UNSEEN if tcnn_modules(self.model) else None
             self._rays = rays_that_fit(per_ray, min(free_memory(device), budget), device.type, most)

@@ -80,7 +80,7 @@ def test_chunks_fit_a_quarter_of_the_memory_within_bounds(device):
 
 def test_chunks_keep_within_a_budget(nerfacto):
     scene = scene_of(nerfacto().train())
-    per_ray = scene.bytes_per_ray()
+    per_ray = nerf.BACKWARD * scene.bytes_per_ray()
     assert scene.chunks(None, budget=800 * per_ray).rays == 200
 
 
