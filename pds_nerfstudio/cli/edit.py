@@ -7,24 +7,24 @@ interrupted goes on from its last checkpoint.
 """
 
 import itertools
-import json
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from pds_nerfstudio.children import run_child
+from pds_nerfstudio.cli.edit_record import Record
 from pds_nerfstudio.cli.stages import Stage, progress, words_of
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.estimates import estimates
-from pds_nerfstudio.files import appended, is_vacant, read_json, require_writable, write_whole
+from pds_nerfstudio.files import read_json, require_writable
 from pds_nerfstudio.next_steps import after_edit, say_next
 from pds_nerfstudio.priors.dreambooth_settings import CARD
 from pds_nerfstudio.priors.families import PACKAGED
@@ -32,7 +32,6 @@ from pds_nerfstudio.prompts import check_prompts
 from pds_nerfstudio.runs import Run, data_gone, require_run
 from pds_nerfstudio.text import in_rich, printable
 
-STATE, LOCK = "edit.json", "edit.lock"
 METHODS = ("pnr-edit", "pds-edit", "dds-edit", "sds-edit", "piva-edit", "ssd-edit", "dvrf-edit", "vsd-edit", "idu-edit")
 """Those of `pds_nerfstudio.methods` that edit, without their -splat; importing that takes a quarter of a minute."""
 CAPTIONED = 3
@@ -94,18 +93,17 @@ class Edit:
     """Further arguments of `pds evaluate`, in one string: --evaluate-args="--frames 48"."""
 
     def __post_init__(self) -> None:
-        self._started: set[str] = set()
-        self._held: IO[str] | None = None
+        self.record = Record(self.out)
 
     def run(self) -> None:
         """Run the stages that are not finished, and sum up."""
         self._complete_prompts()
         stages = self.stages()
         require_writable(self.out, room=ROOM)
-        self._finished(stages)
-        self._lock()
-        done = self._finished(stages)  # nobody else changes it any more
-        self._keep(stages, done)
+        self.record.finished(stages)
+        self.record.lock()
+        done = self.record.finished(stages)  # nobody else changes it any more
+        self.record.keep(stages, done)
         console = Console(soft_wrap=True, highlight=False)
         self._say_cost(stages, console)
         for number, stage in enumerate(stages, start=1):
@@ -115,9 +113,8 @@ class Edit:
             if stage.name in done:
                 console.print(stage.line, style="cyan", markup=False)
                 continue
-            self._check_own(stage)
-            self._started.add(stage.name)
-            self._keep(stages, done)
+            self.record.begin(stage)
+            self.record.keep(stages, done)
             command = stage.next_command()
             if command != stage.command:
                 console.print("Interrupted before: it goes on from its last checkpoint.")
@@ -156,11 +153,8 @@ class Edit:
 
     def _asked_before(self) -> str | None:
         """The source prompt with which an earlier call began, if it was for the same target."""
-        if not (self.out / STATE).is_file():
-            return None
-        words = [shlex.split(entry["command"]) for entry in _read_state(self.out / STATE).values()]
-        for command in words:
-            named = dict(itertools.pairwise(command))
+        for command in self.record.commands():
+            named = dict(itertools.pairwise(shlex.split(command)))
             if named.get("--pipeline.tgt-prompt") == self.tgt_prompt:
                 return named.get("--pipeline.src-prompt")
         return None
@@ -253,91 +247,6 @@ class Edit:
         )
         return Stage(name, command, self.out / name / method / "run", trains=True)
 
-    def _finished(self, stages: Sequence[Stage]) -> dict[str, float]:
-        """Seconds of the stages that earlier calls of the same command have finished, by what the stages themselves
-        have left.
-
-        Raises:
-            UserError: the folder holds something else, or what other commands have made.
-        """
-        file = self.out / STATE
-        if not file.is_file():
-            if not is_vacant(self.out, LOCK):
-                raise UserError(f"--out {self.out} is not empty: give a folder that is new.")
-            return {}
-        before = _read_state(file)
-        self._started, done = set(), {}
-        for stage in stages:
-            entry = before.pop(stage.name, None)
-            if entry is None:
-                break
-            self._started |= {stage.name} if entry.get("started") else set()
-            ours = stage.name in self._started and not stage.links_below(self.out)
-            if (entry["seconds"] is not None or (ours and stage.leads_on)) and stage.line != entry["command"]:
-                raise self._another(stage.name, entry["command"])
-            if not self._is_finished(stage, entry, ours):
-                break
-            seconds = entry["seconds"]
-            done[stage.name] = _seconds_between_files(stage.result) if seconds is None else seconds
-        for name, entry in before.items():
-            if entry["seconds"] is not None and entry["command"] not in [stage.line for stage in stages]:
-                raise self._another(name, entry["command"])
-        return done
-
-    def _another(self, name: str, command: str) -> UserError:
-        return UserError(
-            f"--out {self.out} holds an edit whose stage {name} was another command ({command}): give a folder that is "
-            "new, or the arguments of that edit."
-        )
-
-    @staticmethod
-    def _is_finished(stage: Stage, entry: dict[str, Any], ours: bool) -> bool:
-        """A training that is there is asked itself; for anything else, and what was removed since, the record holds."""
-        if stage.trains and stage.result.exists() and ours:
-            return stage.has_result()
-        return entry["seconds"] is not None
-
-    def _keep(self, stages: Sequence[Stage], done: dict[str, float]) -> None:
-        entries = [
-            {"name": s.name, "command": s.line, "started": s.name in self._started, "seconds": done.get(s.name)}
-            for s in stages
-        ]
-        write_whole(self.out / STATE, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
-
-    def _lock(self) -> None:
-        """Keep others out of the folder for as long as this process or a stage that it began lives.
-
-        Raises:
-            UserError: one of an earlier call still does.
-        """
-        try:
-            import fcntl
-        except ImportError:  # Windows has other locks
-            return
-        try:
-            self._held = appended(self.out / LOCK)
-        except OSError as error:
-            raise UserError(
-                f"{self.out / LOCK} cannot be opened ({error.strerror}): give --out a folder that is your own."
-            ) from error
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"A stage of an earlier call is still writing to --out {self.out}: wait for it, or end it."
-            ) from error
-
-    def _check_own(self, stage: Stage) -> None:
-        """Make sure that whatever is in a stage's place was made by a call of this command.
-
-        Raises:
-            UserError: none has begun the stage, or a link leads elsewhere.
-        """
-        links = stage.links_below(self.out)
-        if links or (stage.trains and stage.name not in self._started and (stage.result.exists() or stage.parts)):
-            place = links[0] if links else stage.result
-            raise UserError(f"{place} was not made by this edit: move it away, or give a folder that is new.")
-
     def _execute(
         self, stage: Stage, command: Sequence[str], stages: Sequence[Stage] = (), done: dict[str, float] | None = None
     ) -> None:
@@ -351,7 +260,7 @@ class Edit:
         program = str(beside) if beside.is_file() else command[0]
         start, done = time.perf_counter(), {} if done is None else done
         try:
-            ended = run_child([program, *command[1:]], [self._held.fileno()] if self._held else ())
+            ended = run_child([program, *command[1:]], self.record.held)
         except FileNotFoundError as error:
             raise UserError(
                 f"There is no command {command[0]}: install nerfstudio into this Python's environment."
@@ -359,7 +268,7 @@ class Edit:
         finished = ended.code == 0 and stage.has_result()
         if finished:
             done[stage.name] = round(time.perf_counter() - start, 1)
-            self._keep(stages, done)
+            self.record.keep(stages, done)
         if ended.signal is not None or ended.code in STOPPED:
             print(f"Interrupted {'after' if finished else 'in'} the stage {stage.name}. To go on:", file=sys.__stderr__)
             print(f"  {printable(shlex.join(['pds', *sys.argv[1:]]))}", file=sys.__stderr__)
@@ -399,26 +308,6 @@ def _shortfall(stage: Stage) -> str:
     """What a stage that ended without an error has left undone."""
     done = progress(stage.result) if stage.trains else None
     return "no result" if done is None else f"{done[0]} steps of {done[1]}"
-
-
-def _seconds_between_files(run: Path) -> float:
-    """From the begin of a training to its last checkpoint, where no call lived to measure it."""
-    *_, last = sorted(path.stat().st_mtime for path in run.glob("*/step-*.ckpt"))
-    return round(max(0.0, last - (run / "config.yml").stat().st_mtime), 1)
-
-
-def _read_state(file: Path) -> dict[str, dict[str, Any]]:
-    """What an earlier call has recorded of its stages, by name.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    entries = read_json(file, list, "The record", "give --out a folder that is new")
-    kinds = {"name": str, "command": str, "seconds": int | float | None}
-    for entry in entries:
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
-            raise UserError(f"The record {file} is damaged: give --out a folder that is new.")
-    return {entry["name"]: entry for entry in entries}
 
 
 def _measured(path: Path) -> list[tuple[str, str]]:

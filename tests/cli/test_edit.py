@@ -115,8 +115,8 @@ def test_prompts_are_tried_on_a_photograph_first_and_the_same_command_then_goes_
     chain.run()  # nobody is there to be asked
     assert ran == [["preview", str(toy_splats.parent)]]
     assert "The same command again edits the scene" in capfd.readouterr().out
-    assert chain._held is not None
-    chain._held.close()  # as its process does
+    assert chain.record._lock is not None
+    chain.record._lock.close()  # as its process does
     with pytest.raises(UserError, match="stage edit ended with 3"):
         edit(toy_splats.parent, tmp_path / "out", preview_first=True, method="dds-edit").run()
     assert [words[0] for words in ran] == ["preview", "dds-edit-splat"]
@@ -164,7 +164,7 @@ def begun(tmp_path) -> tuple[Edit, Stage]:
     stage = Stage("edit", command, chain.out / "edit" / "pds-edit-splat" / "run", trains=True)
     stage.result.mkdir(parents=True)
     (stage.result / "config.yml").touch()
-    chain._started.add("edit")
+    chain.record.started.add("edit")
     return chain, stage
 
 
@@ -210,20 +210,20 @@ def test_a_training_is_finished_if_it_says_so_itself(toy_splats, tmp_path):
     chain = edit(toy_splats.parent, tmp_path / "out", method="pds-edit")
     stages = chain.stages()
     trained, refined = (stage for stage in stages if stage.trains)
-    chain._started = {"edit", "refinement"}
+    chain.record.started = {"edit", "refinement"}
     stopped_at(trained.result, 10, 10, toy_splats.parent)
-    chain._keep(stages, {})
-    assert list(chain._finished(stages)) == ["edit"]
+    chain.record.keep(stages, {})
+    assert list(chain.record.finished(stages)) == ["edit"]
     stopped_at(trained.result, 9, 10, toy_splats.parent)
     stopped_at(refined.result, 10, 10, toy_splats.parent)
-    chain._keep(stages, dict.fromkeys(("edit", "refinement", "render", "evaluate"), 3.0))
-    assert chain._finished(stages) == {}
+    chain.record.keep(stages, dict.fromkeys(("edit", "refinement", "render", "evaluate"), 3.0))
+    assert chain.record.finished(stages) == {}
     with pytest.raises(UserError, match="was not made by this edit"):
         chain._check_own(refined)  # which went on from half an edit
 
     other = edit(toy_splats.parent, tmp_path / "out", method="pds-edit", edit_args="--max-num-iterations 7")
     with pytest.raises(UserError, match="was another command"):
-        other._finished(other.stages())
+        other.record.finished(other.stages())
 
 
 def test_a_page_is_announced_where_one_opens(begun):
@@ -237,7 +237,7 @@ def test_a_page_is_announced_where_one_opens(begun):
 
 def test_a_folder_that_no_stage_began_is_left_alone(begun):
     chain, stage = begun
-    chain._started.clear()
+    chain.record.started.clear()
     with pytest.raises(UserError, match="was not made by this edit"):
         chain._check_own(stage)
 
@@ -259,19 +259,19 @@ def test_the_lock_follows_no_link(begun, tmp_path):
     (tmp_path / "mine").write_text("years of work")
     (chain.out / "edit.lock").symlink_to(tmp_path / "mine")
     with pytest.raises(UserError, match="a folder that is your own"):
-        chain._lock()
+        chain.record.lock()
     assert (tmp_path / "mine").read_text() == "years of work"
 
 
 def test_a_folder_that_a_stage_of_an_earlier_call_still_writes_to_is_left_alone(begun):
     chain, _ = begun
     other = Edit(chain.run_folder, out=chain.out)
-    other._lock()
+    other.record.lock()
     with pytest.raises(UserError, match="still writing to --out"):
-        chain._lock()
-    assert other._held is not None
-    other._held.close()
-    chain._lock()
+        chain.record.lock()
+    assert other.record._lock is not None
+    other.record._lock.close()
+    chain.record.lock()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pds_nerfstudio.cli.edit import STATE
+from pds_nerfstudio.cli.edit_record import STATE
 from pds_nerfstudio.priors.check import TOYBOX
 
 COLUMNS = [
