@@ -1,7 +1,7 @@
 """What every command says about prompts that make no edit."""
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.priors.families import PACKAGED
@@ -16,6 +16,10 @@ COLOUR = re.compile(
 )
 STYLE = re.compile(
     r"\b(in the style of|(oil|watercolou?r|pencil|charcoal) (painting|drawing|sketch)|(painting|sketch|cartoon) of)\b"
+)
+NO_UNET = (
+    "Cross-attention is read in U-Nets, and this prior is a transformer: find the words with --pipeline.region-by "
+    "difference."
 )
 ADDED = re.compile(r"(wearing|holding|carrying|with (an?|the|some|two|three)) \w")
 """How what is added is said behind a prompt. "with his arms raised" adds nothing."""
@@ -130,3 +134,30 @@ def _words(prompt: str) -> list[str]:
 
 def _folded(prompt: str) -> str:
     return " ".join(prompt.split()).lower()
+
+
+class Sought(NamedTuple):
+    """Words that are looked for, in a prompt that has them."""
+
+    prompt: str
+    """A prompt with the words."""
+    words: str
+    """The words as the prompt has them, without an article."""
+
+    @property
+    def without(self) -> str:
+        """The prompt without the words."""
+        return " ".join(_whole(self.words).sub(" ", self.prompt, count=1).split())
+
+
+def sought(words: str, prompt: str) -> Sought:
+    """Words in `prompt` where it has them, else by themselves. "the ball" is looked for as "ball"."""
+    words = " ".join(words.split())
+    core = re.sub(r"^(the|an?) ", "", words, flags=re.IGNORECASE)
+    if match := _whole(core).search(prompt):
+        return Sought(prompt, match[0])
+    return Sought(core, core)
+
+
+def _whole(words: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(words)}(?!\w)", re.IGNORECASE)

@@ -46,10 +46,11 @@ from pds_nerfstudio.pipelines.settings import (
 from pds_nerfstudio.pipelines.settings_tree import adopt_state
 from pds_nerfstudio.pipelines.shown import ShownViews, shown_views
 from pds_nerfstudio.pipelines.source_views import SourceView, SourceViews
-from pds_nerfstudio.prompts import check_prompts, require_read_differently
+from pds_nerfstudio.pipelines.word_region import WordSearch
+from pds_nerfstudio.prompts import NO_UNET, check_prompts, require_read_differently, sought
 from pds_nerfstudio.scenes.families import family_of_model, scene_of
-from pds_nerfstudio.scenes.hull import Region
-from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks
+from pds_nerfstudio.scenes.hull import Hull, Region
+from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks, hull_of_views
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
 from pds_nerfstudio.scenes.views import Views, train_views
@@ -142,6 +143,8 @@ class EditConfig(VanillaPipelineConfig):
         if self.network.encoder is not None:
             check_encoder(self.network.encoder, folder)
         check_extras_of(folder, self.network.lora, self.network.embedding)
+        if self.region.region is not None:
+            self._check_search(folder)
         if self.view.resolution is None or folder is None:
             return
         least = size_multiple(folder)
@@ -155,6 +158,13 @@ class EditConfig(VanillaPipelineConfig):
         from pds_nerfstudio.priors.check import check_prior
 
         check_prior(self.prior)
+
+    def _check_search(self, folder: Path | None) -> None:
+        """Raise UserError for a prior that cannot look for words as asked; of one that is not here yet, it does so."""
+        from pds_nerfstudio.priors.folder import family_in
+
+        if folder is not None and family_in(folder).denoiser != "unet" and self.region.region_by != "difference":
+            raise UserError(NO_UNET)
 
 
 class EditPipeline(VanillaPipeline):
@@ -352,7 +362,29 @@ class EditPipeline(VanillaPipeline):
         if settings.masks is not None:
             masks = hull_of_masks(self.model, self.views, settings.masks)
             region = masks if region is None else Common(region, masks)
+        if settings.region is not None:
+            region = self.named_hull if region is None else Common(region, self.named_hull)
         return region
+
+    @functools.cached_property
+    def named_hull(self) -> Hull:
+        """Where in space the source's views show what --pipeline.region names."""
+        settings = self.config.region
+        assert settings.region is not None
+        asked = sought(settings.region, self.source_caption)
+        search = WordSearch(self.prior, self.shown, asked, settings.region_by, self.config.run.seed)
+        return hull_of_views(
+            self.source_scene(),
+            self.views,
+            self.working_size,
+            lambda index, *_: search.mask(self.source_view(index)).to(self.device),
+            f"where the {in_rich(asked.words)} is",
+        )
+
+    @property
+    def source_caption(self) -> str:
+        """What the scene showed as the edit began."""
+        return self.config.src_prompt
 
     @property
     def region_depends_on(self) -> tuple[str, ...]:

@@ -10,11 +10,13 @@ target prompt has to be of the editor's kind. toybox's editor reads captions.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.flowedit import FlowEdit
 from pds_nerfstudio.objectives.inversion import DDPMInversion
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Picture
@@ -60,6 +62,14 @@ class IduConfig(DatasetUpdateConfig):
 
     def _check_model(self) -> None:
         EDITORS[self.editor].check(self.prior)
+
+    def _check_search(self, folder: Path | None) -> None:
+        if self.editor == "instruct":
+            raise UserError(
+                "--pipeline.region asks a text-to-image prior where its words are, and InstructPix2Pix is none: give "
+                "--pipeline.masks or --pipeline.box, or --pipeline.editor inversion."
+            )
+        super()._check_search(folder)
 
 
 class IduPipeline(DatasetUpdatePipeline):

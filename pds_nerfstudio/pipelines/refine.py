@@ -62,7 +62,7 @@ class RefineConfig(DatasetUpdateConfig):
     """What may change at all: the whole scene, as in the paper, or only the part of it whose views the edit has
     changed. Images that disagree a little would otherwise wear down what the edit has left alone."""
     keep_frozen: bool = True
-    """Leave as it is what the edit left as it was: whatever lay outside its box or masks, or was not relevant."""
+    """Leave as it is what the edit left as it was: outside its box, masks or words, or not relevant."""
     keep_details: bool = True
     """Give the image back what the VAE loses of the rendering, the less the more SDEdit changes a pixel."""
 
@@ -94,6 +94,11 @@ class RefinePipeline(DatasetUpdatePipeline):
             CONSOLE.log("The edit has changed too little to be confined to: all of the scene may change.")
             self._confined = False
             super().freeze()
+
+    @property
+    def source_caption(self) -> str:
+        """The edit's target prompt: its result is what is refined."""
+        return self.config.tgt_prompt
 
     def region(self) -> Region | None:
         """See `EditPipeline.region`; where asked for, what the edit has changed and no more."""

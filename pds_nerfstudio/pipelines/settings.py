@@ -79,6 +79,9 @@ class NerfCompute(Compute):
         return self.rays_per_chunk
 
 
+FoundBy = Literal["both", "difference", "attention"]
+
+
 @dataclass
 class RegionSettings(Group):
     """Where the scene may change."""
@@ -89,14 +92,20 @@ class RegionSettings(Group):
     masks: Path | None = None
     """Change only what these images show white: a folder with black-and-white images named like training views, not
     necessarily all of them. What most of them show white is what may change."""
+    region: str | None = None
+    """Change only what these words name, for example "the ball". The prior is asked where each training view shows it:
+    in the source prompt if that has the words, else in the words alone."""
+    region_by: FoundBy = "both"
+    """How the words are found: by what the prior predicts with and without them, by its cross-attention, or by both.
+    Stable Diffusion 3 takes difference alone."""
 
     @property
     def confines(self) -> bool:
         """Whether any part of the scene is kept from changing."""
-        return self.box is not None or self.masks is not None
+        return self.box is not None or self.masks is not None or self.region is not None
 
     def check(self) -> None:
-        """Raise UserError for a box or masks that cannot be used."""
+        """Raise UserError for a box, masks or words that cannot be used."""
         try:
             if self.box is not None:
                 Box(self.box)
@@ -104,6 +113,10 @@ class RegionSettings(Group):
             raise UserError(f"--pipeline.box: {error}") from error
         if self.masks is not None and not self.masks.is_dir():
             raise UserError(f"--pipeline.masks {self.masks} is no folder: give one with an image for some views.")
+        if self.region is not None and not self.region.strip():
+            raise UserError('--pipeline.region is empty: name what may change, for example "the ball".')
+        if self.region is None and self.region_by != "both":
+            raise UserError(f"--pipeline.region-by {self.region_by} finds words: give them with --pipeline.region.")
 
 
 @dataclass

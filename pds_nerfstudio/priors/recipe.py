@@ -36,6 +36,7 @@ Budget = Literal["quick", "quality", "low-vram"]
 OPEN = ("max_num_iterations", "optimizers.", "pipeline.")
 CLOSED = (
     *("_target", "src_prompt", "tgt_prompt", "prior", "lora", "embedding", "datamanager", "model", "masks", "replay"),
+    "region",
     *("recipe", "followed", "seed", "base", "base_step", "base_checksum", "carry_source", "carried", "prior_device"),
 )
 """A file beside somebody's weights sets how an edit goes: of what begins like `OPEN`, nothing that says of what it is

@@ -100,8 +100,8 @@ def hash_tables(model: NerfactoModel) -> list[HashTable]:
         if not found:
             raise UserError(
                 f"No hash table was found in the scene's {type(field).__name__}, hence no part of it can be edited "
-                "alone: leave out --pipeline.box, --pipeline.masks and --pipeline.change relevant, and give pnr-edit "
-                "--pipeline.perturb everywhere."
+                "alone: leave out --pipeline.box, --pipeline.masks, --pipeline.region and --pipeline.change relevant, "
+                "and give pnr-edit --pipeline.perturb everywhere."
             )
         tables += found
     return tables

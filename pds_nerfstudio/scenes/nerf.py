@@ -180,7 +180,7 @@ class NerfScene(Scene):
             return None
         read = entries_read(self.model, region)
         if not any(bool(entries.any()) for entries in read.values()):
-            raise UserError("The region to change contains nothing of the scene: give another box or other masks.")
+            raise UserError("The region to change contains nothing of the scene: give another box, masks or words.")
         self._frozen = {name: ~entries for name, entries in read.items()}
         free = sum(int(entries.sum()) for entries in read.values())
         return f"{free} of {sum(entries.numel() for entries in read.values())} hash table entries may change."
