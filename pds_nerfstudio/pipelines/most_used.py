@@ -14,6 +14,7 @@ OF_EDITS = {
     "pipeline.guidance-scale": "how strongly the prompts pull",
     "pipeline.eta": "how far the scene is perturbed before the edit",
     "pipeline.box": "change only what lies in this box",
+    "pipeline.click": "change only the object that a training view shows at a pixel: VIEW COLUMN ROW",
     "pipeline.masks": "change only what these masks show white",
     "max-num-iterations": "steps in all",
     "pipeline.fit": "GiB that it may take",

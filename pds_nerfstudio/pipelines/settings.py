@@ -23,7 +23,7 @@ from pds_nerfstudio.objectives.perturb import PAPERS_MINIMUM_DECREASE
 from pds_nerfstudio.ranges import Seed, Share, Steps, Weight
 from pds_nerfstudio.scenes.orbit import VIEWS
 from pds_nerfstudio.scenes.perturb import Eta
-from pds_nerfstudio.scenes.region import Box, Corners
+from pds_nerfstudio.scenes.region import Box, Corners, Point
 from pds_nerfstudio.scenes.scene import Densify
 
 
@@ -89,11 +89,20 @@ class RegionSettings(Group):
     masks: Path | None = None
     """Change only what these images show white: a folder with black-and-white images named like training views, not
     necessarily all of them. What most of them show white is what may change."""
+    click: tuple[int, float, float] | None = None
+    """Change only the object that is seen here: the number of a training view, from 0, then column and row in pixels
+    of its image, from the upper left. It takes the place of --pipeline.pick."""
+    pick: Point | None = None
+    """Change only the object that this point lies on: x, y, z in the scene's coordinates, which are the viewer's."""
+    pick_grow: Annotated[float, Ge(-1), Le(1)] = 0.0
+    """Take surfaces near that object in too, up to this share of its radius away; below 0, leave its rim out."""
+    pick_invert: bool = False
+    """Change everything but that object."""
 
     @property
     def confines(self) -> bool:
         """Whether any part of the scene is kept from changing."""
-        return self.box is not None or self.masks is not None
+        return any(place is not None for place in (self.box, self.masks, self.click, self.pick))
 
     def check(self) -> None:
         """Raise UserError for a box or masks that cannot be used."""
