@@ -2,10 +2,10 @@
 
     python benchmarks/pointing.py --out outputs/pointing
 
-A click is a pixel of a training view that the object fills, drawn at random; each is the only one of its selection. The
-selection is rendered over the held-out views, each Gaussian white or black, and compared with the object's true mask.
-Writes an overlay of each scene's worst click: green where both agree, magenta where the selection alone is, black where
-the mask alone is.
+A click is a pixel of a training view that the object fills, drawn at random; each is the only one of its selection.
+The selection is rendered over the held-out views, each Gaussian white or black, and compared with the object's true
+mask. Writes an overlay of each scene's worst click: green where both agree, magenta where the selection alone is, black
+where the mask alone is.
 """
 
 from pathlib import Path

@@ -42,6 +42,10 @@ SIDE = 96
 """Their shorter side, in pixels."""
 OPAQUE = 0.5
 """Pixels of less opacity show no surface."""
+RAY = 5
+"""Pixels of the small picture around a ray by which its surface is found."""
+FOCAL = 500.0
+"""Its focal length, in pixels."""
 REACH = 0.8
 """Objects are looked for within so much of the distance from which the views see the point."""
 LINK = 2.5
@@ -168,6 +172,26 @@ def surface_at(model: Model, camera: Cameras, column: float, row: float) -> Floa
     return (ray.origins + distance * ray.directions)[0].cpu()
 
 
+def surface_along(model: Model, origin: Float[Tensor, "3"], direction: Float[Tensor, "3"]) -> Point:
+    """The first surface along a ray, in scene units.
+
+    Raises:
+        UserError: there is none.
+    """
+    back = -torch.nn.functional.normalize(direction, dim=0)
+    across = torch.eye(3)[int(back.abs().argmin())]
+    right = torch.nn.functional.normalize(torch.linalg.cross(across, back), dim=0)
+    pose = torch.stack([right, torch.linalg.cross(back, right), back, origin], dim=-1)
+    middle = RAY / 2
+    focal, centre, size = (torch.tensor([[value]]) for value in (FOCAL, middle, RAY))
+    camera = Cameras(pose[None], focal, focal, centre, centre, size, size)
+    try:
+        x, y, z = surface_at(model, camera.to(model.device), middle, middle).tolist()
+    except UserError as error:
+        raise UserError("There is nothing of the scene where you clicked: click on an object.") from error
+    return x, y, z
+
+
 def grow(looks: Looks, point: Float[Tensor, "3"]) -> Bool[Tensor, " pixels"]:
     """Which pixels of the views show the object that a point of the surface lies on.
 
@@ -248,8 +272,8 @@ def _carried(
     tree, of_standing = KDTree(points[stands].numpy()), labels[stands]
     for part in labels[~stands].unique():
         own = labels == part
-        away, nearest = tree.query(points[own].numpy())
-        labels[own] = of_standing[int(nearest[away.argmin()])]
+        away, nearest = map(torch.from_numpy, tree.query(points[own].numpy()))
+        labels[own] = of_standing[nearest[away.argmin()]]
     return labels
 
 
