@@ -50,9 +50,10 @@ def supporting_planes(
     """
     generator = torch.Generator().manual_seed(0)
     planes: list[Plane] = []
-    left = points
+    left, everything = points, points[torch.randint(len(points), (SAMPLE,), generator=generator)]
     while len(planes) < MOST and len(left) > LEAST_SHARE * len(points):
-        plane = _largest(left, cameras, point, pixel, LEAST_SHARE * len(points) / len(left), generator)
+        share = LEAST_SHARE * len(points) / len(left)
+        plane = _largest(left, everything, cameras, point, pixel, share, generator)
         if plane is None:
             break
         planes.append(plane)
@@ -61,8 +62,15 @@ def supporting_planes(
 
 
 def _largest(
-    points: Tensor, cameras: Tensor, point: Tensor, pixel: float, share: float, generator: torch.Generator
+    points: Tensor,
+    everything: Tensor,
+    cameras: Tensor,
+    point: Tensor,
+    pixel: float,
+    share: float,
+    generator: torch.Generator,
 ) -> Plane | None:
+    """Through `points`; nothing of `everything` may lie behind it, the planes found before included."""
     sample = points[torch.randint(len(points), (SAMPLE,), generator=generator)]
     corners = sample[torch.randint(SAMPLE, (TRIALS, 3), generator=generator)]
     normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -73,7 +81,7 @@ def _largest(
     heights = sample @ normals.T - offsets
     held = (heights.abs() < pixel).float().mean(0)
     supports = (
-        ((heights < -WIDEST * pixel).float().mean(0) < BEYOND)
+        ((everything @ normals.T - offsets < -WIDEST * pixel).float().mean(0) < BEYOND)
         & (cameras @ normals.T > offsets).all(0)
         & (normals @ point - offsets > pixel)
         & (held > share / 2)
