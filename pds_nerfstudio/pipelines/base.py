@@ -50,7 +50,8 @@ from pds_nerfstudio.pipelines.word_region import WordSearch
 from pds_nerfstudio.prompts import NO_UNET, check_prompts, require_read_differently, sought
 from pds_nerfstudio.scenes.families import family_of_model, scene_of
 from pds_nerfstudio.scenes.hull import Hull, Region
-from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks, hull_of_views
+from pds_nerfstudio.scenes.pick import object_at, point_seen
+from pds_nerfstudio.scenes.region import Box, Common, Outside, hull_of_masks, hull_of_views
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
 from pds_nerfstudio.scenes.views import Views, train_views
@@ -300,7 +301,7 @@ class EditPipeline(VanillaPipeline):
                 kept what it froze.
 
         Raises:
-            UserError: nothing lies inside the region, or its masks cannot be read.
+            UserError: nothing lies inside the region, its masks cannot be read, or a click meets nothing.
         """
         densify = self.config.scene.densification()
         if densify is not None and distributed.count() > 1:
@@ -314,6 +315,9 @@ class EditPipeline(VanillaPipeline):
             self.load_extra_state(state)
         kept = any(name.startswith(SCENE) for name in state) or FROZEN_BEFORE in state
         if not resumes or refreeze or not kept:
+            settings = self.config.region
+            if settings.click is not None:
+                settings.pick, settings.click = point_seen(self.model, self.views, *settings.click), None
             self.freeze()
 
     def get_param_groups(self):
@@ -364,6 +368,10 @@ class EditPipeline(VanillaPipeline):
             region = masks if region is None else Common(region, masks)
         if settings.region is not None:
             region = self.named_hull if region is None else Common(region, self.named_hull)
+        if settings.pick is not None:
+            picked = object_at(self.model, self.views, settings.pick, settings.pick_grow)
+            picked = Outside(picked) if settings.pick_invert else picked
+            region = picked if region is None else Common(region, picked)
         return region
 
     @functools.cached_property
@@ -389,7 +397,7 @@ class EditPipeline(VanillaPipeline):
     @property
     def region_depends_on(self) -> tuple[str, ...]:
         """Names of the settings that the region depends on and that may change while the edit runs."""
-        return ("box",)
+        return ("box", "pick")
 
     def begin(self, probe: Callable[[int], list[float]]) -> None:
         """Called once, before the first step of a new edit, with the source scene loaded.

@@ -9,6 +9,7 @@ many steps, and leaves its background and its crop behind in the scene. The copy
 import functools
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ from viser.transforms import SO3
 
 from pds_nerfstudio.heaps import return_free_memory
 from pds_nerfstudio.scenes.families import scene_of
+from pds_nerfstudio.scenes.lift import render_values
+from pds_nerfstudio.scenes.pick import surface_along
+from pds_nerfstudio.scenes.region import Point
+from pds_nerfstudio.scenes.scene import FROZEN
 
 SECONDS_BETWEEN_COPIES = 0.1
 SECONDS_BETWEEN_TRIMS = 20.0
@@ -33,6 +38,9 @@ DIVIDER = (0.133, 0.157, 0.192)
 """RGB in [0, 1] of the line between source and edited, as in the viewer's own split screen."""
 
 
+TINT = (1.0, 0.2, 0.9)
+"""RGB in [0, 1] of what may change, and how much of it is mixed in."""
+TINT_SHARE = 0.45
 MARGIN = 10
 """Pixels between the words in a divided picture and its edges."""
 BACKING = 0.75
@@ -44,11 +52,14 @@ class Display:
 
     source_share = 0.5
     """How much of the picture, from its left, shows the source: 0 none of it, 1 all."""
+    shows_region = False
+    """Whether what may change is tinted, where the scene is splats and the edit is confined to a part of them."""
 
     def __init__(self, viewer: Viewer, trained: Model, copy: Model, source: Model):
         """Let `viewer` render `copy` in place of `trained`; the three models are of the same settings."""
         self.lock = threading.RLock()
-        self._viewer, self._trained, self._copy, self._source = viewer, trained, copy, source
+        self._viewer, self._trained, self._source = viewer, trained, source
+        self._copy: Any = copy
         self._copied_at = self._trimmed_at = -float("inf")
         self._pages: set[int] = set()
         for model in (copy, source):
@@ -69,7 +80,18 @@ class Display:
         """Copy the scene as it is now; waits for a picture that is being made."""
         with self.lock:
             self._copy.load_state_dict(self._trained.state_dict())
+            self._frozen = scene_of(self._trained).extra_state().get(FROZEN)
             self._copied_at = time.monotonic()
+
+    @torch.no_grad()
+    def surface_along(self, origin: Sequence[float], direction: Sequence[float]) -> Point:
+        """The first surface of the scene along a ray, in scene units.
+
+        Raises:
+            UserError: there is none.
+        """
+        with self.lock:
+            return surface_along(self._copy, torch.tensor(origin), torch.tensor(direction))
 
     def after_step(self) -> None:
         """Copy the scene if somebody watches, it is time, and no picture is being made."""
@@ -96,6 +118,9 @@ class Display:
     def _outputs(self, camera: Any, obb_box: Any = None) -> dict[str, torch.Tensor]:
         """The model's outputs, in `rgb` the source up to `source_share` of the width."""
         outputs = self._render(camera, obb_box)
+        if self.shows_region and self._frozen is not None:
+            free = render_values(self._copy, camera, (~self._frozen)[:, None].float()).clamp(0, 1)
+            outputs["rgb"] = outputs["rgb"] + TINT_SHARE * free * (free.new_tensor(TINT) - outputs["rgb"])
         columns = round(self.source_share * outputs["rgb"].shape[1])
         if columns:
             scene_of(self._source).show_on(self._copy)

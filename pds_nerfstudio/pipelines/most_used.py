@@ -15,6 +15,7 @@ OF_EDITS = {
     "pipeline.eta": "how far the scene is perturbed before the edit",
     "pipeline.box": "change only what lies in this box",
     "pipeline.region": 'change only what these words name, "the ball"',
+    "pipeline.click": "change only the object that a training view shows at a pixel: VIEW COLUMN ROW",
     "pipeline.masks": "change only what these masks show white",
     "max-num-iterations": "steps in all",
     "pipeline.fit": "GiB that it may take",

@@ -10,7 +10,7 @@ attributes' names.
 import base64
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,8 +27,10 @@ from pds_nerfstudio.objectives import BY_NAME
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
 from pds_nerfstudio.pipelines.history import History
+from pds_nerfstudio.pipelines.region_controls import RegionControls
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.steering import settings_of
+from pds_nerfstudio.scenes.region import Point
 from pds_nerfstudio.text import in_markdown
 
 SECONDS_BETWEEN_UPDATES = 0.5
@@ -55,6 +57,11 @@ class Display(Protocol):
     """What pages show of the scene: `display.Display`, which stands beside the panel and not below it."""
 
     source_share: float
+    shows_region: bool
+
+    def surface_along(self, origin: Sequence[float], direction: Sequence[float]) -> Point:
+        """See `display.Display.surface_along`."""
+        ...
 
 
 class Panel:
@@ -98,7 +105,7 @@ class Panel:
             with self._gui.add_folder("History"):
                 self._add_history()
             with self._gui.add_folder("Region", expand_by_default=False):
-                self._add_region()
+                RegionControls(viewer, self._display, config, self._ask, self.say, self._button)
             with self._gui.add_folder("What is happening", expand_by_default=False):
                 self._picture, self._decisions = self._gui.add_markdown(""), self._gui.add_markdown("")
 
@@ -126,7 +133,7 @@ class Panel:
 
     def _add_strength(self) -> None:
         for name, value in settings_of(self._config).items():
-            if name not in ("prompts", "box"):  # which has a group of its own, and the viewer's crop
+            if name not in ("prompts", "box", "pick"):  # which have groups of their own
                 self._settings[name] = [self._add_setting(name, value)]
         if isinstance(self._config, ReviseConfig):
             given = self._config.perturbation.eta
@@ -185,11 +192,6 @@ class Panel:
             hint="Under this name, whatever room it takes",
         )
 
-    def _add_region(self) -> None:
-        self._gui.add_markdown("Place the viewer's crop (Control, *Crop Viewport*) around what may change.")
-        self._button("Change only what is in the crop box", self._ask_for_box)
-        self._button("Change everything", lambda: self._ask("box"))
-
     def _button(
         self, label: str, action: Callable[[], object], *, main: bool = False, hint: str | None = None, loses: str = ""
     ) -> None:
@@ -210,16 +212,6 @@ class Panel:
             yes, no = client.gui.add_button("Yes"), client.gui.add_button("No", color="gray")
         yes.on_click(lambda _: (dialogue.close(), action()))
         no.on_click(lambda _: dialogue.close())
-
-    def _ask_for_box(self) -> None:
-        """The corners of the viewer's crop, of which its rotation has no part."""
-        control = self._viewer.control_panel
-        if not control.crop_viewport:
-            self.say("Refused: the viewer's crop is off. Turn it on under Control, *Crop Viewport*, and place its box.")
-            return
-        crop = control.crop_obb
-        corners = (*(crop.T - crop.S / 2), *(crop.T + crop.S / 2))
-        self._ask("box", [round(float(value), 6) for value in corners])
 
     def _ask(self, change: str, value: Any = None) -> None:
         """Pages of a paused edit render anew at once; those of another hear of the next step."""

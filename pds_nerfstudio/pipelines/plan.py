@@ -291,7 +291,8 @@ def _adopt_edit(pipeline: RefineConfig, run: SourceRun, given: Given) -> None:
                 'say it with --pipeline.tgt-prompt "a photo of …".'
             )
         return
-    if "pipeline.keep_frozen" not in given and any(f"pipeline.{name}" in given for name in ("box", "masks", "region")):
+    said_where = ("box", "masks", "region", "click", "pick")
+    if "pipeline.keep_frozen" not in given and any(f"pipeline.{name}" in given for name in said_where):
         pipeline.keep_frozen = False  # the command line says where the scene may change
     for name in OF_THE_EDIT:
         if f"pipeline.{name}" not in given and not (name == "tgt_prompt" and pipeline.tgt_prompt):

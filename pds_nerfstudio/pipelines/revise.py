@@ -153,7 +153,8 @@ class RevisePipeline(DistillationPipeline):
     @property
     def region_depends_on(self) -> tuple[str, ...]:
         """See `EditPipeline.region_depends_on`."""
-        return ("box", "prompts") if self._relevant_alone else ("box",)
+        own = super().region_depends_on
+        return (*own, "prompts") if self._relevant_alone else own
 
     @property
     def _relevant_alone(self) -> bool:

@@ -23,7 +23,7 @@ from pds_nerfstudio.objectives.perturb import PAPERS_MINIMUM_DECREASE
 from pds_nerfstudio.ranges import Seed, Share, Steps, Weight
 from pds_nerfstudio.scenes.orbit import VIEWS
 from pds_nerfstudio.scenes.perturb import Eta
-from pds_nerfstudio.scenes.region import Box, Corners
+from pds_nerfstudio.scenes.region import Box, Corners, Point
 from pds_nerfstudio.scenes.scene import Densify
 
 
@@ -98,11 +98,20 @@ class RegionSettings(Group):
     region_by: FoundBy = "both"
     """How the words are found: by what the prior predicts with and without them, by its cross-attention, or by both.
     Stable Diffusion 3 takes difference alone."""
+    click: tuple[int, float, float] | None = None
+    """Change only the object that is seen here: the number of a training view, from 0, then column and row in pixels
+    of its image, from the upper left. It takes the place of --pipeline.pick."""
+    pick: Point | None = None
+    """Change only the object that this point lies on: x, y, z in the scene's coordinates, which are the viewer's."""
+    pick_grow: Annotated[float, Ge(-1), Le(1)] = 0.0
+    """Take surfaces near that object in too, up to this share of its radius away; below 0, leave its rim out."""
+    pick_invert: bool = False
+    """Change everything but that object."""
 
     @property
     def confines(self) -> bool:
         """Whether any part of the scene is kept from changing."""
-        return self.box is not None or self.masks is not None or self.region is not None
+        return any(place is not None for place in (self.box, self.masks, self.region, self.click, self.pick))
 
     def check(self) -> None:
         """Raise UserError for a box, masks or words that cannot be used."""

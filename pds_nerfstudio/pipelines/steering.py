@@ -4,6 +4,7 @@ session.jsonl    {"step": 120, "change": "prompts", "value": ["a photo of a can"
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -113,6 +114,26 @@ def _write_box(config: EditConfig, value: Any) -> None:
     config.region.box = corners
 
 
+def _read_pick(config: EditConfig) -> Any:
+    region = config.region
+    if region.pick is None:
+        return None
+    return {"point": list(region.pick), "grow": region.pick_grow, "invert": region.pick_invert}
+
+
+def _write_pick(config: EditConfig, value: Any) -> None:
+    point, grow, invert = (None, 0.0, False) if value is None else (value[name] for name in ("point", "grow", "invert"))
+    if point is not None:
+        x, y, z = map(float, point)
+        if not all(map(math.isfinite, (x, y, z))):
+            raise ValueError(f"{point} is no point.")
+        point = x, y, z
+    if not -1 <= float(grow) <= 1 or not isinstance(invert, bool):
+        raise ValueError("an object is grown by a share of its radius, from -1 to 1, and inverted or not.")
+    config.region.pick, config.region.pick_grow, config.region.pick_invert = point, float(grow), invert
+    config.region.click = None
+
+
 def _distils(config: Any) -> bool:
     return isinstance(config, DistillationConfig)
 
@@ -161,9 +182,11 @@ SETTINGS = (
         lambda config: None if config.region.box is None else list(config.region.box),
         _write_box,
     ),
+    Setting("pick", ("pick", "pick_grow", "pick_invert", "click"), lambda _: True, _read_pick, _write_pick),
 )
 """`prompts` are source and target; `timesteps` and `strength` the two ends of a range, as fractions; `regularisation`
-is Piva's λ; `box` six numbers or None."""
+is Piva's λ; `box` six numbers or None; `pick` the point that an object lies on, and how its region is altered, or
+None."""
 NAMES = tuple(setting.name for setting in SETTINGS)
 FLAGS = {setting.name: tuple(f"pipeline.{flag}" for flag in setting.flags) for setting in SETTINGS}
 
@@ -286,6 +309,11 @@ def _said(name: str, value: Any) -> str:
         return f"{value[0]!r} to {value[1]!r}"
     if name == "perturb":
         return f"perturbed by η {float(value):g}"
+    if name == "pick":
+        if value is None:
+            return "nothing is picked"
+        grown = f", grown by {value['grow']:g} of its radius" if value["grow"] else ""
+        return f"{'only what is not of' if value['invert'] else 'only'} the object clicked on may change{grown}"
     if name == "box":
         return "everything may change" if value is None else "only what is in the box may change"
     words = " to ".join(map(_short, value)) if isinstance(value, list | tuple) else _short(value)

@@ -29,6 +29,7 @@ HULL_VIEWS = 48
 MASK_SIZE = 256
 """Longer side, in pixels, at which masks are carried into the scene."""
 Corners = tuple[float, float, float, float, float, float]
+Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,17 @@ class Common:
     def contains(self, points: Float[Tensor, "points 3"]) -> Bool[Tensor, " points"]:
         """Whether each point is in both."""
         return self.first.contains(points) & self.second.contains(points)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What lies outside of a region."""
+
+    region: Region
+
+    def contains(self, points: Float[Tensor, "points 3"]) -> Bool[Tensor, " points"]:
+        """Whether each point is not in the region."""
+        return ~self.region.contains(points)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ plain object: a pipeline that holds one keeps ordinary checkpoints. A third fami
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from nerfstudio.models.base_model import Model
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.scenes.hull import Region
+from pds_nerfstudio.scenes.hull import Hull, Region
 from pds_nerfstudio.scenes.perturb import Eta
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering
 from pds_nerfstudio.scenes.views import Views
@@ -128,6 +128,21 @@ class Scene(ABC):
             seed: of the draw θ₀.
             where: perturb only what lies in it; None perturbs the whole scene.
         """
+
+    def region_of_masks(
+        self,
+        cameras: Sequence[Cameras],
+        renderings: Sequence[Rendering],
+        masks: Sequence[Bool[Tensor, "_ _"]],
+        counted: Sequence[Bool[Tensor, "_ _"]],
+    ) -> Region:
+        """The part of space that masks of several views show: their hull.
+
+        Args:
+            cameras: one each, batch size 1, at the size of its rendering and its mask.
+            counted: which pixels have a say; a hull hears all of them.
+        """
+        return Hull.from_renderings(cameras, [mask.float().to(self.model.device) for mask in masks], renderings)
 
     @abstractmethod
     def freeze_outside(self, region: Region | None) -> str | None:

@@ -221,12 +221,10 @@ def _reading(function: Callable, **names) -> Callable:
     return types.FunctionType(plain.__code__, namespace, plain.__name__, plain.__defaults__, plain.__closure__)
 
 
-_outputs = _reading(
-    SplatfactoModel.get_outputs,
-    rasterization=rasterization,
-    # Compiling these ten lines costs seconds, and on a CPU needs a C++ compiler.
-    get_viewmat=getattr(upstream.get_viewmat, "_torchdynamo_orig_callable", upstream.get_viewmat),
-)
+viewmat_of = getattr(upstream.get_viewmat, "_torchdynamo_orig_callable", upstream.get_viewmat)
+"""World-to-camera matrices [n 4 4] of poses [n 3 4]. Compiling its ten lines costs seconds, and on a CPU needs a C++
+compiler."""
+_outputs = _reading(SplatfactoModel.get_outputs, rasterization=rasterization, get_viewmat=viewmat_of)
 
 
 class EditStrategy(DefaultStrategy):

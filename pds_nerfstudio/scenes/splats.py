@@ -5,7 +5,7 @@ or pruned. Which ones are frozen is kept by the densification strategy alone: gs
 number of Gaussians changes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import to_channels_last
 from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.kernels import require_splats
+from pds_nerfstudio.scenes.lift import members_of_masks
 from pds_nerfstudio.scenes.perturb import Eta, perturb_splats
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering, as_image, evaluating, require_one
 from pds_nerfstudio.scenes.scene import FROZEN, Densify, Scene
@@ -99,6 +100,16 @@ class SplatScene(Scene):
         generator = torch.Generator().manual_seed(seed)
         count = perturb_splats(self.model, eta.of_splats(), generator, where)
         return f"{count} of {len(self.model.means)} Gaussians perturbed."
+
+    def region_of_masks(
+        self,
+        cameras: Sequence[Cameras],
+        renderings: Sequence[Rendering],
+        masks: Sequence[Bool[Tensor, "_ _"]],
+        counted: Sequence[Bool[Tensor, "_ _"]],
+    ) -> Region:
+        """The Gaussians that the masks show: sharper than a hull, since it asks how much of each is seen."""
+        return members_of_masks(self.model, cameras, masks, counted)
 
     def freeze_outside(self, region: Region | None) -> str | None:
         """Freeze the Gaussians whose means lie outside."""

@@ -279,6 +279,70 @@ def test_an_edit_is_steered_from_the_page_and_goes_back_to_its_source(running, b
     page.close()
 
 
+def test_a_click_on_the_subject_confines_the_edit_to_it_and_is_seen(running, browser, toy_splats):
+    edit = running("pds-edit-splat")
+    trainer, page = edit.trainer, edit.open(browser)
+    region, log = trainer.pipeline.config.region, trainer.base_dir / SESSION_FILE
+    wait(lambda: screenshot(page).std() > 10)
+    page.wait_for_timeout(3000)  # until the page knows its own shape
+    plain = after(edit, lambda: divide(page, "0"))
+    press(page, "Resume Training")
+    wait(lambda: trainer._next_step > 2)
+    press(page, "Pause Training")
+    wait(lambda: trainer.training_state == "paused")
+    page.get_by_text("Region", exact=True).click()
+    page.get_by_role("button", name="Clear", exact=True).click()
+    page.get_by_text("nothing is selected").wait_for()
+
+    canvas = page.locator("canvas").first.bounding_box()
+
+    def click(x: float, y: float) -> None:
+        press(page, "Click on the subject")
+        page.get_by_text("Click on the subject in the view").wait_for()
+        page.mouse.click(canvas["x"] + x * canvas["width"], canvas["y"] + y * canvas["height"])
+
+    click(0.02, 0.02)
+    page.get_by_text("There is nothing of the scene").wait_for()
+    assert region.pick is None
+
+    def tinted(picture: np.ndarray) -> bool:
+        magenta = picture.astype(int)[..., [0, 2]].min(-1) - picture[..., 1]
+        return (magenta > 60).mean() > 0.01
+
+    assert not tinted(plain)
+    after(edit, lambda: click(0.35, 0.5), tinted)
+    assert read_session(log)[-1].change == "pick"
+    free = ~trainer.pipeline.model.frozen
+    keep(page, "8_object_clicked_on")
+    colours = trainer.pipeline.model.features_dc.detach()[free]
+    assert (colours[:, 0] > colours[:, 1] + 0.5).float().mean() > 0.8  # the can is red, the floor is grey
+
+    press(page, "Grow")
+    wait(lambda: region.pick_grow == 0.1)
+    wait(lambda: int((~trainer.pipeline.model.frozen).sum()) > int(free.sum()))
+    press(page, "Shrink")
+    wait(lambda: torch.equal(~trainer.pipeline.model.frozen, free))
+    press(page, "Invert")
+    wait(lambda: torch.equal(trainer.pipeline.model.frozen, free))
+    press(page, "Invert")
+    wait(lambda: torch.equal(~trainer.pipeline.model.frozen, free))
+
+    before = {name: value.detach().clone() for name, value in trainer.pipeline.model.gauss_params.items()}
+    at = trainer._next_step
+    press(page, "Resume Training")
+    wait(lambda: trainer._next_step > at + 3)
+    press(page, "Pause Training")
+    wait(lambda: trainer.training_state == "paused")
+    for name, value in trainer.pipeline.model.gauss_params.items():
+        assert torch.equal(value[~free], before[name][~free]), name
+    assert not torch.equal(trainer.pipeline.model.means[free], before["means"][free])
+
+    press(page, "Clear")
+    wait(lambda: trainer.pipeline.model.frozen is None)
+    assert region.pick is None
+    page.close()
+
+
 def test_without_a_history_of_scenes_going_back_asks_first(running, browser):
     edit = running("pds-edit-splat", "--history", "pictures")
     trainer, page = edit.trainer, edit.open(browser)
