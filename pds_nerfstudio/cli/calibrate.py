@@ -110,7 +110,9 @@ class CalibrateEta:
     def _probe(self, scratch: Path) -> tuple[list[float], list[float]]:
         """Losses of a scene that stands still, and of one that is edited."""
         from pds_nerfstudio.methods import METHODS
+        from pds_nerfstudio.pipelines.command_line import Given
         from pds_nerfstudio.pipelines.trainer import EditTrainer
+        from pds_nerfstudio.priors.recipe import CHOICE
         from pds_nerfstudio.scenes.source import find_run
 
         family = find_run(self.run_folder).family
@@ -123,6 +125,8 @@ class CalibrateEta:
         settings = {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
         pipeline.objective = self.kind()(**settings)  # pyright: ignore[reportAttributeAccessIssue]
         pipeline.by = self.objective  # pyright: ignore[reportAttributeAccessIssue]
+        own = METHODS[str(config.method_name)].config
+        config.given = Given.of(config, own).with_also(CHOICE)  # pyright: ignore[reportAttributeAccessIssue]
         config.set_timestamp()
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup()

@@ -45,6 +45,10 @@ class Given:
         values = dict(_leaves(default))
         return cls({name for name, value in _leaves(config) if name not in values or values[name] != value})
 
+    def with_also(self, *names: str) -> "Given":
+        """These and others, which are their defaults and were meant."""
+        return Given(self._names | set(names))
+
     def __contains__(self, name: str) -> bool:
         """Whether that setting was named itself."""
         return name in self._names

@@ -8,7 +8,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.settings_tree import change, part
-from pds_nerfstudio.priors.recipe import read_recipe, read_wanted, recipe_of
+from pds_nerfstudio.priors.recipe import CHOICE, read_recipe, read_wanted, recipe_of
 from pds_nerfstudio.prompts import guess_ask
 from pds_nerfstudio.scenes.families import family_of
 
@@ -31,7 +31,8 @@ def follow(config: TrainerConfig, given: Container[str]) -> str:
     recipe = recipe_of(pipeline.prior) if wanted.path is None else read_recipe(wanted.path)
     method = str(config.method_name).removesuffix("-splat")
     ask = wanted.ask or guess_ask(pipeline.src_prompt, pipeline.tgt_prompt)
-    found = recipe.settings(method, family_of(config) or "", ask, wanted.budgets)
+    objective = getattr(pipeline, "by", None) if CHOICE in given else None
+    found = recipe.settings(method, family_of(config) or "", ask, wanted.budgets, objective)
     taken = {name: value for name, value in found.items() if name not in given}
     for name, value in taken.items():
         try:

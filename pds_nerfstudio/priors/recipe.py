@@ -41,6 +41,9 @@ CLOSED = (
 )
 """A file beside somebody's weights sets how an edit goes: of what begins like `OPEN`, nothing that says of what it is
 made, where it lies, or where it is computed."""
+CHOICE = "pipeline.by"
+OF_OBJECTIVE = (CHOICE, "pipeline.objective.", "pipeline.reconstruction")
+"""The revising objective of Perturb-and-Revise, and what is chosen with it."""
 CONDITIONS = {"methods": list, "family": str, "asks": list, "budget": str}
 """What a rule may depend on."""
 
@@ -65,6 +68,12 @@ class Rule:
             and (self.budget is None or self.budget in budgets)
         )
 
+    def settings_for(self, objective: str | None) -> Mapping[str, Any]:
+        """What it sets where that objective was asked for: guidance that goes with another one does not."""
+        if objective in (None, self.settings.get(CHOICE, objective)):
+            return self.settings
+        return {name: value for name, value in self.settings.items() if not name.startswith(OF_OBJECTIVE)}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -78,7 +87,14 @@ class Recipe:
     rules: tuple[Rule, ...]
     path: Path
 
-    def settings(self, method: str, family: str, ask: Ask | None = None, budgets: Sequence[str] = ()) -> dict[str, Any]:
+    def settings(
+        self,
+        method: str,
+        family: str,
+        ask: Ask | None = None,
+        budgets: Sequence[str] = (),
+        objective: str | None = None,
+    ) -> dict[str, Any]:
         """What it sets, by the dotted names of `ns-train`'s flags.
 
         Args:
@@ -86,11 +102,12 @@ class Recipe:
             family: nerfacto, splatfacto or 2d.
             ask: what the prompts ask for; None where that is not known.
             budgets: what there is to spend.
+            objective: the revising one that was asked for by name; None where the recipe may choose.
         """
         found: dict[str, Any] = {}
         for rule in self.rules:
             if rule.applies(method, family, ask, budgets):
-                found |= rule.settings
+                found |= rule.settings_for(objective)
         return found
 
 

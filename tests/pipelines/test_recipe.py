@@ -51,6 +51,23 @@ def test_what_was_named_wins_and_what_was_taken_is_said():
     assert "guidance" not in said
 
 
+@pytest.mark.parametrize(("by", "guidance"), [("dds", 2.0), ("pds", 7.5), ("ssd", 7.5)])
+def test_the_guidance_of_one_objective_is_not_given_to_another(by, guidance):
+    config = config_of("pnr-edit-splat")
+    config.pipeline.by = by
+    follow(config, {"pipeline.by"})
+    assert (config.pipeline.by, part(config, GUIDANCE)) == (by, guidance)
+
+
+def test_toybox_revises_splats_by_dds_and_nerfs_by_pds():
+    chosen = {}
+    for method in ("pnr-edit-splat", "pnr-edit"):
+        config = config_of(method)
+        follow(config, ())
+        chosen[method] = config.pipeline.by, part(config, GUIDANCE)
+    assert chosen == {"pnr-edit-splat": ("dds", 2.0), "pnr-edit": ("pds", 15.0)}
+
+
 def test_none_leaves_the_methods_own_and_a_recipe_is_followed_once():
     config = config_of("pds-edit-splat", recipe=("none",))
     assert follow(config, ()) == ""
