@@ -3,7 +3,7 @@
     python benchmarks/expected_memory.py        # half a minute; nothing is downloaded, and no GPU is asked
 
 GiB, with what `pipelines.memory_plan` adds for what is not counted, for a scene of 500,000 Gaussians with three bands
-of harmonics beside the prior.
+of harmonics beside the prior; and TFLOP of a step, the scene's rendering left out (see `priors.work`).
 """
 
 import json
@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from random_prior import NAMES, TEXT, UNET, VAE
 
+from pds_nerfstudio.estimates import METHODS
 from pds_nerfstudio.pipelines.memory_plan import GIB, Demand, plan_memory
+from pds_nerfstudio.priors.work import count_work
 
 GAUSSIANS = 500_000
 VALUES = 3 + 3 + 4 + 1 + 3 * 16
@@ -95,10 +97,22 @@ def main() -> None:
     """Print a table for each prior: encoder in float32, in bfloat16, and run again in the backward pass."""
     for name in UNET:
         with tempfile.TemporaryDirectory() as temporary:
-            table(f"{NAMES[name]}, U-Net in fp16", folder_of(name, Path(temporary)), SIZES)
+            table(f"{NAMES[name]}, U-Net in fp16", folder := folder_of(name, Path(temporary)), SIZES)
+            print_work(folder, SIZES)
     for name in ("SDXL", "SD 3.5 medium"):
         with tempfile.TemporaryDirectory() as temporary:
-            table(f"{name}, denoiser in fp16", newer_folder_of(name, Path(temporary)), LARGER)
+            table(f"{name}, denoiser in fp16", folder := newer_folder_of(name, Path(temporary)), LARGER)
+            print_work(folder, LARGER)
+
+
+def print_work(folder: Path, sizes: dict[str, tuple[int, int]]) -> None:
+    """TFLOP of a step of a prior, by method and size."""
+    work = {label: count_work(folder, *size) for label, size in sizes.items()}
+    print(f"\n| TFLOP of a step | {' | '.join(work)} |\n|---|{'---:|' * len(work)}")
+    for label, method in {"sds": "sds-edit", "dds, pds, ssd, dvrf, pnr": "pds-edit", "piva": "piva-edit"}.items():
+        counted = METHODS[method]
+        cells = [f"{each.of_step(counted.rows, counted.lessons) / 1e12:.1f}" for each in work.values()]
+        print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
 def table(title: str, folder: Path, sizes: dict[str, tuple[int, int]]) -> None:

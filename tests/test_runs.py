@@ -208,8 +208,8 @@ def test_an_edit_takes_its_counted_work_at_the_rate_of_this_machine_at_the_least
     cpu = torch.device("cpu")
     assert product_rate(cpu, torch.float32) > 0
     monkeypatch.setattr(pace_module, "product_rate", lambda *_: 2.0)
-    said = at_least("pnr-edit-splat", 16_000, 512 * 512, cpu, torch.float32)
+    said = at_least(16_000, 5.481, cpu, torch.float32)
     assert said.startswith("At least 12.2 h: 16,000 steps of 5.5 TFLOP")  # 16,000 · 5.481 TFLOP / 2 TFLOP/s
-    assert at_least("pnr-edit", 16_000, 4 * 512 * 512, cpu, torch.float32).startswith("At least 2.0 days")
+    assert at_least(16_000, 4 * 5.481, cpu, torch.float32).startswith("At least 2.0 days")
     assert is_counted("pds-edit")
     assert not is_counted("sdedit-refine-splat")

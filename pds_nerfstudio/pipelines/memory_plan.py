@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from pds_nerfstudio.estimates import CONTEXT, COPIES, GIB, UNCOUNTED
+from pds_nerfstudio.estimates import CONTEXT, COPIES, GIB, METHODS, UNCOUNTED
 from pds_nerfstudio.images import working_size
 from pds_nerfstudio.priors.check import prior_folder
 from pds_nerfstudio.priors.folder import size_multiple, trained_size
@@ -101,6 +101,18 @@ def plan_edit(
         vae_dtype=vae_dtype,
         recompute_encoder=config.compute.recompute_encoder,
     )
+
+
+def work_of(method: str, config: "EditConfig", size: tuple[int, int]) -> float:
+    """TFLOP of a step of a method that is counted, by the prior of an edit, at views of `size` (height, width); a tiny
+    encoder's are left out."""
+    from pds_nerfstudio.priors.work import count_work
+
+    counted = METHODS[method.removesuffix("-splat")]
+    work = count_work(prior_folder(config.prior, config.demand.edits_pictures), *size)
+    if config.network.encoder is not None:
+        work = replace(work, encoder=0, back=0)
+    return config.demand.views * work.of_step(counted.rows, counted.lessons) / 1e12
 
 
 def available_memory(fit: float | Literal["auto", "off"], device: torch.device) -> float | None:

@@ -13,8 +13,6 @@ WORTH_SAYING = 60
 """Seconds left from which on that is said."""
 SIDE = {"cuda": 4096, "cpu": 1024}
 """Rows of the matrices whose product is timed."""
-OF_COUNTED = 512 * 512
-"""Pixels of the views that `estimates` counts for."""
 
 
 class Pace:
@@ -49,16 +47,14 @@ def is_counted(method: str) -> bool:
     return method.removesuffix("-splat") in METHODS
 
 
-def at_least(method: str, steps: int, pixels: int, device: torch.device, dtype: torch.dtype) -> str:
-    """One sentence on how long an edit by Stable Diffusion takes at the least.
+def at_least(steps: int, work: float, device: torch.device, dtype: torch.dtype) -> str:
+    """One sentence on how long an edit takes at the least.
 
     Args:
-        method: one that is counted.
         steps: that are left.
-        pixels: that the prior is shown in a step.
+        work: TFLOP of each.
     """
-    counted = METHODS[method.removesuffix("-splat")]
-    work, rate = counted.work * pixels / OF_COUNTED, product_rate(device, dtype)
+    rate = product_rate(device, dtype)
     return (
         f"At least {in_words(work * steps / rate)}: {steps:,} steps of {work:.1f} TFLOP, counted, at the "
         f"{rate:.2g} TFLOP/s of a matrix product here. After {SETTLED} steps, by the clock."

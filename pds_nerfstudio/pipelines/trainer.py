@@ -31,12 +31,14 @@ from pds_nerfstudio.pipelines.distillation import ADAPTERS
 from pds_nerfstudio.pipelines.distributed import NonFiniteElsewhere, NonFiniteGradient, SharedOptimizers
 from pds_nerfstudio.pipelines.half_precision import LEAST, CountingScaler
 from pds_nerfstudio.pipelines.history import History, between
+from pds_nerfstudio.pipelines.memory_plan import work_of
 from pds_nerfstudio.pipelines.pace import at_least, in_words, is_counted
 from pds_nerfstudio.pipelines.panel import Panel
 from pds_nerfstudio.pipelines.plan import Plan, prepare
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig
 from pds_nerfstudio.pipelines.session import Session
 from pds_nerfstudio.pipelines.steering import is_way_back
+from pds_nerfstudio.priors.families import PACKAGED
 from pds_nerfstudio.prompts import folder_words
 from pds_nerfstudio.ranges import check_range
 from pds_nerfstudio.scenes.source import load_source_state
@@ -46,8 +48,6 @@ LOGGED_VIEWS = 3
 """Training views that are logged as pictures, with each checkpoint."""
 MOST_SKIPPED = 5
 """Steps in a row without a finite gradient that end a run."""
-OF_STABLE_DIFFUSION = (768, 1024)
-"""Numbers of a text feature of 1.x and 2.x, whose steps are counted."""
 OF_STEPS = 1 << 40
 """Added to the seeds of torch's own generator, which no other draw of an edit shares."""
 
@@ -269,14 +269,12 @@ class EditTrainer(SceneTrainer):
         self._show(now=True)
 
     def _say_how_long(self) -> None:
-        """Before the first step, of an edit whose steps are counted."""
+        """Before the first step, of an edit whose steps can be counted and are worth it."""
         method, pipeline = str(self.config.method_name), self.pipeline
-        if not is_counted(method) or distributed.rank() > 0:
+        if not is_counted(method) or distributed.rank() > 0 or pipeline.config.prior in PACKAGED:
             return
-        denoiser = pipeline.prior.denoiser
-        if denoiser.config.get("cross_attention_dim") in OF_STABLE_DIFFUSION:
-            pixels = math.prod(pipeline.working_size(0)) * pipeline.config.demand.views
-            CONSOLE.log(in_rich(at_least(method, self._steps_to_run(), pixels, denoiser.device, denoiser.dtype)))
+        work, denoiser = work_of(method, pipeline.config, pipeline.working_size(0)), pipeline.prior.denoiser
+        CONSOLE.log(in_rich(at_least(self._steps_to_run(), work, denoiser.device, denoiser.dtype)))
 
     def save_checkpoint(self, step: int) -> None:
         """As ever, while nobody changes the scene; a log of pictures gets some of it.

@@ -72,7 +72,7 @@ def count(
         differentiated: whether the rendering's gradient is wanted, as in score distillation.
     """
     family = family_in(folder)
-    vae, denoiser = _networks(folder)
+    vae, denoiser = networks_of(folder)
     stride, channels = 2 ** (len(vae.config.block_out_channels) - 1), vae.config.latent_channels
     weights = _weight_bytes(vae, vae_dtype) + _weight_bytes(denoiser, dtype)
     if family is SD:  # those of larger families wait in main memory
@@ -94,16 +94,16 @@ def count(
             kept, encoder = 0, _peak(vae.decode, torch.zeros(shape, dtype=vae_dtype))
         size = denoiser.config.in_channels, height // stride, width // stride
         latents = torch.zeros(rows * views, *size, dtype=dtype)
-        predicting = _peak(denoiser, latents, **_told(denoiser, family, rows * views, dtype))
+        predicting = _peak(denoiser, latents, **told_beside(denoiser, family, rows * views, dtype))
         learning = 0
         if adapters:
-            one = _told(denoiser, family, views, dtype)
+            one = told_beside(denoiser, family, views, dtype)
             learning = _pass(lambda x: denoiser(x, **one), latents[:views].clone(), lambda out: out.sample)[0]
             learning *= adapters
     return Footprint(weights, kept, encoder, predicting, learning)
 
 
-def _networks(folder: Path) -> tuple[Any, Any]:
+def networks_of(folder: Path) -> tuple[Any, Any]:
     """VAE and denoiser on the meta device."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
@@ -130,7 +130,7 @@ def _weight_bytes(network: torch.nn.Module, dtype: torch.dtype) -> int:
     return sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
 
 
-def _told(denoiser: Any, family: Family, rows: int, dtype: torch.dtype) -> dict[str, Any]:
+def told_beside(denoiser: Any, family: Family, rows: int, dtype: torch.dtype) -> dict[str, Any]:
     """What a denoiser is given beside the noisy latents."""
     config = denoiser.config
 

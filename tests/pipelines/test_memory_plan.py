@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from pds_nerfstudio.estimates import CONTEXT, GIB, UNCOUNTED
+from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.pipelines.memory_plan import Demand, available_memory, plan_memory
 from pds_nerfstudio.pipelines.trainer import EditTrainer
 from pds_nerfstudio.priors.check import TOYBOX
 from pds_nerfstudio.priors.footprint import count
 from pds_nerfstudio.priors.load import load_prior
+from pds_nerfstudio.priors.work import count_work
 from pds_nerfstudio.scenes.memory import kept_for_backward
 
 from .conftest import PROMPTS
@@ -26,6 +29,19 @@ def test_what_the_encoder_is_counted_to_keep_is_what_autograd_saves(recompute):
         prior.encode(image)
     counted = count(TOYBOX, 64, 96, views=2, recompute_encoder=recompute, **CPU)
     assert counted.kept_by_encoder == pytest.approx(kept.bytes, rel=0.1)
+
+
+def test_a_step_is_counted_as_the_package_runs_it():
+    prior, image = load_prior("toybox", "cpu"), torch.rand(1, 3, 64, 96, requires_grad=True)
+    prior.embed(""), prior.embed("a ball")
+    with FlopCounterMode(display=False) as counter:
+        x0 = prior.encode(image)
+        t = torch.tensor([500])
+        prior.predict_noise([Query(x0.detach(), t, "a ball", 7.5)])
+        x0.sum().backward()
+    work = count_work(TOYBOX, 64, 96)
+    assert counter.get_total_flops() == pytest.approx(work.of_step(rows=2, lessons=0), rel=0.01)
+    assert work.of_step(rows=3, lessons=2) == 7 * work.row + work.encoder + work.back
 
 
 def test_weights_are_counted_to_the_byte():
