@@ -50,6 +50,8 @@ REACH = 0.8
 """Objects are looked for within so much of the distance from which the views see the point."""
 LINK = 2.5
 """Points are neighbours where they are nearer to each other than so many pixels are wide there."""
+ASIDE = 12.0
+"""Pixels between the point and the nearest surface that is no plane's, at most."""
 JUMP = 3.0
 """Depth jumps where neighbouring pixels are farther apart in it than so many pixels are wide there."""
 TOLERANCES = (np.inf, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.025)
@@ -196,7 +198,7 @@ def grow(looks: Looks, point: Float[Tensor, "3"]) -> Bool[Tensor, " pixels"]:
     """Which pixels of the views show the object that a point of the surface lies on.
 
     Raises:
-        UserError: no view sees the point.
+        UserError: no view sees the point, or what lies there cannot be told from a plane.
     """
     away = (looks.points - point).norm(dim=-1)
     reach = REACH * float((looks.origins - point).norm(dim=-1).median())
@@ -211,7 +213,12 @@ def grow(looks: Looks, point: Float[Tensor, "3"]) -> Bool[Tensor, " pixels"]:
         on_plane |= plane.height(points) <= plane.band
     free = (~on_plane).nonzero()[:, 0]
     chosen = torch.zeros(len(points), dtype=torch.bool)
-    start = free[(points[free] - point).norm(dim=-1).argmin()]
+    to_free = (points[free] - point).norm(dim=-1)
+    if not len(free) or float(to_free.min()) > ASIDE * pixel:
+        raise UserError(
+            "What was clicked on is too flat to be told from the plane that it lies on: give a box or masks."
+        )
+    start = free[to_free.argmin()]
     number = int((free == start).nonzero())
     chosen[free] = _object(points[free], colours[free], number, planes, LINK * pixel, EDGE * reach)
     for plane in planes:
