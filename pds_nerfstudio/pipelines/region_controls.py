@@ -13,7 +13,11 @@ from pds_nerfstudio.scenes.region import Point
 
 GROWN_BY = 0.1
 """By which share of an object's radius one press of "Grow" or "Shrink" moves its rim."""
-ALTERATIONS = ("Grow", "Shrink", "Invert", "Clear")
+ALTERATIONS = {
+    ("Grow", "Shrink"): "Take in more around the object, or less",
+    ("Invert", "Clear"): "Change all but the object, or no longer only it",
+}
+"""Two in a row, with what is said of both: more would not fit the panel's width."""
 
 
 class Pages(Protocol):
@@ -54,17 +58,8 @@ class RegionControls:
             self._wait_for_click,
             hint="The next click on the scene selects an object: the edit then changes nothing else",
         )
-        alter = gui.add_button_group(
-            "", ALTERATIONS, hint="Take in more around the object, less, or all but the object"
-        )
-        alter.value = ""  # viser tells of no press of the button that was pressed last
-
-        @alter.on_click
-        def _(event: GuiEvent) -> None:
-            if event.client is not None:
-                asked, alter.value = alter.value, ""
-                self._alter(asked)
-
+        for alterations, hint in ALTERATIONS.items():
+            self._add_alterations(gui, alterations, hint)
         self._shown = gui.add_checkbox(
             "Show what may change", display.shows_region, hint="Tint it in the view; of splats alone"
         )
@@ -77,6 +72,16 @@ class RegionControls:
         gui.add_markdown("Or place the viewer's crop (Control, *Crop Viewport*) around what may change.")
         button("Change only what is in the crop box", self._ask_for_box)
         button("Change everything", self._free)
+
+    def _add_alterations(self, gui: Any, alterations: tuple[str, ...], hint: str) -> None:
+        alter = gui.add_button_group("", alterations, hint=hint)
+        alter.value = ""  # viser tells of no press of the button that was pressed last
+
+        @alter.on_click
+        def _(event: GuiEvent) -> None:
+            if event.client is not None:
+                asked, alter.value = alter.value, ""
+                self._alter(asked)
 
     def _wait_for_click(self) -> None:
         scene = self._viewer.viser_server.scene
