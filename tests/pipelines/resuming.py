@@ -36,6 +36,9 @@ CHOSEN: dict[str, Any] = {
     "control": "toybox",
     "resolution": 32,
     "box": (-2.0, -2.0, -2.0, 2.0, 2.0, 2.0),
+    "region": "the can",
+    "pick": (-0.03, -0.02, -0.67),  # on the floor: everything else is what may change
+    "pick_grow": -0.05,
     "densify_from": 1,
     "densify_until": 6,
     "densify_every": 2,
@@ -67,7 +70,10 @@ EXTRAS = {"lora": "detail.safetensors:0.5", "embedding": "word.safetensors"}
 """What is added to the prior, as the flags name it, below the folder of everything."""
 RESOLUTIONS = {"pnr-edit": 64, "pnr-edit-splat": 64}
 """At which the prior sees where this edit would change something."""
-KEPT = {("PDS", "weighting"): "its other weighting has no gradient beside the other coefficients"}
+KEPT = {
+    ("PDS", "weighting"): "its other weighting has no gradient beside the other coefficients",
+    ("RegionSettings", "click"): "the edit itself turns it into pick, by which a resumed one knows it",
+}
 """Settings that stay as they are, and why."""
 
 
@@ -88,7 +94,7 @@ def choices(holder: Any, name: str, flag: str, masks: Path) -> Iterator[tuple[st
     """A setting, or its parts, by flag, with values off their defaults."""
     value, kind = getattr(holder, name), get_type_hints(type(holder))[name]
     literals = [part for part in get_args(kind) if get_origin(part) is Literal]
-    if (type(holder).__name__, name) in KEPT:
+    if any((kind_of.__name__, name) in KEPT for kind_of in type(holder).__mro__):
         return
     if is_dataclass(value):
         for member in fields(value):
@@ -110,6 +116,9 @@ def flags_off_default(method: str, masks: Path) -> list[str]:
     for name, holder in settings(config.pipeline):
         if name not in NOT_SET and not isinstance(holder, Compute):
             chosen |= dict(choices(holder, name, f"pipeline.{name}", masks))
+    if not method.endswith("-splat"):  # of so short a NeRF no view sees the point
+        for flag in [flag for flag in chosen if flag.startswith("pipeline.pick")]:
+            del chosen[flag]
     chosen["pipeline.resolution"] = RESOLUTIONS.get(method, CHOSEN["resolution"])
     for group, parts in config.optimizers.items():
         chosen[f"optimizers.{group}.optimizer.lr"] = 0.5 * parts["optimizer"].lr

@@ -353,7 +353,7 @@ def test_dataset_updates_are_steered_too(steered, toy_splats, method):
         *(method, "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX[:6], "--max-num-iterations", 6),
         *("--pipeline.num-steps", 3, "--pipeline.update-every", 2),
     )
-    assert seen == [{"prompts": new, "guidance_scale": 3.0, "strength": [0.2, 0.4], "box": None}]
+    assert seen == [{"prompts": new, "guidance_scale": 3.0, "strength": [0.2, 0.4], "box": None, "pick": None}]
     assert config.pipeline.tgt_prompt == PROMPTS[3]  # the snapshot's, and the source's
     assert config.pipeline.guidance_scale != 3.0
     changes = [change.change for change in read_session(config.get_base_dir() / SESSION_FILE)]

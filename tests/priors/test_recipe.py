@@ -48,8 +48,10 @@ def test_of_toybox_edits_every_colour_and_addition_is_known_and_no_shape_is_mist
 def test_of_rules_that_set_the_same_the_last_one_counts():
     recipe = recipe_of("toybox")
     name = "pipeline.objective.guidance_scale"
-    assert recipe.settings("pnr-edit", "splatfacto")[name] == 7.5
-    assert recipe.settings("pnr-edit", "splatfacto", "colour")[name] == 15
+    assert recipe.settings("pds-edit", "splatfacto")[name] == 7.5
+    assert recipe.settings("pnr-edit", "splatfacto")[name] == 2
+    assert recipe.settings("pnr-edit", "splatfacto", "object")[name] == 7.5
+    assert recipe.settings("pnr-edit", "splatfacto", "colour", objective="pds")[name] == 7.5
     assert recipe.settings("pnr-edit", "splatfacto")["pipeline.edit_steps"] == 600
     assert recipe.settings("pnr-edit", "splatfacto", None, ["quick"])["pipeline.edit_steps"] == 300
     assert not recipe.settings("source-splatfacto", "splatfacto")
