@@ -110,8 +110,7 @@ def print_work(folder: Path, sizes: dict[str, tuple[int, int]]) -> None:
     work = {label: count_work(folder, *size) for label, size in sizes.items()}
     print(f"\n| TFLOP of a step | {' | '.join(work)} |\n|---|{'---:|' * len(work)}")
     for label, method in {"sds": "sds-edit", "dds, pds, ssd, dvrf, pnr": "pds-edit", "piva": "piva-edit"}.items():
-        counted = METHODS[method]
-        cells = [f"{each.of_step(counted.rows, counted.lessons) / 1e12:.1f}" for each in work.values()]
+        cells = [f"{each.of_step(*METHODS[method].formula) / 1e12:.1f}" for each in work.values()]
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 

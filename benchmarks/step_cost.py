@@ -35,10 +35,12 @@ from rendering import look_at_scene, scene
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from pds_nerfstudio.estimates import METHODS
 from pds_nerfstudio.objectives import DDS, DVRF, PDS, SDS, SSD, VSD, Edit, Piva, Query, surrogate_loss
 from pds_nerfstudio.objectives.base import EDITED, SOURCE, ScoreDistillation
 from pds_nerfstudio.priors.learning import LearningPrior, Lesson
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+from pds_nerfstudio.priors.work import Work
 from pds_nerfstudio.scenes.memory import kept_for_backward, rays_that_fit
 
 Part = Literal["prior", "rendering", "overhead"]
@@ -52,18 +54,10 @@ OBJECTIVES: dict[str, ScoreDistillation] = {
     "piva": Piva(),
     "piva, separate": Piva(noisy_source="separate"),
 }
-NEEDED: dict[str, tuple[int, int]] = {
-    "sds": (2, 0),
-    "dds": (4, 0),
-    "pds": (4, 0),
-    "ssd": (4, 0),
-    "dvrf": (4, 0),
-    "vsd": (2, 1),
-    "piva": (3, 2),
-    "piva, separate": (5, 2),
-}
-"""What the formulas need of the U-Net: rows asked without a graph, and rows that train an adapter; φ answers with the
-latter. With one noisy latent for both prompts, Piva's unconditional predictions are one and cancel."""
+NEEDED = {name: METHODS[f"{name}-edit"].formula for name in OBJECTIVES if f"{name}-edit" in METHODS}
+NEEDED["piva, separate"] = (5, 2)
+"""What the formulas need of the U-Net: predictions, and those of them that an adapter learns from. With one noisy
+latent for both prompts, Piva's unconditional predictions are one and cancel."""
 RANK = 16
 PROMPTS = ("a photo of a man", "a photo of a woman")
 T = torch.tensor([500])
@@ -89,19 +83,6 @@ class Cost:
         return self.unet + self.vae_forward + self.vae_backward + self.other
 
 
-@dataclass(frozen=True)
-class Unit:
-    """FLOPs of the pieces that a floor is made of."""
-
-    unet: float
-    vae_forward: float
-    vae_backward: float
-
-    def floor(self, rows: int, trained: int) -> float:
-        """FLOPs of a step with so many U-Net rows, and so many adapters trained by one row forward and backward."""
-        return (rows + 2 * trained) * self.unet + self.vae_forward + self.vae_backward
-
-
 def picture(prior: StableDiffusionPrior, size: int, graph: bool = True) -> Tensor:
     """A rendering of `size` x `size` pixels."""
     return torch.zeros(1, 3, size, size, device=prior.device, requires_grad=graph)
@@ -112,7 +93,7 @@ def parameters(prior: StableDiffusionPrior) -> Iterable[Tensor]:
     return [p for network in (prior.vae, prior.unet, prior.text_encoder) for p in network.parameters()]
 
 
-def unit(prior: StableDiffusionPrior, size: int) -> Unit:
+def unit(prior: StableDiffusionPrior, size: int) -> Work:
     """One U-Net row, one encoder pass forward, one backward."""
     with flops() as forward:
         x0 = prior.encode(picture(prior, size))
@@ -121,7 +102,7 @@ def unit(prior: StableDiffusionPrior, size: int) -> Unit:
     prior.embed("")
     with flops() as row:
         prior.predict_noise([Query(x0.detach(), T, "")])
-    return Unit(row.get_total_flops(), forward.get_total_flops(), backward.get_total_flops())
+    return Work(row.get_total_flops(), forward.get_total_flops(), backward.get_total_flops())
 
 
 def gradient_edit(x0_tgt: Tensor, x0_src: Tensor) -> Edit:
@@ -210,7 +191,7 @@ def count_prior(name: str, size: int, small: bool = False) -> list[dict[str, Any
                     prior.add_adapters((SOURCE, EDITED), RANK)
         with answered_without_values():
             ours, naive = our_step(ours_on, objective, size), naive_step(naive_on, objective, size)
-        floor = pieces.floor(*NEEDED[label])
+        floor = pieces.of_step(*NEEDED[label])
         rows.append(
             {
                 "prior": name,

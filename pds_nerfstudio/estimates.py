@@ -44,6 +44,11 @@ class Counted:
     lessons: int = 0
     """Those of them that an adapter learns from."""
 
+    @property
+    def formula(self) -> tuple[int, int]:
+        """Predictions and lessons, as `priors.work.Work.of_step` takes them."""
+        return self.rows, self.lessons
+
 
 METHODS = {
     "sds-edit": Counted(3.874, 0, 30_000, rows=2),

@@ -108,11 +108,10 @@ def work_of(method: str, config: "EditConfig", size: tuple[int, int]) -> float:
     encoder's are left out."""
     from pds_nerfstudio.priors.work import count_work
 
-    counted = METHODS[method.removesuffix("-splat")]
     work = count_work(prior_folder(config.prior, config.demand.edits_pictures), *size)
     if config.network.encoder is not None:
         work = replace(work, encoder=0, back=0)
-    return config.demand.views * work.of_step(counted.rows, counted.lessons) / 1e12
+    return config.demand.views * work.of_step(*METHODS[method.removesuffix("-splat")].formula) / 1e12
 
 
 def available_memory(fit: float | Literal["auto", "off"], device: torch.device) -> float | None:

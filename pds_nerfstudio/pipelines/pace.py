@@ -56,7 +56,7 @@ def at_least(steps: int, work: float, device: torch.device, dtype: torch.dtype) 
     """
     rate = product_rate(device, dtype)
     return (
-        f"At least {in_words(work * steps / rate)}: {steps:,} steps of {work:.1f} TFLOP, counted, at the "
+        f"At least {in_words(work * steps / rate)}: {steps:,} steps of {work:.2g} TFLOP, counted, at the "
         f"{rate:.2g} TFLOP/s of a matrix product here. After {SETTLED} steps, by the clock."
     )
 
