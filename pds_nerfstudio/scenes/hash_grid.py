@@ -25,11 +25,10 @@ from nerfstudio.models.nerfacto import NerfactoModel
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes.hash_encoding import PRIMES
 from pds_nerfstudio.scenes.hull import Region
 from pds_nerfstudio.scenes.unit_cube import Reaches, UnitCube, grid
 
-PRIMES = (1, 2654435761, 805459861)
-"""Müller et al. 2022, eq. 4; of tiny-cuda-nn and nerfstudio alike."""
 BLOCK = 8
 """Vertices along each side of the smallest blocks, and blocks along each side of a larger one."""
 FULL = 32
