@@ -51,7 +51,7 @@ from pds_nerfstudio.prompts import NO_UNET, check_prompts, require_read_differen
 from pds_nerfstudio.scenes.families import family_of_model, scene_of
 from pds_nerfstudio.scenes.hull import Hull, Region
 from pds_nerfstudio.scenes.pick import object_at, point_seen
-from pds_nerfstudio.scenes.region import Box, Common, Outside, hull_of_masks, hull_of_views
+from pds_nerfstudio.scenes.region import Box, Outside, Point, common, hull_of_masks, hull_of_views
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
 from pds_nerfstudio.scenes.views import Views, train_views
@@ -362,17 +362,18 @@ class EditPipeline(VanillaPipeline):
     def region(self) -> Region | None:
         """Where the scene may change; None for everywhere."""
         settings = self.config.region
-        region: Region | None = None if settings.box is None else Box(settings.box)
-        if settings.masks is not None:
-            masks = hull_of_masks(self.model, self.views, settings.masks)
-            region = masks if region is None else Common(region, masks)
-        if settings.region is not None:
-            region = self.named_hull if region is None else Common(region, self.named_hull)
-        if settings.pick is not None:
-            picked = object_at(self.model, self.views, settings.pick, settings.pick_grow)
-            picked = Outside(picked) if settings.pick_invert else picked
-            region = picked if region is None else Common(region, picked)
-        return region
+        return common(
+            None if settings.box is None else Box(settings.box),
+            None if settings.masks is None else hull_of_masks(self.model, self.views, settings.masks),
+            None if settings.region is None else self.named_hull,
+            None if settings.pick is None else self._picked(settings.pick),
+        )
+
+    def _picked(self, point: Point) -> Region:
+        """What --pipeline.pick asks for, as the scene is now."""
+        settings = self.config.region
+        picked = object_at(self.model, self.views, point, settings.pick_grow)
+        return Outside(picked) if settings.pick_invert else picked
 
     @functools.cached_property
     def named_hull(self) -> Hull:

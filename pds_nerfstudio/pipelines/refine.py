@@ -29,7 +29,7 @@ from pds_nerfstudio.pipelines.settings import listed_in_order
 from pds_nerfstudio.ranges import Guidance, Share
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.hull import Hull, Region
-from pds_nerfstudio.scenes.region import Common, hull_of_views
+from pds_nerfstudio.scenes.region import common, hull_of_views
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import FROZEN
 from pds_nerfstudio.scenes.source import SourceRun, find_run
@@ -112,8 +112,7 @@ class RefinePipeline(DatasetUpdatePipeline):
         if not find_source(edit.run, self._edit.config, self._edit.config_path.parent):
             CONSOLE.log("[yellow]The scene before the edit is not there to tell what it changed: all may change.")
             return region
-        hull = self.edited_hull(source_state(edit.run))
-        return hull if region is None else Common(region, hull)
+        return common(region, self.edited_hull(source_state(edit.run)))
 
     @functools.cached_property
     def _edit(self) -> SourceRun:

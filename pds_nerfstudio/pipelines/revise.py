@@ -28,8 +28,9 @@ from pds_nerfstudio.objectives.perturb import (
     loss_increase,
     with_range,
 )
-from pds_nerfstudio.objectives.relevance import MIDDLE, prediction_difference, relevance
+from pds_nerfstudio.objectives.relevance import MIDDLE, relevance
 from pds_nerfstudio.pipelines.distillation import DistillationConfig, DistillationPipeline
+from pds_nerfstudio.pipelines.prompt_difference import prompt_difference
 from pds_nerfstudio.pipelines.settings import (
     Flat,
     Perturbation,
@@ -41,7 +42,7 @@ from pds_nerfstudio.pipelines.settings import (
 from pds_nerfstudio.pipelines.source_views import SourceView
 from pds_nerfstudio.ranges import Share, Steps
 from pds_nerfstudio.scenes.hull import INSIDE, Hull, Region
-from pds_nerfstudio.scenes.region import Common, hull_of_views
+from pds_nerfstudio.scenes.region import common, hull_of_views
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.text import in_rich
 
@@ -50,8 +51,6 @@ PAPERS_LATENTS, PAPERS_VIEWS = 4 * 32 * 32, 4
 values of a view and averaged over four views; the L1 distance is averaged over them too, the perceptual one summed."""
 PAPERS_RESCALE = 0.5
 """How far the release brings the contrast of a guided reconstruction back."""
-RELEVANCE_DRAWS = 6
-"""Draws of timestep and noise per view."""
 OF_ANY_OBJECTIVE = ("guidance_scale", "min_step_percent", "max_step_percent")
 """What every objective has, and keeps where another takes its place."""
 
@@ -162,11 +161,7 @@ class RevisePipeline(DistillationPipeline):
 
     def region(self) -> Region | None:
         """See `EditPipeline.region`; where asked for, what the prior would change and no more."""
-        region = super().region()
-        if not self._relevant_alone:
-            return region
-        hull = self.relevant_hull()
-        return hull if region is None else Common(region, hull)
+        return common(super().region(), self.relevant_hull() if self._relevant_alone else None)
 
     @torch.no_grad()
     def relevant_hull(self) -> Hull:
@@ -188,18 +183,8 @@ class RevisePipeline(DistillationPipeline):
         prompts = self.config.src_prompt, self.config.tgt_prompt
         key = (source.index, *prompts)  # prompts may change while the edit runs
         if key not in self._maps:
-            generator = torch.Generator().manual_seed(self.config.run.seed)
-            low, high = (round(share * self.prior.schedule.num_steps) for share in MIDDLE)
-            t = torch.randint(low, high, (RELEVANCE_DRAWS,), generator=generator)
-            eps = torch.randn(RELEVANCE_DRAWS, *source.latent.shape[1:], generator=generator).to(source.latent)
-            x0 = source.latent.expand(RELEVANCE_DRAWS, -1, -1, -1)
-            cameras = self.shown.seen_from([source.index] * RELEVANCE_DRAWS)
-            difference = prediction_difference(self.prior, x0, *prompts, t, eps, cameras).mean(0)
-            if not bool(difference.isfinite().all()):
-                raise UserError(
-                    f"What the prior predicts of view {self.shown.names[source.index]} is not finite: use "
-                    "--pipeline.precision fp32, or another prior."
-                )
+            seed = self.config.run.seed
+            difference = prompt_difference(self.prior, self.shown, source, prompts, MIDDLE, seed)
             self._maps[key] = relevance(difference)
         return self._maps[key]
 

@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.objectives.relevance import prediction_difference
+from pds_nerfstudio.pipelines.prompt_difference import prompt_difference, require_finite
 from pds_nerfstudio.pipelines.settings import FoundBy
 from pds_nerfstudio.pipelines.shown import ShownViews
 from pds_nerfstudio.pipelines.source_views import SourceView
@@ -28,8 +27,6 @@ from pds_nerfstudio.scenes.cutout import cut_out
 Map = Float[Tensor, "height width"]
 MIDDLE = (0.3, 0.7)
 """Timesteps at which predictions are compared, as fractions of T."""
-DRAWS = 6
-"""Draws of timestep and noise for each view."""
 
 
 @dataclass(frozen=True)
@@ -57,28 +54,15 @@ class WordSearch:
         """
         maps = []
         if self.by != "attention":
-            maps.append(self._difference(source))
+            prompts = self.asked.without, self.asked.prompt
+            maps.append(prompt_difference(self.prior, self.shown, source, prompts, MIDDLE, self.seed))
         if self.by != "difference":
             from pds_nerfstudio.priors.attention import attention_map
 
             cameras = self.shown.seen_from([source.index])
             maps.append(attention_map(self.prior, source.latent, self.asked, self.seed, cameras)[0])
-        if not all(bool(found.isfinite().all()) for found in maps):
-            raise UserError(
-                f"What the prior predicts of view {self.shown.names[source.index]} is not finite: use "
-                "--pipeline.precision fp32, or another prior."
-            )
+            require_finite(maps[-1], self.shown.names[source.index])
         return together(*maps) if len(maps) == 2 else maps[0]
-
-    def _difference(self, source: SourceView) -> Map:
-        generator = torch.Generator().manual_seed(self.seed)
-        low, high = (round(share * self.prior.schedule.num_steps) for share in MIDDLE)
-        t = torch.randint(low, high, (DRAWS,), generator=generator)
-        eps = torch.randn(DRAWS, *source.latent.shape[1:], generator=generator).to(source.latent)
-        x0 = source.latent.expand(DRAWS, -1, -1, -1)
-        cameras = self.shown.seen_from([source.index] * DRAWS)
-        prompts = self.asked.without, self.asked.prompt
-        return prediction_difference(self.prior, x0, *prompts, t, eps, cameras).mean(0)
 
 
 def together(difference: Map, attention: Map) -> Map:

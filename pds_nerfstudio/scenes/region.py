@@ -78,6 +78,15 @@ class Common:
         return self.first.contains(points) & self.second.contains(points)
 
 
+def common(*regions: Region | None) -> Region | None:
+    """What all of them have in common, None being everywhere."""
+    found: Region | None = None
+    for region in regions:
+        if region is not None:
+            found = region if found is None else Common(found, region)
+    return found
+
+
 @dataclass(frozen=True)
 class Outside:
     """What lies outside of a region."""
