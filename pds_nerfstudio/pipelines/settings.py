@@ -126,6 +126,10 @@ class RegionSettings(Group):
             raise UserError('--pipeline.region is empty: name what may change, for example "the ball".')
         if self.region is None and self.region_by != "both":
             raise UserError(f"--pipeline.region-by {self.region_by} finds words: give them with --pipeline.region.")
+        if self.click is None and self.pick is None and (self.pick_grow or self.pick_invert):
+            raise UserError(
+                "--pipeline.pick-grow and --pipeline.pick-invert alter an object: say which one with --pipeline.click."
+            )
 
 
 @dataclass

@@ -119,7 +119,7 @@ class SplatScene(Scene):
             low, high = means.aminmax(dim=0)
             raise UserError(
                 f"The region to change contains none of the {len(means)} Gaussians, which lie between "
-                f"{_listed(low.tolist())} and {_listed(high.tolist())}: give another box, masks or words."
+                f"{_listed(low.tolist())} and {_listed(high.tolist())}: give another box, masks, words or click."
             )
         self.model.freeze(frozen)
         return None if frozen is None else f"{int((~frozen).sum())} of {len(frozen)} Gaussians may change."
