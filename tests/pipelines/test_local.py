@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.trial import load_run
+from pds_nerfstudio.pipelines.settings import RegionSettings
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.hull import Hull
 from pds_nerfstudio.scenes.source import find_run, load_source_state
@@ -115,3 +117,10 @@ def test_where_to_change_is_found_once_for_two_prompts(ns_train, toy_splats, mon
         *("--pipeline.refine-steps", 0, "--max-num-iterations", 1),
     )
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("altered", [{"pick_grow": 0.1}, {"pick_invert": True}])
+def test_an_object_that_nobody_named_is_not_altered(altered):
+    with pytest.raises(UserError, match="say which one with"):
+        RegionSettings(**altered).check()
+    RegionSettings(click=(0, 1.0, 1.0), **altered).check()
