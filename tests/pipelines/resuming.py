@@ -66,6 +66,8 @@ CHOSEN: dict[str, Any] = {
     "editor": "inversion",
 }
 """Values that are off the default and still work together; all others are found by `another`."""
+OF_NERFS = (0.93, -0.06, -1.27)
+"""A point on the surface of a NeRF of sixty steps, in place of CHOSEN's."""
 EXTRAS = {"lora": "detail.safetensors:0.5", "embedding": "word.safetensors"}
 """What is added to the prior, as the flags name it, below the folder of everything."""
 RESOLUTIONS = {"pnr-edit": 64, "pnr-edit-splat": 64}
@@ -116,9 +118,10 @@ def flags_off_default(method: str, masks: Path) -> list[str]:
     for name, holder in settings(config.pipeline):
         if name not in NOT_SET and not isinstance(holder, Compute):
             chosen |= dict(choices(holder, name, f"pipeline.{name}", masks))
-    if not method.endswith("-splat"):  # of so short a NeRF no view sees the point
-        for flag in [flag for flag in chosen if flag.startswith("pipeline.pick")]:
-            del chosen[flag]
+    if not method.endswith("-splat"):
+        chosen["pipeline.pick"] = OF_NERFS
+    if method == "sdedit-refine":  # whose caption is what the edit was to show
+        chosen["pipeline.region"] = "the cone"
     chosen["pipeline.resolution"] = RESOLUTIONS.get(method, CHOSEN["resolution"])
     for group, parts in config.optimizers.items():
         chosen[f"optimizers.{group}.optimizer.lr"] = 0.5 * parts["optimizer"].lr
