@@ -124,6 +124,8 @@ class SceneTrainer(Trainer):
     """Whether it begins with another run's scene, and goes on by itself alone."""
     _waiting = False
     """Whether nothing is left to do but to show the result in the viewer."""
+    _runs_on: threading.Thread | None = None
+    """The thread that trains, while it does."""
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; a dataset that cannot be read ends in one sentence."""
@@ -172,10 +174,12 @@ class SceneTrainer(Trainer):
         with self._leaving_nothing(), interruptions(self._interrupt), bar as self._bar:
             try:
                 self._task = self._bar.add_task(self._title(0), total=total, completed=self._start_step, note="")
+                self._runs_on = threading.current_thread()
                 super().train()
             finally:
                 _close_event_writers()
                 self._let_pages_go()
+                self._runs_on = None
 
     def train_iteration(self, step: int):
         """One step of nerfstudio's, shown in the bar.
@@ -225,6 +229,13 @@ class SceneTrainer(Trainer):
         """Wait for Ctrl-C, which then is no interruption."""
         self._waiting = True
         super()._train_complete_viewer()
+
+    def shutdown(self) -> None:
+        """Stop from another thread: the viewer goes once the step is over that still writes into it."""
+        while self._runs_on not in (None, threading.current_thread()) and not self._waiting:
+            self.stop_training = True  # again and again: a training that begins resets it
+            time.sleep(0.02)
+        super().shutdown()
 
     def _let_pages_go(self) -> None:
         """End the threads that render for pages: a process that exits while one is inside torch is aborted.

@@ -361,6 +361,31 @@ def test_without_a_history_of_scenes_going_back_asks_first(running, browser):
     page.close()
 
 
+def test_the_viewer_goes_after_the_step_that_writes_into_it(running, monkeypatch):
+    reached, go_on = threading.Event(), threading.Event()
+    update = EditTrainer._update_viewer_state
+
+    def slowly(self, step):
+        reached.set()
+        go_on.wait(60)
+        self.panel.follow()
+        self.panel._moments.value = self.panel._moments.options[0]  # which viser hands to its threads
+        update(self, step)
+
+    monkeypatch.setattr(EditTrainer, "_update_viewer_state", slowly)
+    edit = running("pds-edit-splat")
+    edit.trainer.training_state = "training"
+    assert reached.wait(60)
+    stopping = threading.Thread(target=edit.trainer.shutdown)
+    stopping.start()
+    stopping.join(0.5)
+    assert stopping.is_alive()
+    go_on.set()
+    stopping.join(60)
+    assert not stopping.is_alive()
+    edit.trainer = None  # is stopped
+
+
 def test_two_pages_a_closed_and_a_late_one_neither_stop_nor_change_the_edit(running, browser):
     edit = running("pnr-edit-splat", "--pipeline.eta", 0.3, "--pipeline.perturb", "everywhere")
     trainer = edit.trainer
