@@ -51,9 +51,10 @@ from pds_nerfstudio.prompts import NO_UNET, check_prompts, require_read_differen
 from pds_nerfstudio.scenes.families import family_of_model, scene_of
 from pds_nerfstudio.scenes.hull import Hull, Region
 from pds_nerfstudio.scenes.pick import object_at, point_seen
-from pds_nerfstudio.scenes.region import Box, Outside, Point, common, hull_of_masks, hull_of_views
+from pds_nerfstudio.scenes.region import Box, Outside, common, hull_of_masks, hull_of_views
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
+from pds_nerfstudio.scenes.stencil import drawn_on
 from pds_nerfstudio.scenes.views import Views, train_views
 from pds_nerfstudio.text import in_rich
 
@@ -366,14 +367,16 @@ class EditPipeline(VanillaPipeline):
             None if settings.box is None else Box(settings.box),
             None if settings.masks is None else hull_of_masks(self.model, self.views, settings.masks),
             None if settings.region is None else self.named_hull,
-            None if settings.pick is None else self._picked(settings.pick),
+            self._pointed_at(),
         )
 
-    def _picked(self, point: Point) -> Region:
-        """What --pipeline.pick asks for, as the scene is now."""
-        settings = self.config.region
-        picked = object_at(self.model, self.views, point, settings.pick_grow)
-        return Outside(picked) if settings.pick_invert else picked
+    def _pointed_at(self) -> Region | None:
+        """What a click has picked and stencils have altered, as the scene is now."""
+        settings, picked = self.config.region, None
+        if settings.pick is not None:
+            picked = object_at(self.model, self.views, settings.pick, settings.pick_grow)
+            picked = Outside(picked) if settings.pick_invert else picked
+        return drawn_on(self.model, picked, settings.drawn)
 
     @functools.cached_property
     def named_hull(self) -> Hull:

@@ -1,21 +1,23 @@
-"""The panel's group "Region": a click on the scene, or the viewer's crop, says what may change."""
+"""The panel's group "Region": clicks and rectangles on the scene, or the viewer's crop, say what may change."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 from viser import GuiEvent, ScenePointerEvent
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.pipelines.base import EditConfig
-from pds_nerfstudio.pipelines.steering import settings_of
+from pds_nerfstudio.pipelines.steering import NOTHING_PICKED, settings_of
 from pds_nerfstudio.scenes.region import Point
 
 GROWN_BY = 0.1
 """By which share of an object's radius one press of "Grow" or "Shrink" moves its rim."""
 ALTERATIONS = {
     ("Grow", "Shrink"): "Take in more around the object, or less",
-    ("Invert", "Clear"): "Change all but the object, or no longer only it",
+    ("Invert", "Clear"): "Change all but what is selected, or no longer only it",
+    ("Draw", "Erase"): "Then drag a rectangle over the view: what it shows may change too, or no longer",
 }
 """Two in a row, with what is said of both: more would not fit the panel's width."""
 
@@ -103,16 +105,49 @@ class RegionControls:
             self._say(f"Refused: {error}")
             return
         self._shown.value = self._display.shows_region = True
-        self._ask("pick", {"point": [round(value, 6) for value in point], "grow": 0.0, "invert": False})
+        self._ask("pick", NOTHING_PICKED | {"point": [round(value, 6) for value in point]})
+
+    def _wait_for_rectangle(self, adds: bool) -> None:
+        scene = self._viewer.viser_server.scene
+
+        @scene.on_pointer_event("rect-select")
+        def _(event: ScenePointerEvent) -> None:
+            scene.remove_pointer_callback()
+            self._draw(event, adds)
+
+        self._say("Drag a rectangle over the view.")
+
+    def _draw(self, event: ScenePointerEvent, adds: bool) -> None:
+        """A stencil on the view of the page in which somebody has dragged."""
+        view = self._viewer.get_camera_state(event.client)
+        if view.camera_type != CameraType.PERSPECTIVE:
+            self._say("Refused: the view is no perspective one. End its preview, then drag again.")
+            return
+        corners = [[min(max(float(value), 0.0), 1.0) for value in corner] for corner in event.screen_pos]
+        (left, right), (top, bottom) = (sorted(ends) for ends in zip(*corners, strict=True))
+        stencil = {
+            "pose": [round(value, 6) for value in view.c2w.flatten().tolist()],
+            "fov": float(view.fov),
+            "aspect": float(view.aspect),
+            "rectangle": [round(value, 6) for value in (left, top, right, bottom)],
+            "adds": adds,
+        }
+        now = settings_of(self._config)["pick"] or NOTHING_PICKED
+        self._shown.value = self._display.shows_region = True
+        self._ask("pick", now | {"drawn": [*now["drawn"], stencil]})
 
     def _alter(self, how: str) -> None:
         now = settings_of(self._config)["pick"]
-        if now is None:
+        if how in ("Draw", "Erase"):
+            self._wait_for_rectangle(how == "Draw")
+        elif now is None:
             self._say("Refused: nothing is selected. Press *Click on the subject*, then click on it in the view.")
         elif how == "Clear":
             self._ask("pick", None)
         elif how == "Invert":
-            self._ask("pick", now | {"invert": not now["invert"]})
+            self._ask("pick", inverted(now))
+        elif now["point"] is None:
+            self._say("Refused: what is drawn has no rim. Draw more of it, or erase some.")
         else:
             grown = now["grow"] + (GROWN_BY if how == "Grow" else -GROWN_BY)
             self._ask("pick", now | {"grow": round(min(max(grown, -1.0), 1.0), 6)})
@@ -133,3 +168,9 @@ class RegionControls:
         crop = control.crop_obb
         corners = (*(crop.T - crop.S / 2), *(crop.T + crop.S / 2))
         self._ask("box", [round(float(value), 6) for value in corners])
+
+
+def inverted(pick: dict[str, Any]) -> dict[str, Any]:
+    """All but what this value of `pick` selects: what a stencil adds to the one, it takes from the other."""
+    drawn = [stencil | {"adds": not stencil["adds"]} for stencil in pick["drawn"]]
+    return pick | {"invert": pick["point"] is not None and not pick["invert"], "drawn": drawn}

@@ -11,7 +11,7 @@ A family's own settings are a subclass of a group: a method holds the group of i
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -25,6 +25,7 @@ from pds_nerfstudio.scenes.orbit import VIEWS
 from pds_nerfstudio.scenes.perturb import Eta
 from pds_nerfstudio.scenes.region import Box, Corners, Point
 from pds_nerfstudio.scenes.scene import Densify
+from pds_nerfstudio.scenes.stencil import Stencil
 
 
 class Group:
@@ -107,11 +108,14 @@ class RegionSettings(Group):
     """Take surfaces near that object in too, up to this share of its radius away; below 0, leave its rim out."""
     pick_invert: bool = False
     """Change everything but that object."""
+    drawn: Annotated[tuple[Stencil, ...], tyro.conf.Suppress] = ()
+    """What was drawn on views in the viewer: more that may change, or less."""
 
     @property
     def confines(self) -> bool:
         """Whether any part of the scene is kept from changing."""
-        return any(place is not None for place in (self.box, self.masks, self.region, self.click, self.pick))
+        places = (self.box, self.masks, self.region, self.click, self.pick)
+        return bool(self.drawn) or any(place is not None for place in places)
 
     def check(self) -> None:
         """Raise UserError for a box, masks or words that cannot be used."""
@@ -120,6 +124,10 @@ class RegionSettings(Group):
                 Box(self.box)
         except ValueError as error:
             raise UserError(f"--pipeline.box: {error}") from error
+        try:
+            self.drawn = tuple(replace(stencil) for stencil in self.drawn)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"What this run says was drawn cannot be read ({error}): edit its source again.") from error
         if self.masks is not None and not self.masks.is_dir():
             raise UserError(f"--pipeline.masks {self.masks} is no folder: give one with an image for some views.")
         if self.region is not None and not self.region.strip():

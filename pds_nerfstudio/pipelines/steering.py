@@ -19,6 +19,7 @@ from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
 from pds_nerfstudio.pipelines.revise import OF_ANY_OBJECTIVE, ReviseConfig
 from pds_nerfstudio.scenes.region import Box
+from pds_nerfstudio.scenes.stencil import Stencil
 
 SESSION_FILE = "session.jsonl"
 """Where a run keeps its changes, one JSON object to a line."""
@@ -114,15 +115,36 @@ def _write_box(config: EditConfig, value: Any) -> None:
     config.region.box = corners
 
 
+NOTHING_PICKED: dict[str, Any] = {"point": None, "grow": 0.0, "invert": False, "drawn": []}
+"""What `pick` consists of, where nothing is selected."""
+
+
 def _read_pick(config: EditConfig) -> Any:
     region = config.region
-    if region.pick is None:
+    if region.pick is None and not region.drawn:
         return None
-    return {"point": list(region.pick), "grow": region.pick_grow, "invert": region.pick_invert}
+    return {
+        "point": None if region.pick is None else list(region.pick),
+        "grow": region.pick_grow,
+        "invert": region.pick_invert,
+        "drawn": [_plain(stencil) for stencil in region.drawn],
+    }
+
+
+def _plain(stencil: Stencil) -> dict[str, Any]:
+    """As JSON has it."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(stencil).items()}
+
+
+def _stencil(value: dict[str, Any]) -> Stencil:
+    pose, (left, top, right, bottom) = (tuple(map(float, value[name])) for name in ("pose", "rectangle"))
+    return Stencil(pose, float(value["fov"]), float(value["aspect"]), (left, top, right, bottom), value["adds"])
 
 
 def _write_pick(config: EditConfig, value: Any) -> None:
-    point, grow, invert = (None, 0.0, False) if value is None else (value[name] for name in ("point", "grow", "invert"))
+    value = NOTHING_PICKED if value is None else value
+    point, grow, invert = (value[name] for name in ("point", "grow", "invert"))
+    drawn = tuple(map(_stencil, value.get("drawn", ())))
     if point is not None:
         x, y, z = map(float, point)
         if not all(map(math.isfinite, (x, y, z))):
@@ -130,8 +152,9 @@ def _write_pick(config: EditConfig, value: Any) -> None:
         point = x, y, z
     if not -1 <= float(grow) <= 1 or not isinstance(invert, bool):
         raise ValueError("an object is grown by a share of its radius, from -1 to 1, and inverted or not.")
-    config.region.pick, config.region.pick_grow, config.region.pick_invert = point, float(grow), invert
-    config.region.click = None
+    region = config.region
+    region.pick, region.pick_grow, region.pick_invert, region.drawn = point, float(grow), invert, drawn
+    region.click = None
 
 
 def _distils(config: Any) -> bool:
@@ -182,11 +205,11 @@ SETTINGS = (
         lambda config: None if config.region.box is None else list(config.region.box),
         _write_box,
     ),
-    Setting("pick", ("pick", "pick_grow", "pick_invert", "click"), lambda _: True, _read_pick, _write_pick),
+    Setting("pick", ("pick", "pick_grow", "pick_invert", "drawn", "click"), lambda _: True, _read_pick, _write_pick),
 )
 """`prompts` are source and target; `timesteps` and `strength` the two ends of a range, as fractions; `regularisation`
-is Piva's λ; `box` six numbers or None; `pick` the point that an object lies on, and how its region is altered, or
-None."""
+is Piva's λ; `box` six numbers or None; `pick` the point that an object lies on, how its region is altered and what
+was drawn, or None."""
 NAMES = tuple(setting.name for setting in SETTINGS)
 FLAGS = {setting.name: tuple(f"pipeline.{flag}" for flag in setting.flags) for setting in SETTINGS}
 
@@ -312,8 +335,13 @@ def _said(name: str, value: Any) -> str:
     if name == "pick":
         if value is None:
             return "nothing is picked"
+        drawn = value.get("drawn") or ()
+        by = f"as drawn, rectangle {len(drawn)}"
+        if value["point"] is None:
+            return f"what may change is {by}"
         grown = f", grown by {value['grow']:g} of its radius" if value["grow"] else ""
-        return f"{'only what is not of' if value['invert'] else 'only'} the object clicked on may change{grown}"
+        after = f", and {by}" if drawn else ""
+        return f"{'only what is not of' if value['invert'] else 'only'} the object clicked on may change{grown}{after}"
     if name == "box":
         return "everything may change" if value is None else "only what is in the box may change"
     words = " to ".join(map(_short, value)) if isinstance(value, list | tuple) else _short(value)

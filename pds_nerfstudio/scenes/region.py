@@ -88,6 +88,18 @@ def common(*regions: Region | None) -> Region | None:
 
 
 @dataclass(frozen=True)
+class Either:
+    """What lies in one of two regions, or in both."""
+
+    first: Region
+    second: Region
+
+    def contains(self, points: Float[Tensor, "points 3"]) -> Bool[Tensor, " points"]:
+        """Whether each point is in one of them."""
+        return self.first.contains(points) | self.second.contains(points)
+
+
+@dataclass(frozen=True)
 class Outside:
     """What lies outside of a region."""
 

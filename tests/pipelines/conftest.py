@@ -3,7 +3,7 @@
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,3 +49,59 @@ def copied_prior(tmp_path) -> Path:
     from pds_nerfstudio.priors.check import TOYBOX
 
     return Path(shutil.copytree(TOYBOX, tmp_path / "prior"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Chromium; without it the test is skipped."""
+    from .pages import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def running(ns_train, toy_splats, free_port, monkeypatch) -> Iterator[Callable]:
+    """`running(method, …)`: an edit that goes on until the test ends it, paused before its first step."""
+    from viser import SceneApi
+
+    from pds_nerfstudio.pipelines.trainer import EditTrainer
+
+    from .pages import RunningEdit, wait
+    from .test_edit import TOYBOX
+
+    started: list[RunningEdit] = []
+    setup = EditTrainer.setup
+
+    def caught(self, *arguments, **options):
+        setup(self, *arguments, **options)
+        started[-1].trainer = self
+
+    send = SceneApi.set_background_image
+
+    def watched(self, image, *arguments, **options):
+        started[-1].sent = image
+        send(self, image, *arguments, **options)
+
+    monkeypatch.setattr(EditTrainer, "setup", caught)
+    monkeypatch.setattr(SceneApi, "set_background_image", watched)
+    shared: list[bool] = []
+    monkeypatch.setattr("pds_nerfstudio.pipelines.scene_trainer.share_heaps", lambda: shared.append(True))
+
+    def run(method: str, *arguments: object):
+        options = (*TOYBOX, "--max-num-iterations", 100_000, "--start-paused", "True", *arguments)
+        edit = RunningEdit(ns_train, (method, "--load-dir", toy_splats.parent, *PROMPTS, *options), free_port())
+        started.append(edit)
+        edit.start()
+        wait(lambda: edit.trainer is not None or edit.error is not None)
+        assert edit.error is None, edit.error
+        assert shared, "an edit whose pages each have a heap of their own grows with every page"
+        return edit
+
+    yield run
+    for edit in started:
+        if edit.trainer is not None:
+            edit.trainer.shutdown()
+        edit.join(120)
+        assert not edit.is_alive()
+        assert edit.error is None, edit.error

@@ -27,8 +27,8 @@ from .conftest import HEADLESS, PROMPTS
 EDITS = [name for name, method in METHODS.items() if isinstance(method.config.pipeline, EditConfig)]
 SAVED_EVERY, KILLED_AT, STEPS = 3, 5, 7
 OF_THE_RUN = ("base", "base_step", "base_checksum", "carried", "followed")
-NOT_SET = ("_target", "datamanager", "model", *OF_THE_RUN, "src_prompt", "tgt_prompt")
-"""Nothing that a user sets here; prompts are PROMPTS."""
+NOT_SET = ("_target", "datamanager", "model", *OF_THE_RUN, "src_prompt", "tgt_prompt", "drawn")
+"""Nothing that a user sets here; prompts are PROMPTS, and what is drawn is drawn in the viewer."""
 CHOSEN: dict[str, Any] = {
     "prior": "toybox",
     "recipe": ("none",),

@@ -38,6 +38,16 @@ DENSIFY = (
 )
 
 
+STENCIL = {
+    "pose": [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 3.0],  # from above, as toybox has it
+    "fov": 0.8,
+    "aspect": 1.0,
+    "rectangle": [0.0, 0.0, 0.5, 1.0],
+    "adds": True,
+}
+DRAWN = {"point": None, "grow": 0.0, "invert": False, "drawn": [STENCIL, STENCIL | {"adds": False}, STENCIL]}
+
+
 @pytest.fixture
 def steered(ns_train, monkeypatch, free_port):
     """`steered(requests, method, …)`: an edit with a viewer; `requests`, (change, value) by step, are made meanwhile.
@@ -182,12 +192,18 @@ def test_other_prompts_free_what_they_would_change(steered, toy_splats):
 def test_a_resumed_edit_goes_on_with_the_changed_settings_and_keeps_the_log(steered, ns_train, toy_splats):
     new = ["a photo of a red can", "a photo of a blue can"]
     edit = ("--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 6)
-    first = steered({3: [("prompts", new)], 4: [("objective", "dds")]}, "pds-edit-splat", *edit)
+    requests = {3: [("prompts", new)], 4: [("objective", "dds"), ("pick", DRAWN)]}
+    first = steered(requests, "pds-edit-splat", *edit)
     saved = yaml.load((first.get_base_dir() / "config.yml").read_text(), Loader=yaml.Loader)
     assert [saved.pipeline.src_prompt, saved.pipeline.tgt_prompt] == new
     assert type(saved.pipeline.objective) is DDS
     resumed = ns_train("pds-edit-splat", "--load-dir", first.get_base_dir(), "--max-num-iterations", 8)
     assert resumed.pipeline.tgt_prompt == new[1]
+    assert settings_of(resumed.pipeline)["pick"] == DRAWN
+    states = (load_source_state(find_run(config.get_base_dir())) for config in (first, resumed))
+    before, after = (state["_scene.frozen"] for state in states)
+    assert 0 < int((~before).sum()) < len(before)
+    assert torch.equal(before, after)
     assert (resumed.get_base_dir() / SESSION_FILE).read_text() == (first.get_base_dir() / SESSION_FILE).read_text()
 
 
@@ -287,6 +303,8 @@ def test_whatever_a_session_begins_with_is_adopted_or_refused(value):
         ("objective", "piva"),  # its adapters have not been made
         ("objective", "magic"),
         ("regularisation", 0.3),
+        ("pick", {"point": None, "grow": 0.0, "invert": False, "drawn": [STENCIL | {"fov": 4.0}]}),
+        ("pick", {"point": None, "grow": 0.0, "invert": False, "drawn": [{}]}),
     ],
 )
 def test_changes_that_cannot_work_are_refused_and_change_nothing(name, value):
