@@ -115,7 +115,7 @@ class RegionControls:
             scene.remove_pointer_callback()
             self._draw(event, adds)
 
-        self._say("Drag a rectangle over the view.")
+        self._say("Now drag a rectangle over the view.")
 
     def _draw(self, event: ScenePointerEvent, adds: bool) -> None:
         """A stencil on the view of the page in which somebody has dragged."""

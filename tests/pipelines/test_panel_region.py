@@ -99,7 +99,7 @@ def test_what_is_drawn_over_the_view_may_change_and_what_is_erased_may_not(pause
 
     def drag(how: str, left: float, top: float, right: float, bottom: float) -> None:
         press(page, how)
-        page.get_by_text("Drag a rectangle over the view").wait_for()
+        page.get_by_text("Now drag a rectangle").wait_for()
         page.wait_for_timeout(500)  # until a drag means no turning
         page.mouse.move(canvas["x"] + left * canvas["width"], canvas["y"] + top * canvas["height"])
         page.mouse.down()
