@@ -202,7 +202,7 @@ def test_files_of_the_repository_that_are_named_are_there(page):
         assert made or any((place / written).exists() for place in places), written
 
 
-AS_THEY_ARE = ("CHANGELOG.md", "docs/benchmark.md", "docs/performance.md", "docs/preview.md", "benchmarks/README.md")
+AS_THEY_ARE = ("CHANGELOG.md",)
 """Pages whose lines are longer."""
 
 
