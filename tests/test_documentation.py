@@ -209,6 +209,12 @@ def test_prose_has_at_most_a_hundred_characters_a_line(page):
     assert not [line for line in long if "](" not in line and "`" not in line], long
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_line_begins_with_a_number_sign_by_accident(page):
+    prose = re.sub(r"^```.*?^```", "", text_of(page), flags=re.S | re.M)
+    assert re.findall(r"^#+[^#\s].*", prose, re.M) == []  # the site makes a heading of it
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/nerfstudio/pds.md"])
 def test_every_method_is_in_the_table(page):
     assert {name for name in METHODS if f"`{name}`" not in text_of(page)} == set()
