@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from pds_nerfstudio.children import end_with_parent
+from pds_nerfstudio.help_texts import join_lines
 from pds_nerfstudio.quiet import silence_libraries
 from pds_nerfstudio.text import in_rich
 
@@ -43,6 +44,7 @@ shared_hosts: set[str] = set()
 def apply() -> None:
     """Put every entry below in place. Safe to call again, and cheap: it imports nothing that nerfstudio has not."""
     silence_libraries()
+    join_lines()
     allow_numpy_scalars_in_checkpoints()
     build_models_without_lpips_weights()
     use_packaged_ffmpeg()

@@ -9,12 +9,13 @@ import tyro
 from pds_nerfstudio import __version__
 from pds_nerfstudio.errors import one_sentence
 from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, refuse_unquoted, tidied
+from pds_nerfstudio.help_texts import join_lines
 from pds_nerfstudio.quiet import silence_children, silence_libraries
 
-DESCRIPTION = """Edit nerfstudio scenes from text. Begin with `pds edit RUN --from "…" --to "…"`, or with `pds demo`.
+DESCRIPTION = """Edit nerfstudio scenes from text. Start with `pds edit RUN --from "…" --to "…"`, or with `pds demo`.
 
-`pds COMMAND --help` lists a command's flags, the most used first. `pds --version` says which version this is, and
-`pds --tyro-print-completion bash` (or zsh, tcsh) prints what lets the shell complete commands and flags."""
+`pds COMMAND --help` lists a command's flags, the most used first. `pds --version` prints the version.
+`pds --tyro-print-completion bash` (or zsh, tcsh) prints a script that lets the shell complete commands and flags."""
 
 
 def commands() -> dict[str, type]:
@@ -64,6 +65,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     silence_libraries()
     silence_children()
+    join_lines()
     if sys.argv[1:] == ["--version"]:
         print(f"pds-nerfstudio {__version__}")
         return

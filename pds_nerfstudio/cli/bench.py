@@ -28,34 +28,37 @@ SETTINGS = ("reconstruction_steps", "edit_steps", "prior")
 
 @dataclass
 class Bench:
-    """Run a suite of edits by several methods: of toybox scenes, each compared with its known answer, or of captures.
+    """Run a suite of edits with several methods, on toybox scenes, whose right answer is known, or on captures.
 
-    What is done is kept: run the same line again to go on, or to get the table once more.
+    Finished edits are kept: run the same line again to continue, or to print the table again.
     """
 
     suite: Path
     """A YAML file: suites/dev.yaml, suites/real.yaml or your own."""
     methods: tuple[str, ...] = ()
-    """Methods without their -splat, and the anchors nothing, ceiling, prior-0.4, prior-0.8 and regenerate; by default
-    the suite's own. A method's settings stand in brackets: 'piva-edit[pipeline.objective.regularisation=0.8]'. In a
-    chain, 'pnr-edit+sdedit-refine', the second begins with what the first has made."""
+    """Methods, named without -splat, and the rows to compare them with: nothing, ceiling, prior-0.4, prior-0.8 and
+    regenerate. By default, those of the suite. Write a method's settings in brackets:
+    'piva-edit[pipeline.objective.regularisation=0.8]'. In a chain, 'pnr-edit+sdedit-refine', the second method starts
+    from the result of the first."""
     family: Literal["splatfacto", "nerfacto", "2d"] = "splatfacto"
-    """What the scenes are reconstructed as; 2d edits their held-out photographs instead."""
+    """What the scenes are reconstructed as. 2d reconstructs none and edits the held-out photographs instead."""
     edits: tuple[str, ...] = ()
-    """Run only these edits of the suite, by their names."""
+    """Run only the edits of the suite with these names."""
     seeds: Annotated[int, Ge(1), Le(1000)] = 1
-    """Every edit is run with seeds 0 … seeds − 1."""
+    """Number of seeds. Every edit is run once with each of the seeds 0, 1, 2 and so on."""
     out: Path = Path("outputs/bench")
-    """Folder of everything that is made."""
+    """Folder for all results."""
     running: Annotated[Running, tyro.conf.arg(name="")] = field(default_factory=Running)
     only_table: bool = False
-    """Run nothing: sum up what is there."""
+    """Run no edits; only print the table of finished ones."""
     reconstruction_steps: Steps | None = None
-    """Steps of the reconstructions; by default the toybox trials' own, and the methods' own for captures."""
+    """Steps of each reconstruction; by default what toybox scenes of this family need, or the method's own on
+    captures."""
     edit_steps: Steps | None = None
-    """Steps of the edits; by default the toybox trials' own, and the methods' own for captures."""
+    """Steps of each edit; by default those of the prior's recipe on toybox scenes (of 2d 500), or the method's own on
+    captures."""
     prior: str | None = None
-    """The diffusion model that edits captures; by default the methods' own. Toybox scenes have toybox's."""
+    """The diffusion model that edits captures; by default the methods' own. Toybox scenes are edited with toybox's."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -15,10 +15,10 @@ from pds_nerfstudio.runs import read_run
 
 @dataclass
 class Check:
-    """Look at a run before you open it: is there code in it, is it whole, where is its dataset?
+    """Check a run before you open it: does it contain code, is it complete, where is its dataset?
 
     `ns-viewer`, `ns-export` and nerfstudio's other commands run whatever code a run's config.yml names. This command
-    runs none of it. The pds commands do not either.
+    runs none of it, and neither do the other pds commands.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional]

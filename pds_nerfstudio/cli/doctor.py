@@ -19,10 +19,10 @@ PRIOR = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 @dataclass
 class Doctor:
-    """Look at this machine before a bug report or a long run: versions, GPU, compiled kernels, models, disk.
+    """Check this machine before a bug report or a long run: versions, GPU, compiled kernels, models, disk.
 
-    Nothing is downloaded and no model is loaded. Exit code 1, with what to do, where an edit with default settings
-    cannot run.
+    Nothing is downloaded and no model is loaded. If an edit with default settings cannot run, the command says what to
+    do and exits with code 1.
     """
 
     json: bool = False

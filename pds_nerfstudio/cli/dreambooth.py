@@ -23,8 +23,8 @@ ROOM = 4 << 20
 class Dreambooth(DreamBooth):
     """Teach a prior the subject of a scene under a rare word (Ruiz et al. 2023).
 
-    The same command again continues a training that was interrupted; with more --steps, one that is finished. On
-    several GPUs: accelerate launch $(which pds) dreambooth …
+    Run the same command again to continue an interrupted training, or, with more --steps, a finished one. On several
+    GPUs: accelerate launch $(which pds) dreambooth …
     """
 
     data: Path | None = None

@@ -48,41 +48,44 @@ PAGE = (
 
 @dataclass
 class Edit:
-    """Edit a scene from start to end: finetune the prior if asked, edit, refine, film before and after, measure.
+    """Edit a scene from start to end: edit it, refine it, film it before and after, and measure it.
 
-    The same command again goes on where it was interrupted. Arguments of a stage are those of its command.
+    With --class-prompt, the prior is finetuned first. The stages are separate commands; to pass one of them further
+    arguments, use its flag that ends in -args. Run the same command again to continue after an interruption.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional]
     """The reconstruction: a run's folder."""
     src_prompt: Annotated[str, tyro.conf.arg(aliases=("--from",))] = ""
-    """What the scene shows; without it, a captioning model proposes something, and you are asked."""
+    """What the scene shows now. Without it, a captioning model proposes a prompt, and asks you."""
     tgt_prompt: Annotated[str, tyro.conf.arg(aliases=("--to",))] = ""
-    """What the scene should show, "a photo of a man wearing a hat"."""
+    """What the scene should show, for example "a photo of a man wearing a hat"."""
     recipe: tuple[str, ...] = ()
-    """Kind of edit (colour, addition, shape, style, object), quality (quick, quality) and memory (low-vram), as far as
-    they are not told from the prompts and the machine; or none, or a recipe's file."""
+    """Which settings to start from: a kind of edit (colour, addition, shape, style, object), a quality (quick, quality)
+    and low-vram for little memory, one or several; a recipe's file; or none. By default the prompts and the machine
+    decide."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, a LoRA's folder, or "toybox"."""
     method: str = "pnr-edit"
-    """pnr-edit, pds-edit, dds-edit …; of splats, -splat is added."""
+    """The method: pnr-edit, pds-edit, dds-edit … For splats, -splat is added to the name."""
     refine: bool = True
     """Refine the edited scene by SDEdit."""
     preview_first: bool = False
-    """Try the prompts on a photograph first, in two dimensions, and ask before the scene is edited."""
+    """Try the prompts on a photograph first, in two dimensions, and ask before editing the scene."""
     caption: str = "auto"
-    """What proposes a source prompt: a captioning model's folder or hub id, by default a BLIP or GIT in the hub's
-    cache."""
+    """The captioning model that proposes a source prompt: a folder or hub id. By default, a BLIP or GIT model in the
+    hub's cache."""
     out: Path = Path("outputs/edit")
-    """Folder of everything that is made."""
+    """Folder for all results."""
     edit_args: str = ""
     """Further arguments of `ns-train`: --edit-args="--pipeline.objective.guidance-scale 30"."""
     lora: tuple[str, ...] = ()
     """LoRAs to add to the prior, PATH[:weight] each."""
     embedding: tuple[Path, ...] = ()
-    """Textual inversions (.safetensors); prompts hold them by their files' names."""
+    """Textual inversions (.safetensors) to load. Write a file's name in a prompt to use it."""
     class_prompt: str = ""
-    """What the scene shows without the rare word that --src-prompt has for it: with it, DreamBooth comes first."""
+    """Finetune the prior on this scene first (DreamBooth). The source prompt without its rare word, for example "a
+    photo of a man" where --src-prompt is "a photo of a sks man"."""
     dreambooth_args: str = ""
     """Further arguments of `pds dreambooth`, in one string: --dreambooth-args="--steps 400 --layers all"."""
     refine_args: str = ""

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Evaluate:
-    """Measure edits against the scenes they began with: table, report.json and a report.html of one file.
+    """Measure edits against the scenes they started from: a table, report.json, and report.html in a single file.
 
-    CLIP and LPIPS are used if their weights lie on this machine; what is missing is said, and the rest measured.
+    CLIP and LPIPS are used if their weights are on this machine. What is missing is named, and the rest is measured.
     """
 
     run_folders: Annotated[tuple[Path, ...], tyro.conf.Positional]

@@ -33,45 +33,48 @@ ROOM = 16 << 20
 
 @dataclass
 class Gallery:
-    """Edit one run by several prompts, methods and seeds, and see all of it on one page.
+    """Edit one run with several prompts, methods and seeds, and show all results on one page.
 
-    The page is one file: films with a slider on them, stills, numbers, settings, and the line that repeats each edit.
-    What is done is kept: run the same line again to go on, or with further prompts, methods and seeds to add some.
+    The page is a single file with films that have a before/after slider, stills, numbers, settings, and the line that
+    repeats each edit. Finished edits are kept: run the same line again to continue, or add prompts, methods or seeds.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional]
-    """The reconstruction, or an edit to be edited further: a run's folder. It is only read."""
+    """Folder of the run to edit: a reconstruction, or an edit to be edited further. It is never written to."""
     tgt_prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """What it should show; once for every edit: --tgt-prompt "a photo of …" --tgt-prompt "a photo of …"."""
+    """What the scene should show. Repeat the flag for each edit: --tgt-prompt "a photo of …" --tgt-prompt "a photo of
+    …"."""
     src_prompt: str = ""
-    """What the scene shows. SDS does not ask for it."""
+    """What the scene shows now. SDS does not need it."""
     methods: tuple[str, ...] = ("pnr-edit",)
-    """Methods without their -splat: pnr-edit, pds-edit, dds-edit … Their settings stand in brackets:
-    'pds-edit[pipeline.objective.guidance_scale=30]'. In a chain, 'pnr-edit+sdedit-refine', the second begins with what
-    the first has made."""
+    """Methods, named without -splat: pnr-edit, pds-edit, dds-edit … Write a method's settings in brackets:
+    'pds-edit[pipeline.objective.guidance_scale=30]'. In a chain, 'pnr-edit+sdedit-refine', the second method starts
+    from the result of the first."""
     seeds: Annotated[int, Ge(1), Le(1000)] = 1
-    """Every edit is made with seeds 0 … seeds − 1."""
+    """Number of seeds. Every edit is made once with each of the seeds 0, 1, 2 and so on."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, a LoRA's folder, or "toybox"."""
     edit_steps: Steps | None = None
     """Steps of the edits; by default the methods' own."""
     out: Path | None = None
-    """Folder of everything that is made; by default one below outputs/gallery that is named after the run."""
+    """Folder for all results; by default a folder in outputs/gallery that is named after the run."""
     running: Annotated[Running, tyro.conf.arg(name="")] = field(default_factory=Running)
     path: FilmPath = "interpolated"
-    """What films show: a smooth way through some training views, all of them in order, or one turn around."""
+    """Camera path of the films: the training views in order, a smooth path through some of them, or one turn around the
+    subject."""
     frames: Annotated[int, Ge(2), Le(100_000)] = 60
     """Frames of each film."""
     fps: Annotated[int, Ge(1), Le(240)] = 20
     """Frames per second."""
     resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
-    """Shorter side of films and stills in pixels, where the photographs are not smaller."""
+    """Shorter side of films and stills, in pixels. Smaller photographs are not enlarged."""
     export: bool = True
-    """Write the Gaussians of splats as .ply files, to which the page has links."""
+    """Also write splats as .ply files, and link to them from the page."""
     clip: str = "auto"
-    """A CLIP folder in transformers' layout, a hub id in the local cache, "toybox", or "auto", as of `pds evaluate`."""
+    """The CLIP model to measure with: a folder in transformers' layout, a hub id in the local cache, "toybox", or
+    "auto", which chooses as `pds evaluate` does."""
     only_page: bool = False
-    """Run nothing: make the page of what is there."""
+    """Run no edits; only rebuild the page from finished ones."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

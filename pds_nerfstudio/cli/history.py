@@ -33,9 +33,10 @@ LINES = 3
 
 @dataclass
 class History:
-    """Show how an edit went: a sheet and a film of its moments, taken now and then and before every change.
+    """Show how an edit went, as a sheet and a film of its saved moments.
 
-    Also of an edit that is still running. To go back to one of them, open the edit in the viewer.
+    Moments are saved at intervals and before every change that is made in the viewer. This works while the edit still
+    runs, too. To go back to a moment, open the edit in the viewer.
     """
 
     run_folder: tyro.conf.Positional[Path]
@@ -43,7 +44,8 @@ class History:
     out: Path | None = None
     """Folder to write to; by default `history` in the run's own."""
     rows: Annotated[int, Ge(1), Le(1000)] = 12
-    """Moments that the sheet shows at most: those before changes and with names, and of the others evenly many."""
+    """The most moments that the sheet shows: those before changes and those with names, and an even choice of the
+    others."""
     seconds: Annotated[float, Ge(0.05), Le(60)] = 0.5
     """How long the film shows each moment, in seconds."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ImportPly:
-    """Make a splatfacto run of a file of Gaussian splats and a dataset with the cameras to edit it from."""
+    """Make a splatfacto run from a file of Gaussian splats and a dataset that has the cameras to edit it from."""
 
     ply: Annotated[Path, tyro.conf.Positional]
     """The file: a .ply from nerfstudio, Kerbl et al.'s code, or any tool that writes their layout; SuperSplat's

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class PieBench:
-    """Edit every photograph of a PIE-Bench folder in two dimensions by several methods, and measure what it measures.
+    """Edit every photograph of a PIE-Bench folder in two dimensions by several methods, and measure the results.
 
-    What is done is kept: run the same line again to go on, or to get the table once more.
+    The numbers are PIE-Bench's. Finished edits are kept: run the same line again to continue, or to print the table
+    again.
     """
 
     data: Path
@@ -36,7 +37,7 @@ class PieBench:
     guidance_scale: Guidance = 7.5
     """Guidance of every method that is not given another in brackets (Le et al. 2024, section 5.1)."""
     limit: Annotated[int, Ge(1), Le(10**9)] | None = None
-    """Only the first so many edits."""
+    """Run only this many edits, the first ones."""
     seed: Seed = 0
     """Seed of timesteps and noise."""
     out: Path = Path("outputs/pie")

@@ -69,20 +69,20 @@ class Variant:
 
 @dataclass
 class Preview:
-    """Edit photographs in 2-D and lay the results out over one or two settings.
+    """Edit photographs in two dimensions, and compare the results on one sheet.
 
-    Any setting given several values becomes an axis of the sheet, two at most: prompts, guidance, objectives, or
-    whatever --set names. The ns-train line of every variant is printed below.
+    A setting that is given several values becomes an axis of the sheet: prompts, guidance, objectives, or what --set
+    names. At most two settings may vary. Prints the ns-train line of every variant.
     """
 
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Image files; or one folder: a run's, a nerfstudio dataset's, or of images."""
+    """Image files, or one folder: a run, a nerfstudio dataset, or a folder of images."""
     src_prompt: str = ""
     """What the photographs show. SDS and SDEdit do not ask for it."""
     tgt_prompt: tuple[str, ...] = ()
     """What the photographs should show; one prompt or more."""
     guidance_scale: tuple[Guidance, ...] = ()
-    """Classifier-free guidance; one or more. By default that of the prior's recipe, else the objective's own."""
+    """Classifier-free guidance; one value or more. By default that of the prior's recipe, else the objective's own."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
     objective: tuple[str, ...] = ("pds",)
@@ -90,19 +90,19 @@ class Preview:
     views: tuple[Annotated[int, Ge(0), Le(10**9)], ...] = (0,)
     """Which training photographs of a dataset or run, counted from 0."""
     steps: Steps = 100
-    """Steps of gradient descent for each variant. More of them are finer, not further: the learning rate is
-    0.01 · 1000/steps unless --set learning-rate says otherwise."""
+    """Steps of gradient descent for each variant. More steps walk the same distance in finer steps: the learning rate
+    is 0.01 · 1000/steps unless --set learning-rate gives another."""
     out: Path = Path("outputs/preview")
     """Folder for sheet.png, the edited pictures and preview.json."""
     set: tuple[str, ...] = ()
-    """Other settings as NAME=VALUE or NAME=VALUE,VALUE: of the objective (max-step-percent, weighting, regularisation,
-    strength …), or learning-rate, steps, seed."""
+    """Other settings, as NAME=VALUE or NAME=VALUE,VALUE: any of the objective's (max-step-percent, weighting,
+    regularisation, strength …), or learning-rate, steps, seed."""
     resolution: Pixels | None = None
     """Shorter side in pixels; by default the size the prior was trained at."""
     lora: tuple[str, ...] = ()
     """LoRAs to add to the prior, PATH[:weight] each."""
     embedding: tuple[Path, ...] = ()
-    """Textual inversions (.safetensors); prompts hold them by their files' names."""
+    """Textual inversions (.safetensors) to load. Write a file's name in a prompt to use it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute: auto takes CUDA if there is any."""
 

@@ -27,9 +27,9 @@ SplatFormat = Literal["spz", "splat", "glb"]
 
 @dataclass
 class Render:
-    """Render a scene before and after its edit from the same cameras: held-out views, films, depth, change.
+    """Render a scene before and after its edit from the same cameras: held-out views, films, depth and change.
 
-    The diffusion model is not loaded, and the run before the edit is only read.
+    The diffusion model is not loaded. The run before the edit is never written to.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional]

@@ -23,14 +23,16 @@ class Running:
     """Where cells run, and which of them."""
 
     workers: Annotated[int, Ge(1), Le(1024)] = 1
-    """Processes at once. Each takes the memory of one edit; on a machine of several GPUs give each process its own."""
+    """Number of processes that run at once. Each needs the memory of one edit. With several GPUs, give each process
+    one."""
     shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
-    """Run only every N-th cell, from the I-th on: one line of a job array. Without it, everything is run and
-    summed up."""
+    """Run every N-th edit only, starting from the I-th, counted from 0: for one job of a job array. By default all are
+    run and summed up."""
 
     cluster: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
-    """Run cells on this Ray cluster in place of workers here: HOST:PORT of its head, auto for the one of this machine,
-    or local for one of this command alone. One GPU a cell, or a CPU where there are none."""
+    """Run the edits on a Ray cluster instead of in processes here: HOST:PORT of its head, auto for the cluster that
+    this machine belongs to, or local to start one for this command alone. Each edit takes one GPU, or a CPU where there
+    are none."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -17,15 +17,16 @@ from pds_nerfstudio.text import in_rich, printable, visible
 
 @dataclass
 class Runs:
-    """List runs and edits: what each was made of, its prompts, how far it is, and whether it can go on.
+    """List runs and edits: where each came from, its prompts, its progress, and whether it can be continued.
 
-    Edits stand below the run that they began with. The one written to last comes last, with what to do with it.
+    Edits are listed below the run that they started from. The run that was written last comes last, with the commands
+    that can use it.
     """
 
     outputs: tyro.conf.Positional[Path] = Path("outputs")
     """The folder to look in, or a run's own."""
     containing: Annotated[str, tyro.conf.arg(metavar="TEXT")] = ""
-    """List only runs whose place, method or prompts hold this text."""
+    """List only runs whose path, method or prompts contain this text."""
     json: bool = False
     """Print JSON instead of a page."""
 

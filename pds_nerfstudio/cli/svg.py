@@ -38,8 +38,8 @@ PICTURE = 384
 class Svg:
     """Edit an SVG drawing from text: its control points, colours, opacities and stroke widths.
 
-    Leaves the edited file with the same elements, ids, groups and order; a picture before and after; a film of the way
-    there. The same command again goes on with an edit that was interrupted.
+    Writes the edited file with the same elements, ids, groups and order, a picture before and after, and a film of the
+    edit. Run the same command again to continue after an interruption.
     """
 
     input: tyro.conf.Positional[Path]

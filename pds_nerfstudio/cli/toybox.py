@@ -30,7 +30,8 @@ Count = Annotated[int, Ge(1), Le(100_000)]
 
 @dataclass
 class Toybox:
-    """Make a toybox scene to edit and, from the same cameras, what it should become; without EDIT, list the edits."""
+    """Make a toybox scene to edit, and what it should become, seen from the same cameras. Without EDIT, list the
+    edits."""
 
     edit: tyro.conf.Positional[str] = ""
     """Name of the edit, such as raise-arms."""

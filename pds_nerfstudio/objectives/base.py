@@ -151,12 +151,12 @@ class ScoreDistillation(ABC):
     """Hyperparameters that all objectives have. Raises ValueError for a step range outside 0 ≤ min ≤ max ≤ 1."""
 
     guidance_scale: Guidance = 100.0
-    """Classifier-free guidance ω in ε_∅ + ω(ε_y − ε_∅); 1 is the conditional prediction. 100 is
-    PDS's: Koo et al. 2024 (S.3) take 30 to 100 for NeRF, and 100 for the objectives that they compare with."""
+    """Classifier-free guidance ω in ε_∅ + ω(ε_y − ε_∅); 1 is the conditional prediction. 100 is for PDS: Koo et al.
+    2024 (S.3) use 30 to 100 for NeRFs, and 100 for the objectives that they compare with."""
     min_step_percent: Share = 0.02
-    """Start of the range from which timesteps are drawn, as a fraction in [0, 1] of the steps."""
+    """Smallest timestep that may be drawn, as a fraction in [0, 1] of all timesteps."""
     max_step_percent: Share = 0.98
-    """End of that range, exclusive, as a fraction in [0, 1] of the steps; equal to the start for one fixed step."""
+    """End of the range of timesteps, exclusive, as a fraction in [0, 1]. Equal to the start for one fixed timestep."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "", ValueError)

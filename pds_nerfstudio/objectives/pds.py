@@ -99,12 +99,12 @@ class PDS(ScoreDistillation):
     """Posterior Distillation Sampling. Raises ValueError for settings under which its gradient is zero everywhere."""
 
     coefficients: Coefficients = "adjacent"
-    """Which β enters the posterior: "adjacent" is the single step's, as in the paper and its release; "posterior"
+    """Which β the posterior uses: "adjacent" is that of a single step, as in the paper and its release; "posterior"
     that of the pair (t, s), for which the identity term vanishes and PDS is a re-weighted DDS."""
     weighting: Literal["unit", "psi_chi", "dreamcatalyst"] = "unit"
-    """w(t): "unit" is z̃_tgt − z̃_src itself, as the release descends; "psi_chi" is eq. 14's gradient of its square,
-    2k/σ times that, which nearly ignores large t. "dreamcatalyst" gives both terms weights that grow with t (Kim et al.
-    2024), where PDS's hold on the source falls: meant for 1,000 to 3,000 steps at a guidance of 7.5."""
+    """The weight w(t). "unit": z̃_tgt − z̃_src itself, as in the release. "psi_chi": the gradient of its square (eq.
+    14), 2k/σ times that, which nearly ignores large t. "dreamcatalyst": weights of both terms that grow with t (Kim et
+    al. 2024), while PDS's hold on the source falls; for 1,000 to 3,000 steps at a guidance of 7.5."""
     stride: Annotated[int, Ge(1), Lt(1000)] = 2
     """Training steps between s and t. 2 gives the paper's 500 of 1000 steps (S.3); 1 makes the identity term vanish."""
 

@@ -80,9 +80,9 @@ class EditConfig(VanillaPipelineConfig):
     src_prompt: str = ""
     """What the scene shows now, for example "a photo of a man"."""
     tgt_prompt: str = ""
-    """What it should show, for example "a photo of a man raising his arms"."""
+    """What the scene should show, for example "a photo of a man raising his arms"."""
     negative_prompt: str = ""
-    """What guidance leads away from, instead of the empty prompt."""
+    """Prompt that guidance leads away from; by default the empty prompt."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """The diffusion model: a hub id, a local diffusers folder, or "toybox" for the small one in this package."""
     region: Flat[RegionSettings] = field(default_factory=RegionSettings)

@@ -66,21 +66,21 @@ class ReviseConfig(DistillationConfig):
 
     _target: type = field(default_factory=lambda: RevisePipeline)
     by: ObjectiveName = "pds"
-    """The revising objective: PDS, as in the paper's real scenes, or another. What --pipeline.objective… sets of
-    guidance and timesteps goes for any of them."""
+    """The objective that revises the perturbed scene: PDS, as for the paper's real scenes, or another. The guidance and
+    timesteps of --pipeline.objective… apply to each of them."""
     reconstruction: bool = False
-    """With --pipeline.by sds: descend the distance to the prior's reconstruction, its contrast half rescaled, as the
+    """With --pipeline.by sds: minimise the distance to the prior's reconstruction, its contrast half rescaled, as the
     release of Hong et al. 2024 does for objects (Shi et al. 2023)."""
     edit_steps: Steps = 15_000
-    """Steps of the edit. --max-num-iterations, where given, counts both stages."""
+    """Steps of the edit, without the refinement. If --max-num-iterations is given, it counts both stages together."""
     anneal: bool = False
-    """Anneal the timesteps of each stage from 0.75 to [0.02, 0.40], in place of the objective's own range: the paper's
-    way with objects and SDS. With PDS, which the paper leaves as it is on real scenes, late small timesteps mostly
-    pull back to the source."""
+    """Anneal the timesteps of each stage from 0.75 to [0.02, 0.40] instead of drawing them from the objective's own
+    range. The paper does this for objects, with SDS, and not for real scenes, with PDS. With PDS, small timesteps late
+    in the edit mostly pull back to the source."""
     coarse: Share = 0.0
-    """The share of the edit's steps, from its first, that render views at a quarter of height and width and enlarge
-    them: 0.5 where Hong et al. 2024 edit objects, at 64 and then 256 pixels. Those steps of a NeRF take a sixteenth of
-    the rays."""
+    """Share of the edit's steps, counted from the first, that render views at a quarter of their height and width and
+    enlarge them. Hong et al. 2024 use 0.5 for objects, at 64 and then 256 pixels. Such a step of a NeRF takes a
+    sixteenth of the rays."""
     perturbation: Flat[Perturbation] = field(default_factory=Perturbation)
     """How far the scene is moved towards a fresh draw."""
     refinement: Flat[Refinement] = field(default_factory=Refinement)

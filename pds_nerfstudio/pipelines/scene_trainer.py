@@ -68,7 +68,7 @@ class SceneTrainerConfig(TrainerConfig):
     made_in: Annotated[Path | None, tyro.conf.Suppress] = None
     """The run's folder when it began, from which its dataset is found again when both have moved; set by the run."""
     verbose: bool = False
-    """Print every setting before the first step. The run's config.yml holds them in any case."""
+    """Print every setting before the first step. The run's config.yml always holds them."""
 
     def set_timestamp(self) -> None:
         """What nerfstudio calls once it has read the command line: refuse what cannot work, and name the run.

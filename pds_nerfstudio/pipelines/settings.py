@@ -52,11 +52,11 @@ class Compute(Group):
     compile_prior: bool = False
     """torch.compile the U-Net and the encoder: the first step takes minutes, the others less time."""
     prior_device: str | None = None
-    """Where the prior runs, for example "cuda:1"; by default beside the scene."""
+    """Device that the prior runs on, for example "cuda:1"; by default that of the scene."""
     fit: Annotated[float, Gt(0), Le(10_000)] | Literal["auto", "off"] = "auto"
-    """GiB that the edit may take on the prior's device; auto: what is free on a GPU. What it will take is counted and
-    said before the first step, and where that is too much the encoder runs again in the backward pass. Results stay
-    the same."""
+    """GiB of memory that the edit may take on the prior's device; auto is what is free on a GPU. The edit counts what
+    it will take and prints it before the first step. If that is too much, the encoder runs again in the backward pass,
+    which does not change the result."""
 
     def rays_at_once(self) -> int | None:
         """How many rays of a NeRF to render at once; None for as many as fit."""
@@ -91,23 +91,23 @@ class RegionSettings(Group):
     """Change only what lies in this box: the least x, y, z, then the greatest, in the scene's coordinates, which are
     the viewer's. Gaussians outside it stay as they are, to the bit."""
     masks: Path | None = None
-    """Change only what these images show white: a folder with black-and-white images named like training views, not
-    necessarily all of them. What most of them show white is what may change."""
+    """Change only what is white in these masks: a folder of black-and-white images that are named like training views.
+    Not every view needs one. A part of the scene may change if most masks show it white."""
     region: str | None = None
-    """Change only what these words name, for example "the ball". The prior is asked where each training view shows it:
-    in the source prompt if that has the words, else in the words alone."""
+    """Change only what these words name, for example "the ball". The prior finds it in each training view, with the
+    source prompt if the words occur in it, else with the words alone."""
     region_by: FoundBy = "both"
-    """How the words are found: by what the prior predicts with and without them, by its cross-attention, or by both.
-    Stable Diffusion 3 takes difference alone."""
+    """How the prior finds the words: difference compares its predictions with and without them, attention reads its
+    cross-attention, both does both. Stable Diffusion 3 supports difference only."""
     click: tuple[int, float, float] | None = None
-    """Change only the object that is seen here: the number of a training view, from 0, then column and row in pixels
-    of its image, from the upper left. It takes the place of --pipeline.pick."""
+    """Change only the object at this pixel: the number of a training view, counted from 0, then column and row in its
+    image, counted from the upper left. Use it instead of --pipeline.pick."""
     pick: Point | None = None
     """Change only the object that this point lies on: x, y, z in the scene's coordinates, which are the viewer's."""
     pick_grow: Annotated[float, Ge(-1), Le(1)] = 0.0
-    """Take surfaces near that object in too, up to this share of its radius away; below 0, leave its rim out."""
+    """Also include surfaces near the object, up to this share of its radius away. Below 0, leave out its rim."""
     pick_invert: bool = False
-    """Change everything but that object."""
+    """Change everything except that object."""
     drawn: Annotated[tuple[Stencil, ...], tyro.conf.Suppress] = ()
     """What was drawn on views in the viewer: more that may change, or less."""
 
@@ -145,8 +145,8 @@ class RelevantRegion(RegionSettings):
     """The same, where the prior can be asked what it would change."""
 
     change: Literal["everywhere", "relevant"] = "everywhere"
-    """What may change at all: the whole scene, or only the part of it where the prior, asked about the source's views,
-    would change something for the target prompt. The rest is then frozen, as outside a box."""
+    """What may change: the whole scene, or only the relevant part, where the prior would change the source's views to
+    match the target prompt. The rest is then frozen, as outside a box."""
 
     @property
     def confines(self) -> bool:
@@ -181,11 +181,11 @@ class NerfSettings(DistilledScene):
     """What a NeRF that is edited by distillation can be told."""
 
     proposal_losses: bool = True
-    """Keep training the proposal networks, by nerfacto's own losses on the edited rendering, so that samples follow
-    density that moves."""
+    """Keep training the proposal networks with nerfacto's own losses on the edited rendering, so that samples follow
+    the density when it moves."""
     backward_share: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Share of the chunks of rays, drawn anew in each step, that is differentiated, scaled so that the gradient stays
-    right on average."""
+    """Share of the chunks of rays that is differentiated, drawn again in each step. The gradient is scaled so that it
+    stays right on average."""
 
     def differentiated(self) -> float:
         """See `SceneSettings.differentiated`."""
@@ -203,14 +203,14 @@ class SplatSettings(DistilledScene):
     densify_from: Count = 100
     """Edit step after which Gaussians are cloned, split and pruned."""
     densify_until: Count = 0
-    """Edit step at which that ends; 0 keeps the number of Gaussians."""
+    """Edit step at which cloning, splitting and pruning end; 0 keeps the number of Gaussians."""
     densify_every: Steps = 100
-    """Steps between two refinements by cloning, splitting and pruning."""
+    """Steps between two rounds of cloning, splitting and pruning."""
     densify_growth: Annotated[float, Ge(1), Le(100)] = 2.0
-    """About how many times as many Gaussians there are in the end, pruning aside. Each refinement clones or splits the
-    share of them that this takes, those with the largest screen gradients; splatfacto's own threshold is for the scale
-    of a photometric loss. What covers more of the screen than --pipeline.model.split-screen-size is split besides,
-    which a perturbation of scales makes frequent."""
+    """By how much the number of Gaussians grows in all, about and without pruning; 2 doubles it. Each time, the
+    Gaussians with the largest screen gradients are cloned or split, as many as that takes; splatfacto's own threshold
+    is made for a photometric loss. Gaussians that cover more of the screen than --pipeline.model.split-screen-size are
+    split too, which happens often after a perturbation of scales."""
 
     def densification(self) -> Densify | None:
         """See `SceneSettings.densification`."""
@@ -224,19 +224,19 @@ class ViewSettings(Group):
     """How views are shown to the prior."""
 
     resolution: Annotated[int, Ge(1), Le(8192)] | None = None
-    """Shorter side, in pixels, at which views are rendered for the prior; by default the size it was trained at."""
+    """Shorter side of the views that are rendered for the prior, in pixels; by default the size it was trained at."""
 
     tell_cameras: bool = True
     """Tell a prior that takes cameras (toybox's, MVDream's) from where each view is seen."""
     front: Annotated[float, Ge(-360), Le(360)] = 0.0
-    """Azimuth, in degrees from the scene's x axis towards y, from which such a prior is told that the subject's front
-    is seen."""
+    """Where the front of the subject is: the azimuth of a camera that sees it, in degrees from the scene's x axis
+    towards y."""
     view_words: bool = False
-    """Say "front view", "side view", "back view" or "overhead view" behind both prompts, by the azimuth from
-    --pipeline.front (Poole et al. 2022): for priors that take no cameras. Each step then shows one view."""
+    """Append "front view", "side view", "back view" or "overhead view" to both prompts, by the camera's azimuth from
+    --pipeline.front (Poole et al. 2022): for priors that do not take cameras. Each step then shows one view."""
     subject: tuple[float, ...] | None = None
-    """What is edited, in the scene's coordinates: a point on it, x y z; or its middle and radius, x y z radius. By
-    default what --pipeline.box encloses, or what the photographs frame. Orbits are drawn about it."""
+    """Where the subject is, in the scene's coordinates: a point on it, x y z; or its middle and radius, x y z radius.
+    By default what --pipeline.box encloses, else what the photographs frame. Orbits turn around it."""
 
     def of_photographs(self) -> bool:
         """Whether photographs stand in for the source's renderings."""
@@ -261,8 +261,9 @@ class SourceViewSettings(ViewSettings):
     """The same where what the source shows may be its photographs."""
 
     source_images: Literal["rendering", "photograph"] = "rendering"
-    """What the source latent shows: the source scene's rendering, which an unchanged scene matches exactly, or the
-    photograph, as in Koo et al. 2024 and their release: it then also asks for what the reconstruction lost."""
+    """What the edit is compared with: a rendering of the source scene, which an unchanged scene matches exactly, or the
+    photograph, as in Koo et al. 2024 and their release. With photographs the edit also restores what the reconstruction
+    lost."""
 
     def of_photographs(self) -> bool:
         """See `ViewSettings.of_photographs`."""
@@ -274,19 +275,19 @@ class DistilledViews(SourceViewSettings):
     """The same where each step shows some."""
 
     views_per_step: Annotated[int, Ge(1), Le(1024)] = 1
-    """Views that each step shows to the prior, in one batch; their gradients are averaged."""
+    """Number of views that each step shows to the prior, in one batch. Their gradients are averaged."""
     steps_per_view: Steps = 1
-    """Steps before the view changes. The release of Koo et al. 2024 keeps each for 10; with 1 a scene hears all its
-    views sooner."""
+    """Number of steps that use the same view. The release of Koo et al. 2024 uses 10; with 1, all views take their turn
+    sooner."""
     views: Literal["training", "orbit", "both"] = "training"
-    """What steps show to the prior: training views; four views 90 degrees apart on an orbit about the subject, which a
-    prior that takes cameras predicts together (Shi et al. 2023); or both in turn. A capture has to look around its
-    subject for that."""
+    """Which views to show to the prior: training views; orbit, four views 90 degrees apart around the subject, which a
+    prior that takes cameras predicts together (Shi et al. 2023); or both in turn. Orbits need a capture that goes
+    around its subject."""
     orbits: Annotated[int, Ge(1), Le(10_000)] = 24
-    """How many orbits there are to choose from, drawn once from the seed."""
+    """Number of different orbits, drawn once from the seed."""
     background: Literal["scene", "removed"] = "scene"
-    """What orbits show behind the subject: the scene, or nothing, as the objects have it that MVDream was trained on.
-    The subject is what --pipeline.box encloses, or what lies within one and a half times the radius of
+    """What orbits show behind the subject: the scene, or nothing, as in the pictures of objects that MVDream was
+    trained on. The subject is then what --pipeline.box encloses, or what lies within one and a half times the radius of
     --pipeline.subject."""
 
     def orbit_count(self) -> int:
@@ -319,7 +320,7 @@ class LossSettings(Group):
     """What the scene descends."""
 
     loss_weight: Annotated[float, Gt(0), Le(1e6)] = 1.0
-    """Factor on the objective's gradient. Adam divides it out again, except against nerfacto's own losses."""
+    """Factor on the objective's gradient. Adam cancels it, so it matters only beside nerfacto's own losses."""
     hold_details: Weight = 0.0
     """Weight of a loss that keeps fine detail near the source: what averaging over the latent stride removes. The
     encoder hardly sees such detail, so nothing else keeps it, and floors begin to speckle. 4 suits changes of colour;
@@ -333,11 +334,12 @@ class NetworkSettings(Group):
     encoder: str | None = None
     """A tiny encoder (diffusers' AutoencoderTiny) in place of the VAE's: a hub id, a local folder, or "toybox"."""
     lora: tuple[str, ...] = ()
-    """LoRAs added to the prior, PATH[:weight] each: a .safetensors of kohya's, diffusers' or peft's, or its folder."""
+    """LoRAs to add to the prior, PATH[:weight] each: a .safetensors in kohya's, diffusers' or peft's format, or its
+    folder."""
     embedding: tuple[Path, ...] = ()
-    """Textual inversions (.safetensors); prompts hold them by their files' names."""
+    """Textual inversions (.safetensors) to load. Write a file's name in a prompt to use it."""
     vae_precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the prior's VAE, which overflows in fp16. bf16 halves what its encoder keeps for backward."""
+    """Precision of the prior's VAE. bf16 halves what its encoder keeps for the backward pass; fp16 would overflow."""
 
 
 @dataclass
@@ -345,23 +347,23 @@ class RunSettings(Group):
     """What tells one run from another."""
 
     recipe: tuple[str, ...] = ()
-    """The settings to begin with: by default those of the prior's recipe.json for what the prompts seem to ask; none
-    for the method's own; a kind of edit (colour, addition, shape, style, object), what there is to spend (quick,
-    quality, low-vram), or another recipe's file. What is given on the command line wins."""
+    """Which settings to start from: a kind of edit (colour, addition, shape, style, object), what to spend (quick,
+    quality, low-vram), or both; a recipe's file; or none for the method's own. By default, the prior's recipe.json for
+    the kind of edit that the prompts seem to ask for. Flags on the command line take precedence."""
     followed: Annotated[str | None, tyro.conf.Suppress] = None
     """The name of the recipe that an edit began with; set by it."""
     seed: Seed = 0
-    """Seed of views, timesteps and noise; a step draws the same ones in an interrupted and in a straight run."""
+    """Seed of views, timesteps and noise. A run that was interrupted draws the same ones as one that was not."""
     base: Path | None = None
-    """The run that an edit to be resumed began with, where it has moved: its folder or config.yml. A new edit sets it
-    from --load-dir."""
+    """When resuming, the run that the edit started from, if it has moved: its folder or config.yml. A new edit sets
+    this from --load-dir."""
     base_step: int | None = None
-    """The checkpoint of that run; set from --load-dir and --load-step."""
+    """The step of that run's checkpoint; set from --load-dir and --load-step."""
     base_checksum: Annotated[str | None, tyro.conf.Suppress] = None
     """SHA-256 of that checkpoint's file; set by a new edit."""
     carry_source: bool = True
-    """Keep the source's weights in the edit's own folder (source.pt), so that the edit can be resumed, rendered and
-    measured where its source is not."""
+    """Keep a copy of the source's weights in the edit's own folder (source.pt), so that the edit can be resumed,
+    rendered and measured without its source."""
     carried: Annotated[Path | None, tyro.conf.Suppress] = None
     """That file; set by the edit."""
 
@@ -373,12 +375,12 @@ class AdapterSettings(Group):
     adapter_rank: Annotated[int, Ge(1), Le(1024)] = 16
     """VSD and Piva only: rank of the LoRA adapters that learn the source's and the edited renderings."""
     control: str | None = None
-    """VSD and Piva only: a depth-conditioned ControlNet for the adapters, hub id or folder, such as
-    lllyasviel/sd-controlnet-depth for Stable Diffusion 1.5, or "toybox". Without one, adapters mix up a scene's views
-    (the Janus problem)."""
+    """VSD and Piva only: a depth-conditioned ControlNet for the adapters. A hub id or folder, such as
+    lllyasviel/sd-controlnet-depth for Stable Diffusion 1.5, or "toybox". Without one, adapters mix up the views of a
+    scene (the Janus problem)."""
     adapter_warmup: Count = 0
-    """Piva only: steps in which the source's adapter learns the source's views before the edit begins. Otherwise it
-    learns along with the edit, and a few hundred steps are too few for that."""
+    """Piva only: number of steps in which the source's adapter learns the source's views before the edit begins. With 0
+    it learns during the edit, for which a few hundred steps are too few."""
 
 
 @dataclass
@@ -386,18 +388,18 @@ class Perturbation(Group):
     """How far the scene is moved towards a fresh draw before the edit."""
 
     eta: Share | Literal["auto"] = 0.6
-    """How far towards a fresh draw the scene is moved before the edit, in [0, 1]. 0.6 is for real scenes (Hong et al.
-    2024, sec. E); "auto" measures it (Alg. 2)."""
+    """How far the scene is moved towards a random new one before the edit, in [0, 1]. 0.6 is for real scenes (Hong et
+    al. 2024, sec. E); "auto" measures it (Alg. 2)."""
     perturb: Literal["everywhere", "relevant"] = "relevant"
-    """What is perturbed: the whole scene, as in the paper, or the part of it where the prior, asked about the source's
-    views, would change something for the target prompt."""
+    """What to perturb: the whole scene, as in the paper, or only the relevant part, where the prior would change the
+    source's views to match the target prompt."""
     probe_steps: Annotated[int, Ge(20), Le(100_000)] = 50
-    """With --pipeline.eta auto: steps of the probe."""
+    """With --pipeline.eta auto: number of steps that measure it (the probe)."""
     eta_max: Share = 0.6
     """With --pipeline.eta auto: the largest eta it may choose."""
     minimum_decrease: Annotated[float, Gt(0)] = PAPERS_MINIMUM_DECREASE
-    """With --pipeline.eta auto: Δ_min, the fall of the loss over the probe from which on no perturbation is needed.
-    1000 is for MVDream's loss; `pds calibrate-eta` proposes one for another prior, objective or scene."""
+    """With --pipeline.eta auto: Δ_min, the fall of the loss over the probe at which no perturbation is needed. 1000 is
+    for MVDream's loss; `pds calibrate-eta` proposes a value for another prior, objective or scene."""
 
     def etas(self, eta: float) -> Eta:
         """η of each part of the scene where that of its geometry is `eta`."""
@@ -409,12 +411,12 @@ class SplatPerturbation(Perturbation):
     """The same for splats, of which the paper says no more than that mean and variance are perturbed."""
 
     eta: Share | Literal["auto"] = 0.3
-    """How far towards a fresh draw means and scales are moved before the edit, in [0, 1]; "auto" measures it (Hong et
-    al. 2024, Alg. 2)."""
+    """How far means and scales are moved towards random new ones before the edit, in [0, 1]; "auto" measures it (Hong
+    et al. 2024, Alg. 2)."""
     eta_opacity: Share = 0.8
-    """Eta of the opacities, wherever eta itself is not 0. The paper leaves them as they are."""
+    """How far opacities are moved, unless --pipeline.eta is 0. The paper does not perturb them."""
     eta_colour: Share = 0.0
-    """Eta of the colours, wherever eta itself is not 0."""
+    """How far colours are moved, unless --pipeline.eta is 0."""
 
     def etas(self, eta: float) -> Eta:
         """See `Perturbation.etas`."""
@@ -426,16 +428,16 @@ class Refinement(Group):
     """The second stage of a perturbed edit, which restores the source's identity."""
 
     refine_steps: Count = 1_000
-    """Steps of the refinement that follows the edit; 0 leaves it out."""
+    """Steps of the refinement that follows the edit; 0 for none."""
     spare_relevant: bool = True
-    """Refinement: pull back only what the prior, asked about the source's views, would leave alone. Off, it pulls
-    everywhere, as in the paper."""
+    """Refinement: pull back to the source only what the prior would leave alone in its views. False pulls everywhere,
+    as in the paper."""
     identity_l1: Weight = 30_000.0
-    """Refinement: weight of the mean absolute difference to the source image when it begins (Hong et al. 2024, table
-    2). Meant for a score loss over 4,096 latent values; scaled to the prior's."""
+    """Refinement: weight, at its start, of the mean absolute difference to the source image (Hong et al. 2024, table
+    2). The value is for 4,096 latent values and is scaled to the number that the prior has."""
     identity_perceptual: Weight = 300.0
-    """Refinement: weight of the perceptual distance to the source image, summed over four views, when it begins.
-    Meant for a score loss over 4,096 latent values; scaled to the prior's."""
+    """Refinement: weight, at its start, of the perceptual distance to the source image, summed over four views. The
+    value is for 4,096 latent values and is scaled to the number that the prior has."""
 
 
 ORDER = (

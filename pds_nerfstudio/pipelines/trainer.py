@@ -58,18 +58,19 @@ class EditTrainerConfig(SceneTrainerConfig):
 
     _target: type = field(default_factory=lambda: EditTrainer)
     max_num_iterations: int = 30_000
-    """Edit steps in all, counted from 0 by the edit itself; a resumed edit runs what is left of them."""
+    """Total number of edit steps. A resumed edit runs those that are left."""
     replay: Path | None = None
-    """The session.jsonl of an edit that was steered in the viewer: begin with its prompts and settings, and make its
-    changes again at the same steps. With the same other flags it ends in the same scene."""
+    """Repeat an edit that was steered in the viewer: the path of its session.jsonl. The edit starts with the same
+    prompts and settings and makes the same changes at the same steps. If all other flags are the same, it ends in the
+    same scene."""
     history: Literal["auto", "scenes", "pictures", "nothing"] = "auto"
-    """What is kept of how the edit goes, now and then and before every change: scenes to go back to, or pictures alone
-    (`pds history RUN` shows them). By default scenes where a viewer is on."""
+    """What to save at intervals and before every change: scenes that you can go back to, only pictures (`pds history
+    RUN` shows them), or nothing. auto saves scenes if a viewer is on, else pictures."""
     steps_per_moment: Annotated[int, Ge(1), Le(10_000_000)] | None = None
-    """Edit steps between two moments of that history; by default a twentieth of the edit."""
+    """Edit steps between two saved moments of the history; by default a twentieth of the edit."""
     history_gb: Annotated[float, Gt(0), Le(1e6)] = 4.0
-    """What its scenes may take of the disk, in GB (10⁹ bytes); beyond that, those between changes go first. Moments
-    with a name stay."""
+    """Most disk space that the saved scenes may take, in GB (10⁹ bytes). Beyond it, scenes between changes are deleted
+    first. Moments with a name are kept."""
     given = None
     """The settings that were named (a `Given`), where no command line says which."""
 
