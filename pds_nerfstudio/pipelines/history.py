@@ -37,6 +37,8 @@ SHORT_SIDE = 256
 """Of each, in pixels."""
 ONE_CHANGE = 20
 """Steps within which changes of one setting count as one: a slider that is moved."""
+ONE_BY_ONE = ("pick",)
+"""Settings whose changes are undone one by one: clicks and rectangles."""
 MOMENTS = 20
 """How many an edit has of itself."""
 FEWEST_STEPS = 10
@@ -144,7 +146,8 @@ class History:
     def before(self, step: int, change: str, words: str) -> Moment | None:
         """Take a moment before a change; None where the last one before a change of the same setting will do."""
         last = self.moments.taken.get(self.moments.undo[-1]) if self.moments.undo else None
-        if change in NAMES and last is not None and last.change == change and step - last.step < ONE_CHANGE:
+        slides = change in NAMES and change not in ONE_BY_ONE
+        if slides and last is not None and last.change == change and step - last.step < ONE_CHANGE:
             return None
         return self._take(Moment(self._next_key(step), step, self._settings(), change, words))
 
