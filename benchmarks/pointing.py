@@ -1,11 +1,11 @@
-"""How well one click selects an object: toybox scenes of every shape, reconstructed as splats, held-out views.
+"""How well one click selects an object: toybox scenes of every shape, reconstructed, held-out views.
 
-    python benchmarks/pointing.py --out outputs/pointing
+    python benchmarks/pointing.py --out outputs/pointing [--family nerfacto]
 
 A click is a pixel of a training view that the object fills, drawn at random; each is the only one of its selection.
 The selection is rendered over the held-out views, each Gaussian white or black, and compared with the object's true
-mask. Writes an overlay of each scene's worst click: green where both agree, magenta where the selection alone is, black
-where the mask alone is.
+mask; of a NeRF, it is the pixels whose surface lies in the region. Writes an overlay of each scene's worst click: green
+where both agree, magenta where the selection alone is, black where the mask alone is.
 """
 
 from pathlib import Path
@@ -22,7 +22,9 @@ from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.evaluation.trial import SETTINGS, reconstruct
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.lift import Members, render_values
-from pds_nerfstudio.scenes.pick import object_at, point_seen
+from pds_nerfstudio.scenes.pick import OPAQUE, look, object_at, point_seen
+from pds_nerfstudio.scenes.scene import Family
+from pds_nerfstudio.scenes.splatfacto import SplatfactoScene
 from pds_nerfstudio.scenes.views import Views, eval_views, train_views
 from pds_nerfstudio.toybox.dataset import write_scene
 from pds_nerfstudio.toybox.spec import SceneSpec
@@ -67,12 +69,17 @@ def selections(
 ) -> tuple[list[Bool[Tensor, "_ _"]], list[Bool[Tensor, "_ _"]]]:
     """What a click selects in each held-out view, and what it should."""
     model, training, held_out = pipeline.model, train_views(pipeline.datamanager), eval_views(pipeline.datamanager)
-    members = object_at(model, training, point_seen(model, training, *click))
-    assert isinstance(members, Members)
-    values = members.chosen[:, None].float()
-    cameras = [held_out.camera(i, *held_out.size(i)) for i in range(len(held_out))]
-    selected = [render_values(model, camera, values)[..., 0] > 0.5 for camera in cameras]
-    return selected, [object_mask(data, name) > 0.5 for name in held_out.names]
+    region = object_at(model, training, point_seen(model, training, *click))
+    wanted = [object_mask(data, name) > 0.5 for name in held_out.names]
+    if isinstance(region, Members):
+        assert isinstance(model, SplatfactoScene)
+        values = region.chosen[:, None].float()
+        cameras = [held_out.camera(i, *held_out.size(i)) for i in range(len(held_out))]
+        return [render_values(model, camera, values)[..., 0] > 0.5 for camera in cameras], wanted
+    looks = look(model, held_out)
+    assert len(looks.renderings) == len(held_out)
+    opaque = torch.cat([rendering.accumulation.flatten() > OPAQUE for rendering in looks.renderings])
+    return looks.split(region.contains(looks.points) & opaque), wanted
 
 
 def intersection_over_union(selected: list[Tensor], wanted: list[Tensor]) -> float:
@@ -94,21 +101,28 @@ def overlay(pipeline: Pipeline, selected: list[Tensor], wanted: list[Tensor], pa
     picture.resize((3 * picture.width, 3 * picture.height), Image.Resampling.NEAREST).save(path)
 
 
-def main(out: Path, clicks: int = 5, seed: int = 0, threads: int = 1) -> None:
+def main(
+    out: Path,
+    clicks: int = 5,
+    seed: int = 0,
+    threads: int = 1,
+    family: Family = "splatfacto",
+    scenes: tuple[int, ...] = tuple(range(len(SCENES))),
+) -> None:
     """Print the table.
 
     Args:
         out: where scenes, their runs and the overlays go; what is there is not made again.
         clicks: selections by scene, each by one click.
+        scenes: which of SCENES, counted from 0.
     """
     torch.set_num_threads(threads)
     rows = ["| scene | least IoU | mean IoU |", "|---|---:|---:|"]
-    for number, spec in enumerate(SCENES):
-        folder = out / f"{number:02d}"
+    for number in scenes:
+        spec, folder = SCENES[number], out / f"{number:02d}"
         if not (run := next(folder.glob("run/**/config.yml"), None)):
             write_scene(spec, folder / "data", seed=seed)
-            steps = SETTINGS["splatfacto"].reconstruction_steps
-            run = reconstruct("splatfacto", folder / "data", folder / "run", steps, seed)
+            run = reconstruct(family, folder / "data", folder / "run", SETTINGS[family].reconstruction_steps, seed)
         pipeline = load_run(run)
         values = []
         for click in draw_clicks(folder / "data", train_views(pipeline.datamanager), clicks, seed):

@@ -27,9 +27,9 @@ from pds_nerfstudio.objectives.piva import Piva
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.ssd import SSD
 from pds_nerfstudio.objectives.vsd import VSD
-from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.command_line import asks_for_help, names_one_of, refuse_load_config, tidy_command_line
 from pds_nerfstudio.pipelines.distillation import ADAPTERS, DistillationConfig
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.idu import IduConfig
 from pds_nerfstudio.pipelines.interruption import stop_before_the_first_step
 from pds_nerfstudio.pipelines.most_used import most_used_page

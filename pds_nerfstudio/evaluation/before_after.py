@@ -11,8 +11,9 @@ from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
+from pds_nerfstudio.pipelines.base import EditPipeline
 from pds_nerfstudio.pipelines.carried import find_source
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.runs import data_gone, no_edit, source_gone
 from pds_nerfstudio.scenes.dataset import photographs_alone, reading_dataset
 from pds_nerfstudio.scenes.places import name_data

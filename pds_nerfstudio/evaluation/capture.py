@@ -15,8 +15,8 @@ from pds_nerfstudio.evaluation.rows import NOTHING, REGENERATE, of_family
 from pds_nerfstudio.evaluation.suite import CaptureEdit
 from pds_nerfstudio.evaluation.trial import edit_config, headless, train
 from pds_nerfstudio.pictures import Image3
-from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.conclusion import SHEET_VIEWS
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.settings_tree import changed
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.shots import before_after_sheet, prompts_title

@@ -33,9 +33,9 @@ from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.pictures import Images, contact_sheet, heat, read_images
-from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.pipelines.settings_tree import changed
 from pds_nerfstudio.priors.load import load_prior

@@ -9,9 +9,9 @@ from typing import Any
 from nerfstudio.engine.trainer import TrainerConfig
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.carried import find_source, name_source
 from pds_nerfstudio.pipelines.command_line import Given
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.settings_tree import settings
 from pds_nerfstudio.priors.families import PACKAGED
 from pds_nerfstudio.scenes.places import absolute, found_again

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.pipelines import distributed
-from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
+from pds_nerfstudio.pipelines.base import EditPipeline
 from pds_nerfstudio.pipelines.distributed import NonFiniteGradient
-from pds_nerfstudio.pipelines.settings import listed_in_order
+from pds_nerfstudio.pipelines.edit_config import EditConfig, listed_in_order
 from pds_nerfstudio.ranges import Guidance, Share, Steps
 
 IMAGES = "_images."

@@ -20,7 +20,8 @@ from pds_nerfstudio.objectives.base import SOURCE, Edit, ScoreDistillation, surr
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines import distributed
-from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline, noise_like
+from pds_nerfstudio.pipelines.base import EditPipeline, noise_like
+from pds_nerfstudio.pipelines.edit_config import EditConfig, listed_in_order
 from pds_nerfstudio.pipelines.half_precision import OF_SUMS
 from pds_nerfstudio.pipelines.memory_plan import Demand
 from pds_nerfstudio.pipelines.settings import (
@@ -31,7 +32,6 @@ from pds_nerfstudio.pipelines.settings import (
     LossSettings,
     SceneSettings,
     ViewSettings,
-    listed_in_order,
 )
 from pds_nerfstudio.pipelines.source_views import SourceView, depth_of
 from pds_nerfstudio.priors.adapters import WARMUP_RATE

@@ -20,9 +20,10 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.flowedit import FlowEdit
 from pds_nerfstudio.objectives.inversion import DDPMInversion
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Picture
+from pds_nerfstudio.pipelines.edit_config import listed_in_order
 from pds_nerfstudio.pipelines.editors import EDITORS
 from pds_nerfstudio.pipelines.memory_plan import Demand
-from pds_nerfstudio.pipelines.settings import Flat, SourceViewSettings, listed_in_order
+from pds_nerfstudio.pipelines.settings import Flat, SourceViewSettings
 from pds_nerfstudio.ranges import Guidance, Weight
 
 

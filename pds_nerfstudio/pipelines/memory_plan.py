@@ -19,7 +19,7 @@ from pds_nerfstudio.priors.footprint import Footprint, count
 from pds_nerfstudio.scenes.views import Views
 
 if TYPE_CHECKING:
-    from pds_nerfstudio.pipelines.base import EditConfig
+    from pds_nerfstudio.pipelines.edit_config import EditConfig
 
 
 @dataclass(frozen=True)

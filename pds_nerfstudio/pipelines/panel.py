@@ -24,8 +24,8 @@ from viser import GuiEvent, GuiInputHandle
 
 from pds_nerfstudio.moments import SOURCE, Moment
 from pds_nerfstudio.objectives import BY_NAME
-from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.history import History
 from pds_nerfstudio.pipelines.region_controls import RegionControls
 from pds_nerfstudio.pipelines.revise import ReviseConfig

@@ -19,10 +19,10 @@ from nerfstudio.engine.trainer import TrainerConfig
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import file_name, require_writable
 from pds_nerfstudio.machine import require_device
-from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.belongings import begin_with, find_local_files, find_source_again
 from pds_nerfstudio.pipelines.command_line import DATAPARSER, Given, merged
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.recipe import follow
 from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.pipelines.replay import adopt_replay, continues, replays_on, session_of, with_what_is_left

@@ -6,7 +6,7 @@ from typing import Any
 from nerfstudio.engine.trainer import TrainerConfig
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.settings_tree import change, part
 from pds_nerfstudio.priors.recipe import CHOICE, read_recipe, read_wanted, recipe_of
 from pds_nerfstudio.prompts import guess_ask

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.sdedit import SDEdit
-from pds_nerfstudio.pipelines.base import SCENE, EditConfig, noise_like
+from pds_nerfstudio.pipelines.base import SCENE, noise_like
 from pds_nerfstudio.pipelines.carried import find_source, source_state
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Picture
-from pds_nerfstudio.pipelines.settings import listed_in_order
+from pds_nerfstudio.pipelines.edit_config import EditConfig, listed_in_order
 from pds_nerfstudio.ranges import Guidance, Share
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.hull import Hull, Region

@@ -8,7 +8,7 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 from viser import GuiEvent, ScenePointerEvent
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.steering import NOTHING_PICKED, settings_of
 from pds_nerfstudio.scenes.region import Point
 

@@ -2,8 +2,8 @@
 
 from nerfstudio.engine.trainer import TrainerConfig
 
-from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.command_line import Given
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.steering import FLAGS, SESSION_FILE, Change, adopt_settings, read_session
 from pds_nerfstudio.scenes.source import SourceRun
 

@@ -30,6 +30,7 @@ from pds_nerfstudio.objectives.perturb import (
 )
 from pds_nerfstudio.objectives.relevance import MIDDLE, relevance
 from pds_nerfstudio.pipelines.distillation import DistillationConfig, DistillationPipeline
+from pds_nerfstudio.pipelines.edit_config import listed_in_order
 from pds_nerfstudio.pipelines.prompt_difference import prompt_difference
 from pds_nerfstudio.pipelines.settings import (
     Flat,
@@ -37,7 +38,6 @@ from pds_nerfstudio.pipelines.settings import (
     Refinement,
     RegionSettings,
     RelevantRegion,
-    listed_in_order,
 )
 from pds_nerfstudio.pipelines.source_views import SourceView
 from pds_nerfstudio.ranges import Share, Steps

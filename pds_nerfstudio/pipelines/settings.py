@@ -33,7 +33,6 @@ class Group:
 
 
 G = TypeVar("G", bound=Group)
-C = TypeVar("C")
 Count = Annotated[int, Ge(0), Le(10_000_000)]
 """A number of steps that may be none."""
 Flat = Annotated[G, tyro.conf.arg(name="")]
@@ -438,23 +437,3 @@ class Refinement(Group):
     identity_perceptual: Weight = 300.0
     """Refinement: weight, at its start, of the perceptual distance to the source image, summed over four views. The
     value is for 4,096 latent values and is scaled to the number that the prior has."""
-
-
-ORDER = (
-    *("_target", "datamanager", "model", "src_prompt", "tgt_prompt", "negative_prompt", "prior", "objective", "by"),
-    *("edit_steps", "anneal", "perturbation", "refinement", "loss", "region", "scene", "view", "adapter", "network"),
-    *("compute", "run"),
-)
-"""Of an edit's settings: what everybody sets, what one tunes, the rest."""
-
-
-def listed_in_order(cls: type[C]) -> type[C]:
-    """Let a configuration's fields, and with them its help, stand in ORDER, its own other ones behind the prior.
-
-    A dataclass lists inherited fields first, so that a method's own settings would come last.
-    """
-    own = [name for name in cls.__dataclass_fields__ if name not in ORDER]  # pyright: ignore[reportAttributeAccessIssue]
-    first, rest = ORDER[: ORDER.index("objective")], ORDER[ORDER.index("objective") :]
-    by_name = cls.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
-    cls.__dataclass_fields__ = {name: by_name[name] for name in (*first, *own, *rest) if name in by_name}  # pyright: ignore[reportAttributeAccessIssue]
-    return cls

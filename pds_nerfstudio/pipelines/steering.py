@@ -14,9 +14,9 @@ from typing import Any
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.moments import SOURCE
 from pds_nerfstudio.objectives import BY_NAME, Piva, name_of
-from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.revise import OF_ANY_OBJECTIVE, ReviseConfig
 from pds_nerfstudio.scenes.region import Box
 from pds_nerfstudio.scenes.stencil import Stencil

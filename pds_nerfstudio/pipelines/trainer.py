@@ -22,13 +22,14 @@ from rich.progress import track
 from pds_nerfstudio.draws import generator_at
 from pds_nerfstudio.errors import UserError, first_line, one_sentence
 from pds_nerfstudio.pipelines import distributed, scene_trainer
-from pds_nerfstudio.pipelines.base import EditConfig, EditPipeline
+from pds_nerfstudio.pipelines.base import EditPipeline
 from pds_nerfstudio.pipelines.carried import carry
 from pds_nerfstudio.pipelines.checks import MovementCheck, require_visible
 from pds_nerfstudio.pipelines.conclusion import conclude
 from pds_nerfstudio.pipelines.display import Display, begin_at
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
 from pds_nerfstudio.pipelines.distributed import NonFiniteElsewhere, NonFiniteGradient, SharedOptimizers
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.half_precision import LEAST, CountingScaler
 from pds_nerfstudio.pipelines.history import History, between
 from pds_nerfstudio.pipelines.memory_plan import work_of

@@ -119,7 +119,7 @@ def test_a_hub_that_never_answers_costs_two_seconds(monkeypatch):
 def test_what_the_doctor_repeats_is_what_the_package_uses():
     from pds_nerfstudio.evaluation import measure
     from pds_nerfstudio.methods import METHODS
-    from pds_nerfstudio.pipelines.base import EditConfig
+    from pds_nerfstudio.pipelines.edit_config import EditConfig
 
     assert EditConfig().prior == PRIOR
     assert {n: e.steps for n, e in estimates.estimates().items()}.items() <= {

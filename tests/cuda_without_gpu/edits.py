@@ -9,7 +9,7 @@ from pds_nerfstudio.cli.dreambooth import Dreambooth
 from pds_nerfstudio.cli.evaluate import Evaluate
 from pds_nerfstudio.cli.preview import Preview
 from pds_nerfstudio.methods import METHODS
-from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 
 from .conftest import Machine, Ran

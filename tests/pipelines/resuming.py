@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pds_nerfstudio.methods import METHODS
-from pds_nerfstudio.pipelines.base import EditConfig
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.settings import Compute
 from pds_nerfstudio.pipelines.settings_tree import settings
 from pds_nerfstudio.scenes.source import find_run

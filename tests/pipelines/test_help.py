@@ -12,10 +12,9 @@ from pds_nerfstudio.cli import commands, edit
 from pds_nerfstudio.flags import parser_of
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import BY_NAME
-from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.command_line import flag_names
+from pds_nerfstudio.pipelines.edit_config import ORDER, EditConfig
 from pds_nerfstudio.pipelines.most_used import most_used
-from pds_nerfstudio.pipelines.settings import ORDER
 from pds_nerfstudio.pipelines.settings_tree import settings
 
 LEANS_ON_ANOTHER = re.compile(r"^The same\b|\b(likewise|in the same way|ditto|as above)\b")

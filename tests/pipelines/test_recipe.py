@@ -9,8 +9,8 @@ import pytest
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.methods import METHODS
-from pds_nerfstudio.pipelines.base import EditConfig
 from pds_nerfstudio.pipelines.command_line import Given
+from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.plan import prepare
 from pds_nerfstudio.pipelines.recipe import follow
 from pds_nerfstudio.pipelines.settings_tree import part, settings
