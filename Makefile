@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: demo test lint docs wheel prior clean
+.PHONY: demo test lint docs wheel prior studio clean
 
 demo: $(READY)
 	$(BIN)/pds demo $(ARGS)
@@ -14,7 +14,7 @@ demo: $(READY)
 # Without reordering: files of one long test would come last, and one job alone would run them.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
-		--jaxtyping-packages=pds_nerfstudio.objectives,pds_nerfstudio.priors,pds_nerfstudio.scenes,pds_nerfstudio.vector,pds_nerfstudio.images,pds_nerfstudio.toybox.geometry,pds_nerfstudio.toybox.render,beartype.beartype \
+		--jaxtyping-packages=pds_nerfstudio.objectives,pds_nerfstudio.priors,pds_nerfstudio.scenes,pds_nerfstudio.vector,pds_nerfstudio.images,pds_nerfstudio.toybox.geometry,pds_nerfstudio.toybox.render,pds_nerfstudio.studio.surfaces,pds_nerfstudio.studio.textures,pds_nerfstudio.studio.atlas,pds_nerfstudio.studio.render,beartype.beartype \
 		$(ARGS)
 
 lint: $(READY)
@@ -34,6 +34,11 @@ wheel: $(READY)
 
 prior: $(READY)
 	$(BIN)/python data_scripts/train_toybox_prior.py --install
+
+# Renders the captures of docs/studio.md, hours on two cores; what is there already is kept. Then packs them.
+studio: $(READY)
+	$(BIN)/python data_scripts/render_studio.py $(ARGS)
+	$(BIN)/python data_scripts/render_studio.py --install
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 12) or sys.exit(f"Python 3.10, 3.11 or 3.12 is needed and $(PYTHON) is {v[0]}.{v[1]}: run make PYTHON=python3.11")'

@@ -26,6 +26,7 @@ ROOMS: dict[str, tuple[float, float, str]] = {
     "priors": (290, 540, "diffusion models, by family"),
     "scenes": (560, 540, "NeRFs and splats behind one interface"),
     "toybox": (830, 540, "scenes whose right answer is known"),
+    "studio": (830, 280, "the same in real light, by Mitsuba"),
     "objectives": (425, 670, "the mathematics: SDS, DDS, PDS, …"),
 }
 """Where a room stands, and what it is for."""

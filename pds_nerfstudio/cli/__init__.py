@@ -35,6 +35,7 @@ def commands() -> dict[str, type]:
     from pds_nerfstudio.cli.preview import Preview
     from pds_nerfstudio.cli.render import Render
     from pds_nerfstudio.cli.runs import Runs
+    from pds_nerfstudio.cli.studio import Studio
     from pds_nerfstudio.cli.svg import Svg
     from pds_nerfstudio.cli.toybox import Toybox
 
@@ -53,6 +54,7 @@ def commands() -> dict[str, type]:
         "check": Check,
         "svg": Svg,
         "toybox": Toybox,
+        "studio": Studio,
         "bench": Bench,
         "pie-bench": PieBench,
         "calibrate-eta": CalibrateEta,

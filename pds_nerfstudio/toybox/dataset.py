@@ -51,19 +51,43 @@ def write_scene(
     Cameras depend on the seed and the counts alone, so two scenes written with the same ones share them. With `paint`,
     the object has that colour, RGB in [0, 1], which need not be one that has a name.
     """
-    cameras = torch.cat([capture_cameras(train_views, 2 * seed), capture_cameras(test_views, 2 * seed + 1)])
+    names, cameras = capture_views(train_views, test_views, seed)
     views = render(spec, cameras, size, size, paint=paint)
-    names = [f"train_{i:03d}.png" for i in range(train_views)] + [f"test_{i:03d}.png" for i in range(test_views)]
-    for part in ("images", "depth", "object_masks"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-
-    frames = []
     for i, name in enumerate(names):
-        _write_png(folder / "images" / name, views.image[i])
-        _write_png(folder / "object_masks" / name, views.mask[i])
-        depth = (views.depth[i] * MILLIMETRES_PER_METRE).round().numpy().astype(np.uint16)
-        _save(Image.fromarray(depth), folder / "depth" / name)
-        matrix = torch.cat([cameras[i], torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
+        write_view(folder, name, views.image[i], views.depth[i], views.mask[i])
+    write_points(folder / "sparse.ply", *surface_points(views, cameras, num_points, seed))
+    write_transforms(folder, names, cameras, train_views, size)
+    return views
+
+
+def capture_views(train_views: int, test_views: int, seed: int) -> tuple[list[str], Float[Tensor, "views 3 4"]]:
+    """Names and cameras of a capture's pictures, training views first."""
+    cameras = torch.cat([capture_cameras(train_views, 2 * seed), capture_cameras(test_views, 2 * seed + 1)])
+    names = [f"train_{i:03d}.png" for i in range(train_views)] + [f"test_{i:03d}.png" for i in range(test_views)]
+    return names, cameras
+
+
+def write_view(
+    folder: Path,
+    name: str,
+    image: Float[Tensor, "height width 3"],
+    depth: Float[Tensor, "height width"],
+    mask: Float[Tensor, "height width"],
+) -> None:
+    """One view's picture, depth and mask, the picture last: where it is, the others are."""
+    _write_png(folder / "object_masks" / name, mask)
+    millimetres = (depth * MILLIMETRES_PER_METRE).round().numpy().astype(np.uint16)
+    _save(Image.fromarray(millimetres), folder / "depth" / name)
+    _write_png(folder / "images" / name, image)
+
+
+def write_transforms(
+    folder: Path, names: Sequence[str], cameras: Float[Tensor, "views 3 4"], train_views: int, size: int
+) -> None:
+    """transforms.json: what nerfstudio's parser reads. Views after the first `train_views` are held out."""
+    frames = []
+    for name, camera in zip(names, cameras, strict=True):
+        matrix = torch.cat([camera, torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
         frames.append(
             {
                 "file_path": f"images/{name}",
@@ -72,7 +96,6 @@ def write_scene(
                 "transform_matrix": matrix.tolist(),
             }
         )
-    _write_ply(folder / "sparse.ply", *surface_points(views, cameras, num_points, seed))
     held_out = [frame["file_path"] for frame in frames[train_views:]]
     transforms = {
         "camera_model": "OPENCV",
@@ -89,13 +112,18 @@ def write_scene(
         "frames": frames,
     }
     write_whole(folder / "transforms.json", json.dumps(transforms, indent=1))
-    return views
 
 
 def write_edit(edit: ToyEdit, folder: Path, **settings: Any) -> tuple[RenderedViews, RenderedViews]:
     """Writes FOLDER/source and FOLDER/target, the same cameras in both, and FOLDER/edit.json with the prompts."""
     source = write_scene(edit.source, folder / "source", **settings)
     target = write_scene(edit.target, folder / "target", **settings)
+    write_description(edit, folder)
+    return source, target
+
+
+def write_description(edit: Any, folder: Path) -> None:
+    """FOLDER/edit.json: name, kind and prompts of an edit of toybox or of studio."""
     description = {
         "name": edit.name,
         "kind": edit.kind,
@@ -103,7 +131,6 @@ def write_edit(edit: ToyEdit, folder: Path, **settings: Any) -> tuple[RenderedVi
         "target_prompt": edit.target_prompt,
     }
     write_whole(folder / "edit.json", json.dumps(description, indent=1))
-    return source, target
 
 
 def read_geometry(
@@ -117,9 +144,14 @@ def read_geometry(
     frames = json.loads((folder / "transforms.json").read_text())["frames"]
     matrices = {Path(frame["file_path"]).name: frame["transform_matrix"] for frame in frames}
     wanted = [Path(name).name for name in names]
-    depth = [np.asarray(Image.open(folder / "depth" / name), dtype=np.float32) for name in wanted]
     cameras = torch.tensor([matrices[name] for name in wanted])[:, :3]
-    return torch.from_numpy(np.stack(depth)) / MILLIMETRES_PER_METRE, cameras
+    return read_depth(folder, wanted), cameras
+
+
+def read_depth(folder: Path, names: Sequence[str]) -> Float[Tensor, "views height width"]:
+    """Exact depth in metres, 0 on the background, of a scene's views that are written."""
+    depth = [np.asarray(Image.open(folder / "depth" / name), dtype=np.float32) for name in names]
+    return torch.from_numpy(np.stack(depth)) / MILLIMETRES_PER_METRE
 
 
 def surface_points(
@@ -157,7 +189,8 @@ def _save(image: Image.Image, path: Path) -> None:
         image.save(partial)
 
 
-def _write_ply(path: Path, points: Float[Tensor, "points 3"], colours: Float[Tensor, "points 3"]) -> None:
+def write_points(path: Path, points: Float[Tensor, "points 3"], colours: Float[Tensor, "points 3"]) -> None:
+    """A point cloud as PLY: metres, colours in [0, 1]."""
     header = [
         "ply",
         "format ascii 1.0",

@@ -1,0 +1,138 @@
+"""`pds studio`: still lifes in real light, whose right answer is known; packaged, or rendered by Mitsuba.
+
+--capture NAME ─► OUT/source, OUT/EDIT/target, OUT/EDIT/edit.json       photographs that come with the package
+EDIT           ─► OUT/source, OUT/target, OUT/edit.json                 rendered here, as `pds toybox` writes them
+--caption "…"  ─► OUT/source                                            rendered here
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from annotated_types import Ge, Le
+from rich.console import Console
+
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.next_steps import say_next, step
+from pds_nerfstudio.ranges import Pixels, Seed, check_ranges
+from pds_nerfstudio.text import printable
+
+ROOM = 64 << 20
+"""Bytes that a scene takes at least."""
+RECONSTRUCTION = ("--max-num-iterations", 3000)
+"""What `ns-train source-splatfacto` needs to show a capture."""
+Count = Annotated[int, Ge(1), Le(100_000)]
+Threads = Annotated[int, Ge(0), Le(1024)]
+
+
+@dataclass
+class Studio:
+    """Make a still life to edit and, from the same cameras, what it should become; without arguments, list them."""
+
+    edit: tyro.conf.Positional[str] = ""
+    """Name of the edit to render, such as vase-flower. This needs Mitsuba: the extra [studio]."""
+    capture: str = ""
+    """Write the photographs of this name that come with the package, such as vase, with the answers of all their
+    edits. This needs no renderer."""
+    caption: str = ""
+    """Render the scene of this caption, such as "a photo of a marble vase on a table by a window in sunlight"."""
+    out: Path | None = None
+    """Folder to write to; by default outputs/studio/NAME."""
+    size: Pixels = 384
+    """Height and width of rendered pictures in pixels."""
+    train_views: Count = 50
+    """Views to reconstruct from."""
+    test_views: Count = 6
+    """Views to measure on, which are held out."""
+    num_points: Count = 3000
+    """Points of the sparse cloud."""
+    seed: Seed = 0
+    """Seed of the cameras' places."""
+    piece: Seed = 0
+    """Which piece of wood or marble the object of --caption is cut from, and how it is turned."""
+    samples: Count = 24
+    """Paths traced for each pixel."""
+    denoise: bool = True
+    """Remove what noise the paths leave. Without it, 1000 samples are needed."""
+    threads: Threads = 0
+    """Threads that render; 0 takes as many as there are cores."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if sum(map(bool, (self.edit, self.capture, self.caption))) > 1:
+            raise UserError("Give one of EDIT, --capture and --caption.")
+
+    def run(self) -> None:
+        """Write the scene, or list captures and edits."""
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        if self.capture:
+            self._copy(console)
+        elif self.edit or self.caption:
+            self._render(console)
+        else:
+            _list(console)
+
+    def _copy(self, console: Console) -> None:
+        from pds_nerfstudio.studio.captures import copy_capture
+        from pds_nerfstudio.studio.spec import find_still
+
+        try:
+            still = find_still(self.capture)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        out = self.out or Path("outputs") / "studio" / still.name
+        require_writable(out, room=4 << 20)
+        copy_capture(still, out)
+        edit = still.edits[0]
+        _say_written(console, out, edit.source_prompt, edit.target_prompt)
+
+    def _render(self, console: Console) -> None:
+        from pds_nerfstudio.studio import mitsuba
+        from pds_nerfstudio.studio.dataset import Photography, write_edit, write_scene
+        from pds_nerfstudio.studio.spec import find_edit, read_caption
+
+        try:
+            edit = find_edit(self.edit) if self.edit else None
+            scene = edit.source if edit else replace(read_caption(self.caption), seed=self.piece)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        name = self.edit or self.caption.removeprefix("a photo of a ").replace(" ", "-")
+        out = self.out or Path("outputs") / "studio" / name
+        require_writable(out, room=ROOM)
+        how = Photography(
+            self.train_views, self.test_views, self.size, self.num_points, self.seed, self.samples, self.denoise
+        )
+        console.print(f"{mitsuba.described()}. Pictures that are there already are kept.")
+
+        def say(line: str) -> None:
+            console.print(printable(line))
+
+        if edit:
+            write_edit(edit, out, how, say, self.threads)
+            _say_written(console, out, edit.source_prompt, edit.target_prompt)
+        else:
+            write_scene(scene, out / "source", how, say, self.threads)
+            _say_written(console, out, scene.prompt(room=False, light=False), "what it should show")
+
+
+def _say_written(console: Console, out: Path, source: str, target: str) -> None:
+    console.print(f"{printable(out)}: “{source}” → “{target}”")
+    reconstruct = ("ns-train", "source-splatfacto", "--data", out / "source", *RECONSTRUCTION)
+    edit_it = ("pds", "edit", "outputs/latest", "--from", source, "--to", target)
+    say_next(console, [step("reconstruct it", *reconstruct), step("and edit that", *edit_it)])
+
+
+def _list(console: Console) -> None:
+    from pds_nerfstudio.studio.captures import packaged
+    from pds_nerfstudio.studio.spec import STILLS
+
+    here = packaged()
+    for still in STILLS:
+        where = "in the package" if still in here else "to be rendered"
+        console.print(f"{still.name} ({where}): “{still.source.prompt()}”")
+        for edit in still.edits:
+            console.print(f"  {edit.name:16}  {edit.kind:10}  “{edit.target_prompt}”")
+    first = [step("write a capture of the package", "pds", "studio", "--capture", here[0].name)] if here else []
+    say_next(console, [*first, step("render an edit's two scenes", "pds", "studio", STILLS[0].edits[0].name)])

@@ -1,0 +1,43 @@
+"""`pds studio`: what it lists, refuses and says where Mitsuba is not installed."""
+
+import sys
+
+import pytest
+
+from pds_nerfstudio.cli.studio import Studio
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.studio import mitsuba
+from pds_nerfstudio.studio.spec import EDITS, STILLS
+
+
+def test_without_arguments_it_lists_captures_and_edits(capsys):
+    Studio().run()
+    said = capsys.readouterr().out
+    for named in (*STILLS, *EDITS):
+        assert named.name in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"edit": "vase-pink"}, "There is no studio edit 'vase-pink'"),
+        ({"caption": "a photo of an elephant"}, "No studio scene has the caption"),
+        ({"capture": "elephant"}, "There is no studio capture 'elephant'"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(arguments, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        Studio(**arguments, out=tmp_path).run()
+
+
+def test_two_scenes_at_once_are_refused():
+    with pytest.raises(UserError, match="Give one of"):
+        Studio(edit="vase-flower", capture="vase")
+
+
+def test_without_mitsuba_one_sentence_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mitsuba", None)
+    mitsuba.load.cache_clear()
+    with pytest.raises(UserError, match=r"install it with `pip install 'pds-nerfstudio\[studio\]'`\.$"):
+        Studio(edit="vase-flower", out=tmp_path / "out").run()
+    assert not (tmp_path / "out").exists()
