@@ -69,5 +69,8 @@ def _pack_scene(rendered: Path, folder: Path, quality: int) -> None:
         del frame["depth_file_path"]
     for split in ("train", "val", "test"):
         transforms[f"{split}_filenames"] = [renamed[name] for name in transforms[f"{split}_filenames"]]
+    if transforms["train_filenames"]:
+        shutil.copy(rendered / "sparse.ply", folder / "sparse.ply")
+    else:  # nothing is reconstructed from an edit's answer
+        del transforms["ply_file_path"]
     write_whole(folder / "transforms.json", json.dumps(transforms))
-    shutil.copy(rendered / "sparse.ply", folder / "sparse.ply")

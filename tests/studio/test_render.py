@@ -126,6 +126,8 @@ def test_a_packed_capture_has_the_same_pictures_in_less_room(written, tmp_path):
         assert (tmp_path / "teapot/source" / frame["file_path"]).is_file()
         assert (tmp_path / "teapot/source" / frame["object_mask_path"]).is_file()
         assert "depth_file_path" not in frame
+    assert (tmp_path / "teapot/source" / transforms["ply_file_path"]).is_file()
+    assert not list((tmp_path / "teapot/teapot-red").rglob("*.ply"))
     assert set(transforms["train_filenames"]) <= {frame["file_path"] for frame in transforms["frames"]}
 
 
