@@ -125,7 +125,7 @@ class NerfScene(Scene):
             with _as_shown(model, posed=posed, jitter=jitter, proposals=regularise), _alone(model, within):
                 outputs = model(rays[span])
                 losses = _regularisers(model, outputs) if regularise else outputs["rgb"].new_zeros(2)
-            return outputs["rgb"], outputs["expected_depth"], outputs["accumulation"], losses * len(span) / len(rays)
+            return outputs["rgb"], outputs["depth"], outputs["accumulation"], losses * len(span) / len(rays)
 
         # Exactly so many, rather than each with that probability: every step then costs the same.
         differentiated = max(round(chunks.backward_share * count), 1)

@@ -49,12 +49,13 @@ class Chunks:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A rendered view. All of it carries the graph of the scene's parameters, unless rendered under `no_grad`."""
+    """A rendered view. Image and opacity carry the graph of the scene's parameters, unless rendered under `no_grad`."""
 
     image: Float[Tensor, "1 3 height width"]
     """RGB in [0, 1]."""
     depth: Float[Tensor, "1 1 height width"]
-    """Expected depth along the optical axis, in scene units."""
+    """Depth of the surface along the optical axis, in scene units: of splats the expected one, of NeRFs the median,
+    which has no gradient. The fog behind a NeRF's surfaces pulls the expected one far behind them."""
     accumulation: Float[Tensor, "1 1 height width"]
     """Opacity in [0, 1]."""
     regulariser: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
