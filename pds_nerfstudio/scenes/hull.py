@@ -7,13 +7,14 @@ A hull of soft masks: of what one view alone calls relevant, the part that most 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
@@ -98,6 +99,19 @@ class Hull:
         # Half a cell of the candidates' own spacing, so that no two of them coincide.
         cell = ((high - low + 2 * margin).prod() / candidates) ** (1 / 3)
         return pool[inside][chosen] + cell * (torch.rand(count, 3, generator=generator) - 0.5)
+
+
+def spread_over(
+    mask: Bool[Tensor, "height width"], counted: Bool[Tensor, "height width"]
+) -> Bool[Tensor, "height width"]:
+    """A mask in which pixels that do not count have the value of the nearest one next to them that does, on the CPU.
+
+    Those with no such neighbour are outside.
+    """
+    found: Any = distance_transform_edt(~counted.cpu().numpy(), return_indices=True)
+    away, places = found
+    nearest = mask.cpu()[torch.from_numpy(places[0]).long(), torch.from_numpy(places[1]).long()]
+    return nearest & torch.from_numpy(away < 2)
 
 
 def box_of(points: Float[Tensor, "_ 3"], share: float = 0.98) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:

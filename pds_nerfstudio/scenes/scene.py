@@ -24,7 +24,7 @@ from nerfstudio.models.base_model import Model
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.scenes.hull import Hull, Region
+from pds_nerfstudio.scenes.hull import Hull, Region, spread_over
 from pds_nerfstudio.scenes.perturb import Eta
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering
 from pds_nerfstudio.scenes.views import Views
@@ -140,9 +140,10 @@ class Scene(ABC):
 
         Args:
             cameras: one each, batch size 1, at the size of its rendering and its mask.
-            counted: which pixels have a say; a hull hears all of them.
+            counted: which pixels have a say; one that has none takes its neighbour's.
         """
-        return Hull.from_renderings(cameras, [mask.float().to(self.model.device) for mask in masks], renderings)
+        spread = [spread_over(mask, counts) for mask, counts in zip(masks, counted, strict=True)]
+        return Hull.from_renderings(cameras, [mask.float().to(self.model.device) for mask in spread], renderings)
 
     @abstractmethod
     def freeze_outside(self, region: Region | None) -> str | None:

@@ -5,7 +5,7 @@ import torch
 from nerfstudio.cameras.cameras import CameraType
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.scenes.hull import Hull, box_of, project
+from pds_nerfstudio.scenes.hull import Hull, box_of, project, spread_over
 
 from .conftest import look_at_origin
 
@@ -88,3 +88,10 @@ def test_drawn_points_lie_in_the_hull_also_where_the_scene_has_none(ring):
     low, high = box_of(around)
     inside = nowhere.draw(100, around, torch.Generator().manual_seed(0))
     assert ((inside >= low) & (inside <= high)).all()
+
+
+def test_pixels_without_a_say_take_their_neighbours_and_only_theirs():
+    mask = torch.tensor([[1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]).bool()
+    counted = torch.tensor([[1, 0, 0, 0, 0, 1], [1, 0, 0, 0, 0, 1]]).bool()
+    assert spread_over(mask, counted).tolist() == [[True, True, False, False, False, False]] * 2
+    assert torch.equal(spread_over(mask, torch.ones_like(mask)), mask)
