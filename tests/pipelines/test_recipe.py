@@ -59,10 +59,11 @@ def test_the_guidance_of_one_objective_is_not_given_to_another(by, guidance):
     assert (config.pipeline.by, part(config, GUIDANCE)) == (by, guidance)
 
 
-def test_toybox_revises_splats_by_dds_and_nerfs_by_pds():
+@pytest.mark.parametrize("prior", ["toybox", "toybox-flow"])
+def test_toybox_revises_splats_by_dds_and_nerfs_by_pds(prior):
     chosen = {}
     for method in ("pnr-edit-splat", "pnr-edit"):
-        config = config_of(method)
+        config = config_of(method, prior=prior)
         follow(config, ())
         chosen[method] = config.pipeline.by, part(config, GUIDANCE)
     assert chosen == {"pnr-edit-splat": ("dds", 2.0), "pnr-edit": ("pds", 15.0)}
