@@ -35,7 +35,7 @@ wheel: $(READY)
 prior: $(READY)
 	$(BIN)/python data_scripts/train_toybox_prior.py --install
 
-# Renders the captures of docs/studio.md, hours on two cores; what is there already is kept. Then packs them.
+# Renders the captures of docs/studio.md, half an hour on one free core; what is there already is kept. Then packs them.
 studio: $(READY)
 	$(BIN)/python data_scripts/render_studio.py $(ARGS)
 	$(BIN)/python data_scripts/render_studio.py --install
