@@ -4,8 +4,9 @@
 
 A click is a pixel of a training view that the object fills, drawn at random; each is the only one of its selection.
 The selection is rendered over the held-out views, each Gaussian white or black, and compared with the object's true
-mask; of a NeRF, it is the pixels whose surface lies in the region. Writes an overlay of each scene's worst click: green
-where both agree, magenta where the selection alone is, black where the mask alone is.
+mask; of a NeRF, it is the pixels whose surface lies in the region. A click that is refused counts as 0. Writes an
+overlay of each scene's worst click: green where both agree, magenta where the selection alone is, black where the mask
+alone is.
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ from nerfstudio.pipelines.base_pipeline import Pipeline
 from PIL import Image
 from torch import Tensor
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.evaluation.trial import SETTINGS, reconstruct
 from pds_nerfstudio.scenes.families import render
@@ -126,7 +128,12 @@ def main(
         pipeline = load_run(run)
         values = []
         for click in draw_clicks(folder / "data", train_views(pipeline.datamanager), clicks, seed):
-            selected, wanted = selections(pipeline, folder / "data", click)
+            try:
+                selected, wanted = selections(pipeline, folder / "data", click)
+            except UserError as error:
+                print(f"{number:02d}, {click}: {error}")
+                values.append(0.0)
+                continue
             values.append(intersection_over_union(selected, wanted))
             if values[-1] == min(values):
                 overlay(pipeline, selected, wanted, out / f"{number:02d}.png")

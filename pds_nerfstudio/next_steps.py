@@ -3,6 +3,7 @@
 A line can be copied as it is: what it is for stands behind a # and means nothing to a shell.
 """
 
+import json
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -40,17 +41,31 @@ def say_next(console: Console, steps: Iterable[NextStep], title: str = "Next:") 
         console.print(f"  {printable(one)}", soft_wrap=True, markup=False, highlight=False)
 
 
-def after_reconstruction(folder: Path) -> list[NextStep]:
+def after_reconstruction(folder: Path, data: Path | None = None) -> list[NextStep]:
     """What to do with a scene that can be edited.
 
     Args:
         folder: its run's.
+        data: its dataset's, where that is known.
     """
+    asked = PROMPTS if data is None else described_in(data.parent / "edit.json")
     return [
         step("look at it", "ns-viewer", "--load-config", folder / "config.yml"),
-        step("try prompts on its photographs", "pds", "preview", folder, *PROMPTS),
-        step("edit it from start to end", "pds", "edit", folder, *PROMPTS),
+        step("try prompts on its photographs", "pds", "preview", folder, *asked),
+        step("edit it from start to end", "pds", "edit", folder, *asked),
     ]
+
+
+def described_in(path: Path) -> tuple[str, ...]:
+    """The prompts of a scene that `pds toybox` or `pds studio` has made, and the prior that knows it, as flags; of any
+    other, words in their place."""
+    try:
+        described = json.loads(path.read_text(encoding="utf8"))
+        asked = ("--from", described["source_prompt"], "--to", described["target_prompt"])
+        asked += ("--prior", described["prior"]) if "prior" in described else ()
+    except (OSError, ValueError, KeyError, TypeError):
+        return PROMPTS
+    return tuple(map(str, asked))
 
 
 def after_edit(folder: Path) -> list[NextStep]:

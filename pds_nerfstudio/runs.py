@@ -151,16 +151,13 @@ def find_config(load_dir: Path, called: str = "--load-dir") -> Path:
     """The `config.yml` of the run that `load_dir` belongs to; see `require_run`."""
     load_dir = behind_latest(Path(load_dir).expanduser())
     if not load_dir.exists():
-        raise UserError(
-            f"{called} {load_dir} does not exist: give the nerfstudio_models folder of a finished run (pds runs lists "
-            "them)."
-        )
+        raise UserError(f"{called} {load_dir} does not exist: give the folder of a finished run (pds runs lists them).")
     folder = load_dir.parent if load_dir.is_file() else load_dir
     found = next((path for path in (folder / "config.yml", folder.parent / "config.yml") if path.is_file()), None)
     if found is None:
         raise UserError(
-            f"{called} {load_dir} has no config.yml in it or beside it: give the nerfstudio_models folder inside a "
-            "run's own folder."
+            f"{called} {load_dir} has no config.yml in it or beside it, so it is no run: give the folder of one (pds "
+            "runs lists them). A dataset is reconstructed first, by ns-train source-splatfacto --data."
         )
     return found
 

@@ -64,6 +64,8 @@ class Edit:
     """Which settings to start from: a kind of edit (colour, addition, shape, style, object), a quality (quick, quality)
     and low-vram for little memory, one or several; a recipe's file; or none. By default the prompts and the machine
     decide."""
+    region: str = ""
+    """Change only what these words name, for example "the hat"."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, a LoRA's folder, or "toybox"."""
     method: str = "pnr-edit"
@@ -212,6 +214,7 @@ class Edit:
         lists = {"lora": self.lora, "embedding": self.embedding, "recipe": self.recipe}
         for flag, added in ((f"--pipeline.{name}", values) for name, values in lists.items()):
             what += (flag, *map(str, added)) if added else ()
+        what += ("--pipeline.region", self.region) if self.region.strip() else ()
         method = self.method.removesuffix("-splat") + suffix
         if self.preview_first:
             stages.append(self._preview(source, prior))

@@ -46,7 +46,9 @@ class Record:
         file = self._folder / STATE
         if not file.is_file():
             if not is_vacant(self._folder, LOCK):
-                raise UserError(f"--out {self._folder} is not empty: give a folder that is new.")
+                raise UserError(
+                    f"--out {self._folder} is not empty: give a folder that is new, such as --out {self._folder}-2."
+                )
             return {}
         before = _read_state(file)
         self.started, done = set(), {}

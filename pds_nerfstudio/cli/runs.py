@@ -108,7 +108,7 @@ def next_of(run: Run) -> list[NextStep]:
     steps = [] if run.obstacle() is not None else [resuming(run.method, run.folder, run.is_edit)]
     if not run.checkpoints or (run.family is None and not run.is_edit):
         return steps
-    return steps + (after_edit if run.is_edit else after_reconstruction)(run.folder)
+    return steps + (after_edit(run.folder) if run.is_edit else after_reconstruction(run.folder, run.data))
 
 
 def record(run: Run) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from pds_nerfstudio.text import printable
 
 ROOM = 64 << 20
 """Bytes that a scene takes at least."""
-RECONSTRUCTION = ("--max-num-iterations", 3000)
-"""What `ns-train source-splatfacto` needs to show a capture."""
+RECONSTRUCTION = ("--max-num-iterations", 3000, "--viewer.quit-on-train-completion", True)
+"""What `ns-train source-splatfacto` needs to show a capture, and to end by itself."""
 Count = Annotated[int, Ge(1), Le(100_000)]
 Threads = Annotated[int, Ge(0), Le(1024)]
 

@@ -22,9 +22,11 @@ ROOM = 4 << 20
 RECONSTRUCTION = (
     *("--max-num-iterations", 600),
     *("--pipeline.model.num-downscales", 0, "--pipeline.model.background-color", "white"),
+    *("--viewer.quit-on-train-completion", True),
 )
 """What `ns-train source-splatfacto` needs for pictures of 64 pixels on white. Splatfacto's own schedule shows a quarter
-of their height and width for so few steps, and its background is drawn at random."""
+of their height and width for so few steps, and its background is drawn at random. It ends by itself, so that the next
+line can be typed."""
 Count = Annotated[int, Ge(1), Le(100_000)]
 
 

@@ -223,11 +223,12 @@ class SceneTrainer(Trainer):
 
     def _conclude(self, step: int) -> None:
         """Once the last checkpoint is saved: say what to do with the scene."""
-        say_next(CONSOLE, after_reconstruction(self.base_dir))
+        say_next(CONSOLE, after_reconstruction(self.base_dir, self.config.pipeline.datamanager.data))
 
     def _train_complete_viewer(self) -> None:
         """Wait for Ctrl-C, which then is no interruption."""
         self._waiting = True
+        CONSOLE.print("All of it is saved. The viewer stays open until you press Ctrl-C.")
         super()._train_complete_viewer()
 
     def shutdown(self) -> None:

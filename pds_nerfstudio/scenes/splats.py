@@ -97,8 +97,11 @@ class SplatScene(Scene):
 
     def perturb(self, eta: Eta, fresh: Callable[[], Model], seed: int, where: Region | None) -> str:
         """Means and log-scales by `eta.geometry`, opacities and colours by their own; nothing is built anew."""
-        generator = torch.Generator().manual_seed(seed)
+        generator, frozen = torch.Generator().manual_seed(seed), self.model.frozen
+        inside = None if where is None or frozen is None else where.contains(self.model.means)
         count = perturb_splats(self.model, eta.of_splats(), generator, where)
+        if count and frozen is not None:  # what is frozen is put back
+            count = int((~frozen if inside is None else inside & ~frozen).sum())
         return f"{count} of {len(self.model.means)} Gaussians perturbed."
 
     def region_of_masks(

@@ -118,13 +118,13 @@ def write_edit(edit: ToyEdit, folder: Path, **settings: Any) -> tuple[RenderedVi
     """Writes FOLDER/source and FOLDER/target, the same cameras in both, and FOLDER/edit.json with the prompts."""
     source = write_scene(edit.source, folder / "source", **settings)
     target = write_scene(edit.target, folder / "target", **settings)
-    write_description(edit, folder)
+    write_description(edit, folder, prior="toybox")
     return source, target
 
 
-def write_description(edit: Any, folder: Path) -> None:
-    """FOLDER/edit.json: name, kind and prompts of an edit of toybox or of studio."""
-    description = {
+def write_description(edit: Any, folder: Path, **further: str) -> None:
+    """FOLDER/edit.json: name, kind and prompts of an edit of toybox or of studio, and the prior that knows it."""
+    description = further | {
         "name": edit.name,
         "kind": edit.kind,
         "source_prompt": edit.source_prompt,

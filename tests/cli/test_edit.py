@@ -72,6 +72,7 @@ def test_every_stage_is_a_command_that_its_program_reads(toy_splats, tmp_path):
         tmp_path / "an out",
         lora=(f"{detail}:0.5", str(detail)),
         class_prompt="a photo of a can",
+        region="the can",
         edit_args="--max-num-iterations 7",
         dreambooth_args="--rank 4",
     ).stages()
@@ -84,7 +85,7 @@ def test_every_stage_is_a_command_that_its_program_reads(toy_splats, tmp_path):
     assert (config.pipeline.src_prompt, config.pipeline.tgt_prompt) == (FROM, TO)
     assert config.pipeline.prior == str(taught.out)
     assert config.pipeline.network.lora == (f"{detail}:0.5", str(detail))
-    assert config.max_num_iterations == 7
+    assert (config.max_num_iterations, config.pipeline.region.region) == (7, "the can")
     assert config.load_dir == find_run(toy_splats).checkpoint_path.parent
     assert config.get_base_dir() == stages[1].result
     refined = tyro.cli(AnnotatedBaseConfigUnion, args=words["refinement"][1:])

@@ -56,7 +56,7 @@ def test_two_hundred_steps_leave_everything_outside_the_box_as_it_was_to_the_bit
     assert not torch.equal(pictures[0], pictures[1])
 
 
-def test_a_resumed_and_densified_local_edit_still_holds_the_rest(ns_train, toy_splats, upper_half):
+def test_a_resumed_and_densified_local_edit_still_holds_the_rest(ns_train, toy_splats, upper_half, capfd):
     box, inside = upper_half
     densify = ("--pipeline.densify-from", 1, "--pipeline.densify-until", 12, "--pipeline.densify-every", 3)
     first = ns_train(
@@ -67,6 +67,7 @@ def test_a_resumed_and_densified_local_edit_still_holds_the_rest(ns_train, toy_s
     resumed = ns_train(
         *("pnr-edit-splat", "--load-dir", first.get_base_dir(), "--max-num-iterations", 14),
     )
+    assert f"{int(inside.sum())} of {len(inside)} Gaussians perturbed" in capfd.readouterr().out
     source = load_source_state(find_run(toy_splats))
     edited = load_source_state(find_run(resumed.get_base_dir()))
     held = edited["_scene.frozen"]
