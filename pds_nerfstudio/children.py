@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import parent_process
@@ -26,7 +26,9 @@ class Ended:
     """What this process was asked to stop with meanwhile."""
 
 
-def run_child(command: Sequence[str], keep_open: Sequence[int] = ()) -> Ended:
+def run_child(
+    command: Sequence[str], keep_open: Sequence[int] = (), environment: Mapping[str, str] | None = None
+) -> Ended:
     """Run a command on this terminal and wait for it, however long it takes to end in order.
 
     It runs in a session of its own and gets Ctrl-C and SIGTERM from here, each once: both from the terminal and from
@@ -34,6 +36,7 @@ def run_child(command: Sequence[str], keep_open: Sequence[int] = ()) -> Ended:
 
     Args:
         keep_open: file descriptors that it inherits, such as a lock that is to last as long as it does.
+        environment: variables that it has beside those of this process.
     """
     asked: list[int] = []
     children: list[subprocess.Popen] = []
@@ -48,7 +51,11 @@ def run_child(command: Sequence[str], keep_open: Sequence[int] = ()) -> Ended:
     before = {number: signal.signal(number, pass_on) for number in PASSED_ON} if main else {}
     try:
         child = subprocess.Popen(
-            command, pass_fds=tuple(keep_open), start_new_session=True, preexec_fn=_dying_with_parent()
+            command,
+            pass_fds=tuple(keep_open),
+            env=os.environ | (environment or {}),
+            start_new_session=True,
+            preexec_fn=_dying_with_parent(),
         )
         for number in asked:
             child.send_signal(number)

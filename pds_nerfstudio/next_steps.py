@@ -4,6 +4,7 @@ A line can be copied as it is: what it is for stands behind a # and means nothin
 """
 
 import json
+import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from rich.console import Console
 
 from pds_nerfstudio.text import printable
 
+A_STAGE = "PDS_A_STAGE"
+"""The environment variable by which a command knows that it is a stage of another, which says itself what is next."""
 PROMPTS = ("--from", "what it shows", "--to", "what it should show")
 
 
@@ -33,7 +36,9 @@ def step(purpose: str, *words: object) -> NextStep:
 
 
 def say_next(console: Console, steps: Iterable[NextStep], title: str = "Next:") -> None:
-    """Print the steps, one to a line."""
+    """Print the steps, one to a line; as a stage of another command, nothing."""
+    if A_STAGE in os.environ:
+        return
     steps = list(steps)
     if steps:
         console.print(title, markup=False, highlight=False)

@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from rich.console import Console
 
-from pds_nerfstudio.next_steps import PROMPTS, after_reconstruction, described_in
+from pds_nerfstudio.next_steps import A_STAGE, PROMPTS, after_reconstruction, described_in, say_next, step
 from pds_nerfstudio.toybox.dataset import write_description
 from pds_nerfstudio.toybox.spec import find_edit
 
@@ -24,3 +25,11 @@ def test_of_any_other_it_is_said_where_prompts_belong(tmp_path, content):
     if content is not None:
         (tmp_path / "edit.json").write_text(content)
     assert described_in(tmp_path / "edit.json") == PROMPTS
+
+
+def test_a_stage_leaves_what_is_next_to_the_command_that_runs_it(capsys, monkeypatch):
+    say_next(Console(), [step("look at it", "pds", "runs")])
+    assert capsys.readouterr().out == "Next:\n  pds runs   # look at it\n"
+    monkeypatch.setenv(A_STAGE, "edit")
+    say_next(Console(), [step("look at it", "pds", "runs")])
+    assert capsys.readouterr().out == ""

@@ -25,7 +25,7 @@ from pds_nerfstudio.cli.stages import Stage, progress, words_of
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.estimates import estimates
 from pds_nerfstudio.files import read_json, require_writable
-from pds_nerfstudio.next_steps import after_edit, say_next
+from pds_nerfstudio.next_steps import A_STAGE, after_edit, say_next
 from pds_nerfstudio.priors.dreambooth_settings import CARD
 from pds_nerfstudio.priors.families import PACKAGED
 from pds_nerfstudio.prompts import check_prompts
@@ -266,7 +266,7 @@ class Edit:
         program = str(beside) if beside.is_file() else command[0]
         start, done = time.perf_counter(), {} if done is None else done
         try:
-            ended = run_child([program, *command[1:]], self.record.held)
+            ended = run_child([program, *command[1:]], self.record.held, {A_STAGE: stage.name})
         except FileNotFoundError as error:
             raise UserError(
                 f"There is no command {command[0]}: install nerfstudio into this Python's environment."
