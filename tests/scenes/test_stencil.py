@@ -17,7 +17,7 @@ def stencil(rectangle=LEFT_HALF, adds=True, **other) -> Stencil:
 
 
 @pytest.fixture
-def wall(monkeypatch):
+def wall(monkeypatch, splats):
     """A scene that shows a wall at z = 0 wherever one looks from `FRONT`."""
     from pds_nerfstudio.scenes.rendering import Rendering
 
@@ -27,16 +27,11 @@ def wall(monkeypatch):
         return Rendering(torch.zeros(1, 3, *size), depth=flat, accumulation=torch.ones(1, 1, *size))
 
     monkeypatch.setattr("pds_nerfstudio.scenes.stencil.render", render)
-    return torch.nn.Linear(1, 1)
+    return splats()
 
 
 POINTS = torch.tensor([[-1.0, 0.5, 0.0], [1.0, 0.5, 0.0], [-1.0, 0.5, -1.0], [-0.4, 0.2, 1.0]])
 """On the wall at its left and right, behind it, and before it."""
-
-
-@pytest.fixture(autouse=True)
-def on_its_device(monkeypatch):
-    monkeypatch.setattr(torch.nn.Linear, "device", torch.device("cpu"), raising=False)
 
 
 def test_a_rectangle_covers_what_it_shows_and_what_is_before_that(wall):
@@ -64,7 +59,6 @@ def test_the_later_one_is_on_top(wall):
         {"aspect": math.nan},
         {"rectangle": (0.5, 0.0, 0.5, 1.0)},
         {"rectangle": (0.0, 0.0, 1.1, 1.0)},
-        {"adds": 1},
     ],
 )
 def test_what_is_no_rectangle_of_a_view_is_refused(wrong):
