@@ -218,7 +218,8 @@ class SceneTrainer(Trainer):
         if self._last_step is not None:
             self.save_checkpoint(self._last_step)
             going_on = resuming(str(self.config.method_name), self.base_dir.resolve(), self.is_edit)
-            say_next(CONSOLE, [going_on], f"Stopped after step {self._last_step:d}. To go on:")
+            CONSOLE.print(f"Stopped after step {self._last_step:d}.", highlight=False)
+            say_next(CONSOLE, [going_on], "To go on:")
         raise SystemExit(FAILED + self._signal)
 
     def _conclude(self, step: int) -> None:

@@ -45,7 +45,7 @@ def test_a_signal_ends_an_edit_with_a_checkpoint_and_the_line_that_resumes_it(
     output, _ = process.communicate(timeout=120)
     assert process.returncode == code, output[-3000:]
     assert "Traceback" not in output
-    said = re.search(r"Stopped after step (\d+)\. To go on:\s+(ns-train .+)", output)
+    said = re.search(r"Stopped after step (\d+)\.\s+To go on:\s+(ns-train .+)", output)
     assert said is not None, output[-3000:]
     (run,) = (path.parent for path in (tmp_path / "stopped").rglob("config.yml"))
     assert find_run(run).step == int(said[1])
