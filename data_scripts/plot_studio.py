@@ -14,6 +14,7 @@ import tyro
 from PIL import Image
 
 from pds_nerfstudio.errors import one_sentence
+from pds_nerfstudio.studio.photography import Photography
 from pds_nerfstudio.studio.render import FULL_DETAIL, Studio
 from pds_nerfstudio.studio.spec import STILLS
 from pds_nerfstudio.toybox.render import orbit_cameras
@@ -43,7 +44,7 @@ def main(settings: PlotStudio) -> None:
         azimuth, elevation = (torch.tensor([math.radians(angle)]) for angle in VIEWS[name])
         camera = orbit_cameras(azimuth, elevation)[0]
         for x, spec in enumerate(row):
-            image = Studio(spec, settings.threads, size / FULL_DETAIL).photograph(camera, size)
+            image = Studio(spec, settings.threads, size / FULL_DETAIL).photograph(camera, size, Photography().samples)
             picture = Image.fromarray((image * 255).round().to(torch.uint8).numpy())
             sheet.paste(picture, (x * size, y * size))
             print(spec.prompt(), flush=True)

@@ -13,7 +13,8 @@ import tyro
 
 from pds_nerfstudio.errors import one_sentence
 from pds_nerfstudio.studio.captures import PACKAGED, is_complete, pack
-from pds_nerfstudio.studio.dataset import Photography, write_still
+from pds_nerfstudio.studio.dataset import write_still
+from pds_nerfstudio.studio.photography import Photography
 from pds_nerfstudio.studio.spec import STILLS
 
 QUALITY = 88

@@ -5,7 +5,7 @@ EDIT           ─► OUT/source, OUT/target, OUT/edit.json                 rend
 --caption "…"  ─► OUT/source                                            rendered here
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,14 +16,14 @@ from rich.console import Console
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
 from pds_nerfstudio.next_steps import say_next, step
-from pds_nerfstudio.ranges import Pixels, Seed, check_ranges
+from pds_nerfstudio.ranges import Seed, check_ranges
+from pds_nerfstudio.studio.photography import Photography
 from pds_nerfstudio.text import printable
 
 ROOM = 64 << 20
 """Bytes that a scene takes at least."""
 RECONSTRUCTION = ("--max-num-iterations", 3000, "--viewer.quit-on-train-completion", True)
 """What `ns-train source-splatfacto` needs to show a capture, and to end by itself."""
-Count = Annotated[int, Ge(1), Le(100_000)]
 Threads = Annotated[int, Ge(0), Le(1024)]
 
 
@@ -40,22 +40,9 @@ class Studio:
     """Render the scene of this caption, such as "a photo of a marble vase on a table by a window in sunlight"."""
     out: Path | None = None
     """Folder to write to; by default outputs/studio/NAME."""
-    size: Pixels = 384
-    """Height and width of rendered pictures in pixels."""
-    train_views: Count = 50
-    """Views to reconstruct from."""
-    test_views: Count = 6
-    """Views to measure on, which are held out."""
-    num_points: Count = 3000
-    """Points of the sparse cloud."""
-    seed: Seed = 0
-    """Seed of the cameras' places."""
+    how: Annotated[Photography, tyro.conf.arg(name="")] = field(default_factory=Photography)
     piece: Seed = 0
     """Which piece of wood or marble the object of --caption is cut from, and how it is turned."""
-    samples: Count = 24
-    """Paths traced for each pixel."""
-    denoise: bool = True
-    """Remove what noise the paths leave. Without it, 1000 samples are needed."""
     threads: Threads = 0
     """Threads that render; 0 takes as many as there are cores."""
 
@@ -90,7 +77,7 @@ class Studio:
 
     def _render(self, console: Console) -> None:
         from pds_nerfstudio.studio import mitsuba
-        from pds_nerfstudio.studio.dataset import Photography, write_edit, write_scene
+        from pds_nerfstudio.studio.dataset import write_edit, write_scene
         from pds_nerfstudio.studio.spec import find_edit, read_caption
 
         try:
@@ -101,19 +88,16 @@ class Studio:
         name = self.edit or self.caption.removeprefix("a photo of a ").replace(" ", "-")
         out = self.out or Path("outputs") / "studio" / name
         require_writable(out, room=ROOM)
-        how = Photography(
-            self.train_views, self.test_views, self.size, self.num_points, self.seed, self.samples, self.denoise
-        )
         console.print(f"{mitsuba.described()}. Pictures that are there already are kept.")
 
         def say(line: str) -> None:
             console.print(printable(line))
 
         if edit:
-            write_edit(edit, out, how, say, self.threads)
+            write_edit(edit, out, self.how, say, self.threads)
             _say_written(console, out, edit.source_prompt, edit.target_prompt)
         else:
-            write_scene(scene, out / "source", how, say, self.threads)
+            write_scene(scene, out / "source", self.how, say, self.threads)
             _say_written(console, out, scene.prompt(room=False, light=False), "what it should show")
 
 

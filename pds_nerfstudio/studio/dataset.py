@@ -7,7 +7,7 @@ Views that are there already are kept, so that a rendering that was interrupted 
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from PIL import Image
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import write_whole
-from pds_nerfstudio.studio.render import FULL_DETAIL, SAMPLES, Studio
+from pds_nerfstudio.studio.photography import Photography
+from pds_nerfstudio.studio.render import FULL_DETAIL, Studio
 from pds_nerfstudio.studio.spec import Still, StudioEdit, StudioSpec
 from pds_nerfstudio.toybox.dataset import (
     capture_views,
@@ -31,23 +32,6 @@ from pds_nerfstudio.toybox.render import RenderedViews
 
 Say = Callable[[str], None]
 """Told what was rendered."""
-
-
-@dataclass(frozen=True)
-class Photography:
-    """How a scene is photographed. Scenes that share it share their cameras."""
-
-    train_views: int = 50
-    test_views: int = 6
-    size: int = 384
-    """Height and width in pixels."""
-    num_points: int = 3000
-    """Of the sparse cloud."""
-    seed: int = 0
-    """Of the cameras' places."""
-    samples: int = SAMPLES
-    """Paths a pixel."""
-    denoise: bool = True
 
 
 def write_scene(

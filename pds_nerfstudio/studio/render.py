@@ -16,8 +16,6 @@ from pds_nerfstudio.studio.spec import StudioSpec
 from pds_nerfstudio.studio.things import parts_of
 from pds_nerfstudio.toybox.render import FIELD_OF_VIEW, camera_rays
 
-SAMPLES = 24
-"""Paths a pixel; the denoiser takes what noise they leave."""
 FULL_DETAIL = 384
 """Height in pixels of pictures that show textures at their own density."""
 GUIDE_SAMPLES = 12
@@ -60,7 +58,7 @@ class Studio:
         self._exposure = place.exposure
 
     def photograph(
-        self, camera: Float[Tensor, "3 4"], size: int, samples: int = SAMPLES, denoise: bool = True, seed: int = 0
+        self, camera: Float[Tensor, "3 4"], size: int, samples: int, denoise: bool = True, seed: int = 0
     ) -> Float[Tensor, "height width 3"]:
         """sRGB in [0, 1] from one camera (OpenGL, camera to world)."""
         sensor = self._sensor(camera, size)

@@ -11,8 +11,9 @@ from PIL import Image
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.studio import captures
 from pds_nerfstudio.studio.captures import copy_capture, is_complete, pack
-from pds_nerfstudio.studio.dataset import Photography, write_edit, write_scene, write_still
+from pds_nerfstudio.studio.dataset import write_edit, write_scene, write_still
 from pds_nerfstudio.studio.mitsuba import LEAST_LLVM, llvm_version
+from pds_nerfstudio.studio.photography import Photography
 from pds_nerfstudio.studio.render import Studio, developed
 from pds_nerfstudio.studio.spec import StudioSpec, find_edit, find_still
 from pds_nerfstudio.studio.surfaces import spline
