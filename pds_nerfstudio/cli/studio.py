@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.files import is_vacant, require_writable
 from pds_nerfstudio.next_steps import say_next, step
 from pds_nerfstudio.ranges import Seed, check_ranges
 from pds_nerfstudio.studio.photography import Photography
@@ -71,6 +71,8 @@ class Studio:
             raise UserError(str(error)) from error
         out = self.out or Path("outputs") / "studio" / still.name
         require_writable(out, room=4 << 20)
+        if not is_vacant(out):
+            raise UserError(f"{out} is not empty: give a folder that is new with --out.")
         copy_capture(still, out)
         edit = still.edits[0]
         _say_written(console, out, edit.source_prompt, edit.target_prompt)
@@ -78,7 +80,9 @@ class Studio:
     def _render(self, console: Console) -> None:
         from pds_nerfstudio.studio import mitsuba
         from pds_nerfstudio.studio.dataset import write_edit, write_scene
+        from pds_nerfstudio.studio.render import load_denoiser
         from pds_nerfstudio.studio.spec import find_edit, read_caption
+        from pds_nerfstudio.toybox.dataset import require_folder_of
 
         try:
             edit = find_edit(self.edit) if self.edit else None
@@ -88,6 +92,10 @@ class Studio:
         name = self.edit or self.caption.removeprefix("a photo of a ").replace(" ", "-")
         out = self.out or Path("outputs") / "studio" / name
         require_writable(out, room=ROOM)
+        if edit:
+            require_folder_of(edit.name, out)
+        if self.how.denoise:
+            load_denoiser()
         console.print(f"{mitsuba.described()}. Pictures that are there already are kept.")
 
         def say(line: str) -> None:

@@ -70,8 +70,9 @@ class Toybox:
             raise UserError(str(error)) from error
         out = self.out or Path("outputs") / "toybox" / found.name
         require_writable(out, room=ROOM)
-        from pds_nerfstudio.toybox.dataset import write_edit
+        from pds_nerfstudio.toybox.dataset import require_folder_of, write_edit
 
+        require_folder_of(found.name, out)
         sizes = {"train_views": self.train_views, "test_views": self.test_views, "num_points": self.num_points}
         write_edit(found, out, size=self.size, seed=self.seed, **sizes)
         console.print(f"{printable(out)}: “{found.source_prompt}” → “{found.target_prompt}”")

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import write_whole
+from pds_nerfstudio.files import is_vacant, write_whole
 from pds_nerfstudio.studio.photography import Photography
 from pds_nerfstudio.studio.render import FULL_DETAIL, Studio
 from pds_nerfstudio.studio.spec import Still, StudioEdit, StudioSpec
@@ -67,23 +67,25 @@ def write_scene(
 
 def write_edit(edit: StudioEdit, folder: Path, how: Photography, say: Say = print, threads: int = 0) -> None:
     """Writes FOLDER/source, FOLDER/target (the held-out views alone, from the same cameras) and FOLDER/edit.json."""
+    write_description(edit, folder)
     write_scene(edit.source, folder / "source", how, say, threads)
     write_scene(edit.target, folder / "target", how, say, threads, held_out_only=True)
-    write_description(edit, folder)
 
 
 def write_still(still: Still, folder: Path, how: Photography, say: Say = print, threads: int = 0) -> None:
     """Writes FOLDER/source and, for each of its edits, FOLDER/EDIT/target and FOLDER/EDIT/edit.json."""
     write_scene(still.source, folder / "source", how, say, threads)
     for edit in still.edits:
-        write_scene(edit.target, folder / edit.name / "target", how, say, threads, held_out_only=True)
         write_description(edit, folder / edit.name)
+        write_scene(edit.target, folder / edit.name / "target", how, say, threads, held_out_only=True)
 
 
 def _claim(spec: StudioSpec, folder: Path, how: Photography) -> None:
     """Note in the folder what is photographed there, and how."""
     note = folder / "studio.json"
     said = asdict(spec) | asdict(how)
-    if note.exists() and json.loads(note.read_text()) != said:
-        raise UserError(f"{folder} holds another studio scene, or one with other settings: give another folder.")
+    if json.loads(note.read_text()) != said if note.exists() else not is_vacant(folder):
+        raise UserError(
+            f"{folder} holds something else, or a scene with other settings: give a folder that is new with --out."
+        )
     write_whole(note, json.dumps(said, indent=1))

@@ -126,7 +126,14 @@ def denoised(
     albedo: Float[np.ndarray, "height width 3"],
     normals: Float[np.ndarray, "height width 3"],
 ) -> Float[np.ndarray, "height width 3"]:
-    """Radiances without the noise of path tracing, by Intel's Open Image Denoise.
+    """Radiances without the noise of path tracing, by Intel's Open Image Denoise; see `load_denoiser`."""
+    layers = (np.ascontiguousarray(layer) for layer in (colours, albedo.clip(0, 1), normals.clip(-1, 1)))
+    colours, albedo, normals = layers
+    return load_denoiser().denoise(colours, albedo=albedo, normal=normals, hdr=True)
+
+
+def load_denoiser() -> Any:
+    """The module that denoises.
 
     Raises:
         UserError: it is not installed.
@@ -138,9 +145,7 @@ def denoised(
             "Pictures of studio are denoised by pyoidn: install `pds-nerfstudio[studio]`, or add --no-denoise "
             "and --samples 1024."
         ) from error
-    layers = (np.ascontiguousarray(layer) for layer in (colours, albedo.clip(0, 1), normals.clip(-1, 1)))
-    colours, albedo, normals = layers
-    return pyoidn.denoise(colours, albedo=albedo, normal=normals, hdr=True)
+    return pyoidn
 
 
 def developed(radiance: Float[np.ndarray, "height width 3"]) -> Float[np.ndarray, "height width 3"]:

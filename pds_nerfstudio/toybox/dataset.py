@@ -19,7 +19,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from pds_nerfstudio.files import write_whole, written
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import is_vacant, write_whole, written
 from pds_nerfstudio.toybox.render import RGB, RenderedViews, camera_rays, focal_length, orbit_cameras, render
 from pds_nerfstudio.toybox.spec import SceneSpec, ToyEdit
 
@@ -116,10 +117,22 @@ def write_transforms(
 
 def write_edit(edit: ToyEdit, folder: Path, **settings: Any) -> tuple[RenderedViews, RenderedViews]:
     """Writes FOLDER/source and FOLDER/target, the same cameras in both, and FOLDER/edit.json with the prompts."""
+    write_description(edit, folder, prior="toybox")
     source = write_scene(edit.source, folder / "source", **settings)
     target = write_scene(edit.target, folder / "target", **settings)
-    write_description(edit, folder, prior="toybox")
     return source, target
+
+
+def require_folder_of(name: str, folder: Path) -> None:
+    """Raise UserError where a folder holds something else than the edit of that name."""
+    if is_vacant(folder):
+        return
+    try:
+        known = json.loads((folder / "edit.json").read_text())["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = None
+    if known != name:
+        raise UserError(f"{folder} holds something else than {name}: give a folder that is new with --out.")
 
 
 def write_description(edit: Any, folder: Path, **further: str) -> None:

@@ -110,7 +110,7 @@ def test_pictures_that_are_there_are_kept_and_another_scene_is_refused(written, 
     again = []
     write_edit(edit, tmp_path, HOW, say=again.append, threads=1)
     assert [line.endswith("train_001.png") for line in again] == [True]
-    with pytest.raises(UserError, match="holds another studio scene"):
+    with pytest.raises(UserError, match="holds something else"):
         write_scene(edit.target, tmp_path / "source", HOW, **QUIET)
     assert np.array_equal(pictures(tmp_path / "source"), pictures(written / "source"))
 
