@@ -11,7 +11,6 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from pds_nerfstudio.next_steps import NextStep, after_edit, say_next, step
 from pds_nerfstudio.pipelines.base import EditPipeline
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig
-from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.scenes.families import scene_type
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.scene import Family
@@ -33,9 +32,8 @@ def write_sheet(pipeline: EditPipeline, path: Path) -> None:
     before, after = (
         [shoot(model, camera) for camera in cameras] for model in (pipeline.source_scene(), pipeline.model)
     )
-    title = prompts_title(pipeline.config.src_prompt, pipeline.config.tgt_prompt)
-    if isinstance(pipeline.config, RefineConfig):
-        title = f"{pipeline.config.tgt_prompt}, before and after the refinement"
+    before_it, after_it = pipeline.source_caption, pipeline.config.tgt_prompt
+    title = prompts_title(before_it, after_it) if before_it != after_it else f"{after_it}, before and after refinement"
     before_after_sheet(before, after, path, f"{title}   (held-out views)")
 
 
