@@ -54,15 +54,19 @@ def refuse_mistyped(arguments: Sequence[str], command: str, known: Callable[[], 
         known: makes the names of its flags, which takes a while.
     """
     flags = known() if any(map(_is_flag, arguments)) else set()
-    for word in filter(_is_flag, arguments):
-        typed = _plain(word.partition("=")[0])
-        if typed in flags or typed.partition(".")[0] == "help":
-            continue
+    for word in unknown_flags(arguments, flags):
+        typed = _plain(word)
         last = typed.rpartition(".")[2]
         ends = sorted((flag for flag in flags if flag.rpartition(".")[2] == last), key=len)
         close = ends or get_close_matches(typed, flags, 1, ALIKE) or _alike_at_the_end(typed, flags)
         if close:
             raise UserError(f"{command} has no --{typed}: did you mean --{close[0]}?")
+
+
+def unknown_flags(arguments: Sequence[str], known: Container[str]) -> list[str]:
+    """The flags among the words of a command line that are none of these, which have no dashes before them."""
+    typed = [word.partition("=")[0] for word in filter(_is_flag, arguments)]
+    return [word for word in typed if _plain(word) not in known and _plain(word).partition(".")[0] != "help"]
 
 
 def refuse_unquoted(arguments: Sequence[str], subcommands: Callable[[], Container[str]] | None = None) -> None:

@@ -51,11 +51,18 @@ class Findings:
 
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     mends: list[str] = field(default_factory=list)
+    prior: str | None = None
+    """What is wrong with the default prior, where it cannot be loaded; also among the mends."""
 
     @property
     def can_run(self) -> bool:
         """Whether an edit with the default settings can run."""
         return not self.mends
+
+    @property
+    def toybox_runs(self) -> bool:
+        """Whether an edit by the packaged prior can run."""
+        return all(mend == self.prior for mend in self.mends)
 
 
 def examine(folder: Path, prior: str) -> Findings:
@@ -187,10 +194,11 @@ def _models(found: Findings, prior: str) -> None:
         else:
             lines[name] = str(folder) if folder else "not here"
     if lines[prior] == "not here" and hub != "reachable":
-        found.mends.append(
-            f"The default prior {prior} is not here and the hub is {hub}: connect once to download it, give a "
-            "diffusers folder with --pipeline.prior, or try the small one with --pipeline.prior toybox."
+        found.prior = (
+            f"The default prior {prior} is not here and the hub is {hub}: connect once to download it, or give a "
+            "diffusers folder with --prior."
         )
+        found.mends.append(found.prior)
     for name in CLIPS:
         lines[name] = "here" if isinstance(try_to_load_from_cache(name, "config.json"), str) else "not here"
     torch_home = Path(os.environ.get("TORCH_HOME", "~/.cache/torch")).expanduser()

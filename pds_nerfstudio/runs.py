@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pds_nerfstudio.alive import is_running
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import private_folder
 from pds_nerfstudio.run_yaml import Settings, read_plain
@@ -100,6 +101,20 @@ class Run:
         return place.parent if place.name == "config.yml" else place
 
     @property
+    def began_with(self) -> Path | None:
+        """The folder of the run whose checkpoint it began with, where that lies now."""
+        given = self.config.get("load_dir")
+        if not isinstance(given, Path) or given == Path():
+            return None
+        place = self._lies_now(given)
+        return place.parent if place.name == self.models.name else place
+
+    def goes_on_with(self, other: "Run") -> bool:
+        """Whether it is what an interrupted run went on as; an edit of an edit is not."""
+        alike = self.method == other.method and self.base == other.base
+        return alike and self.began_with is not None and self.began_with.resolve() == other.folder.resolve()
+
+    @property
     def has_source(self) -> bool:
         """Of an edit, whether the scene before is there: carried along, or where it was."""
         return (self.folder / "source.pt").is_file() or (self.base is not None and self.base.exists())
@@ -121,10 +136,12 @@ class Run:
 
     def obstacle(self) -> str | None:
         """Why it cannot go on; None where it can."""
+        if self.checkpoints and self.steps_done >= self.steps:
+            return "finished"
+        if is_running(self.folder):
+            return "running now"
         if not self.checkpoints:
             return "no checkpoint yet"
-        if self.steps_done >= self.steps:
-            return "finished"
         if self.is_edit and not self.has_source:
             return f"its source {self.base} is gone"
         if self.data is None or not self.data.exists():

@@ -3,12 +3,16 @@
 import json
 import os
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import tyro
 import yaml
 
+from pds_nerfstudio.alive import held, is_running
 from pds_nerfstudio.cli.render import Render
 from pds_nerfstudio.cli.runs import Runs, in_order, next_of
 from pds_nerfstudio.errors import UserError
@@ -24,7 +28,9 @@ MAN = "a photo of a man"
 SPLATS = "splatfacto.SplatfactoModelConfig"
 
 
-def make_run(outputs: Path, name: str, steps: tuple[int, ...] = (9,), of: int = 10, base: Path | None = None, **more):
+def make_run(
+    outputs: Path, name: str, steps=(9,), of: int = 10, base: Path | None = None, load_dir: Path | None = None, **more
+):
     """A run's folder as `ns-train` leaves it, without weights; an edit where it has a base."""
     folder = outputs / "fox" / name / "2026-11-26_162051"
     (folder / "nerfstudio_models").mkdir(parents=True)
@@ -34,6 +40,7 @@ def make_run(outputs: Path, name: str, steps: tuple[int, ...] = (9,), of: int = 
         "max_num_iterations": of,
         "relative_model_dir": Path("nerfstudio_models"),
         "output_dir": outputs,
+        "load_dir": load_dir,
         "pipeline": {"model": {}, "datamanager": {"data": outputs}, **prompts} | more,
     }
     text = yaml.dump(config, sort_keys=False)
@@ -82,6 +89,36 @@ def test_a_run_says_whether_it_can_go_on(tmp_path, steps, of, gone, sentence):
     said = read_run(edit / "config.yml").obstacle()
     assert (said is None) == (sentence is None)
     assert sentence is None or re.search(sentence, said)
+
+
+def test_a_run_that_a_process_is_writing_says_so(tmp_path):
+    folder = make_run(tmp_path, "source-splatfacto", (3,))
+    code = f"from pathlib import Path; from pds_nerfstudio.alive import held\nwith held(Path({str(folder)!r})): input()"
+    with subprocess.Popen([sys.executable, "-c", f"{code}"], stdin=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 30
+        while not (running := read_run(folder / "config.yml").obstacle()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+    assert running == "running now"
+    assert read_run(folder / "config.yml").obstacle() is None
+    with held(folder):
+        assert is_running(folder)
+    assert not is_running(folder)
+
+
+def test_an_interrupted_run_names_the_one_that_went_on_from_it(tmp_path, capsys):
+    base = make_run(tmp_path, "source-splatfacto")
+    edit = make_run(tmp_path, "pnr-edit-splat", (3,), base=base / "config.yml")
+    part = edit.with_name("run.1")
+    edit.rename(part)
+    whole = make_run(tmp_path, "pnr-edit-splat", base=base / "config.yml", load_dir=part / "nerfstudio_models")
+    of_edit = make_run(tmp_path / "more", "pnr-edit-splat", base=part / "config.yml", load_dir=part)
+    runs = [read_run(folder / "config.yml") for folder in (part, whole, of_edit)]
+    assert [run.goes_on_with(runs[0]) for run in runs] == [False, True, False]
+    Runs(tmp_path / "fox").run()
+    page = capsys.readouterr().out
+    assert f"4 of 10 steps, went on in {whole}" in page
+    assert "can be resumed" not in page
 
 
 def test_edits_stand_below_what_they_began_with_and_the_latest_run_comes_last(tmp_path, capsys, monkeypatch):

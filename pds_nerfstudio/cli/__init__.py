@@ -2,14 +2,11 @@
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import tyro
-
 from pds_nerfstudio import __version__
-from pds_nerfstudio.errors import one_sentence
-from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, refuse_unquoted, tidied
-from pds_nerfstudio.help_texts import join_lines
+from pds_nerfstudio.errors import UserError, one_sentence
 from pds_nerfstudio.quiet import silence_children, silence_libraries
 
 DESCRIPTION = """Edit nerfstudio scenes from text. Start with `pds edit RUN --from "…" --to "…"`, or with `pds demo`.
@@ -67,21 +64,44 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     silence_libraries()
     silence_children()
-    join_lines()
     if sys.argv[1:] == ["--version"]:
         print(f"pds-nerfstudio {__version__}")
         return
     with one_sentence():
         try:
-            known, arguments = commands(), tidied(sys.argv[1:], "--")
-            if arguments and arguments[0] in known:
-                kind = known[arguments[0]]
-                refuse_unquoted(arguments[1:])
-                refuse_mistyped(arguments[1:], f"pds {arguments[0]}", lambda: flags_of(parser_of(kind)))
-            command: Any = tyro.extras.subcommand_cli_from_dict(
-                known, prog="pds", description=DESCRIPTION, args=arguments
-            )
-            command.run()
+            command_of(sys.argv[1:]).run()
         except KeyboardInterrupt:
             print("Interrupted. What was finished is kept.", file=sys.__stderr__)
             raise SystemExit(130) from None
+
+
+def command_of(arguments: Sequence[str]) -> Any:
+    """The subcommand that a command line names, with its flags.
+
+    Raises:
+        UserError: a word or a flag is mistyped.
+        SystemExit: it asks for help, or a value cannot be read.
+    """
+    import tyro
+
+    from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, refuse_unquoted, tidied
+    from pds_nerfstudio.help_texts import join_lines
+
+    join_lines()
+    known, arguments = commands(), tidied(arguments, "--")
+    name = next(iter(arguments), "")
+    if name in known:
+        kind = known[name]
+        refuse_unquoted(arguments[1:])
+        refuse_mistyped(arguments[1:], f"pds {name}", lambda: flags_of(parser_of(kind)))
+    elif name and not name.startswith("-"):
+        raise UserError(no_such_command(name, known))
+    return tyro.extras.subcommand_cli_from_dict(known, prog="pds", description=DESCRIPTION, args=arguments)
+
+
+def no_such_command(typed: str, known: Iterable[str]) -> str:
+    """What to say about a mistyped command."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(typed, list(known), 1)
+    return f"There is no command pds {typed}: {f'did you mean pds {close[0]}?' if close else 'pds --help lists all.'}"

@@ -33,7 +33,8 @@ class Doctor:
         found = examine(Path.cwd(), PRIOR)
         console = Console(soft_wrap=True, highlight=False, markup=False)
         if self.json:
-            print(json.dumps({"can_run": found.can_run, "mends": found.mends, **found.sections}, indent=2))
+            said = {"can_run": found.can_run, "toybox_runs": found.toybox_runs, "mends": found.mends}
+            print(json.dumps({**said, **found.sections}, indent=2))
         else:
             for section, lines in found.sections.items():
                 console.print(section)
@@ -43,7 +44,9 @@ class Doctor:
             console.print("An edit can run." if found.can_run else "To be mended before an edit can run:")
             for mend in found.mends:
                 console.print(f"  {mend}")
-            if found.can_run:
+            if found.toybox_runs:
+                if not found.can_run:
+                    console.print("With the small prior of this package (--prior toybox), everything can run here.")
                 say_next(console, FIRST_STEPS)
         if not found.can_run:
             raise SystemExit(1)

@@ -8,6 +8,7 @@ interrupted goes on from its last checkpoint.
 
 import itertools
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from pds_nerfstudio.children import run_child
 from pds_nerfstudio.cli.edit_record import Record
-from pds_nerfstudio.cli.stages import Stage, progress, words_of
+from pds_nerfstudio.cli.stages import Stage, progress, refuse_unknown, words_of
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.estimates import estimates
 from pds_nerfstudio.files import read_json, require_writable
@@ -104,6 +105,7 @@ class Edit:
         """Run the stages that are not finished, and sum up."""
         self._complete_prompts()
         stages = self.stages()
+        self._check_arguments(stages)
         require_writable(self.out, room=ROOM)
         self.record.finished(stages)
         self.record.lock()
@@ -155,6 +157,19 @@ class Edit:
             raise UserError(f'The source prompt is empty: say what is there, --from "a photo of …"{proposed}.')
         hint = f" [{proposal}]" if proposal else ""
         self.src_prompt = input(f"What does the scene show?{hint} ").strip() or proposal
+
+    def _check_arguments(self, stages: Sequence[Stage]) -> None:
+        """Raise UserError for a flag in one of the -args that its stage does not have."""
+        given = {
+            "dreambooth": ("--dreambooth-args", self.dreambooth_args),
+            "edit": ("--edit-args", self.edit_args),
+            "refinement": ("--refine-args", self.refine_args),
+            "render": ("--render-args", self.render_args),
+            "evaluate": ("--evaluate-args", self.evaluate_args),
+        }
+        for stage in stages:
+            if stage.name in given:
+                refuse_unknown(stage, words_of(*given[stage.name]))
 
     def _asked_before(self) -> str | None:
         """The source prompt with which an earlier call began, if it was for the same target."""
@@ -235,7 +250,7 @@ class Edit:
 
     def _preview(self, source: Run, prior: str) -> Stage:
         kind = self.method.removesuffix("-splat").removesuffix("-edit")
-        objective = "pds" if kind in ("pnr", "idu") else kind
+        objective = "pnr" if kind == "idu" else kind
         out = self.out / "preview"
         command = ("pds", "preview", str(source.folder), "--src-prompt", self.src_prompt)
         command += ("--tgt-prompt", self.tgt_prompt, "--objective", objective, "--prior", prior, "--out", str(out))
@@ -263,14 +278,12 @@ class Edit:
             SystemExit: it was interrupted, or this command was; 130 or 143.
         """
         beside = Path(sys.executable).parent / command[0]
-        program = str(beside) if beside.is_file() else command[0]
+        program = str(beside) if beside.is_file() else shutil.which(command[0])
+        if program is None:
+            raise UserError(f"There is no command {command[0]}: install nerfstudio into this Python's environment.")
         start, done = time.perf_counter(), {} if done is None else done
-        try:
-            ended = run_child([program, *command[1:]], self.record.held, {A_STAGE: stage.name})
-        except FileNotFoundError as error:
-            raise UserError(
-                f"There is no command {command[0]}: install nerfstudio into this Python's environment."
-            ) from error
+        launched = [sys.executable, "-m", "pds_nerfstudio.launch", program, *command[1:]]
+        ended = run_child(launched, self.record.held, {A_STAGE: stage.name})
         finished = ended.code == 0 and stage.has_result()
         if finished:
             done[stage.name] = round(time.perf_counter() - start, 1)

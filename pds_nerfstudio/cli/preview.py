@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 SDEDIT = "sdedit"
 EDITORS = ("sds", "dds", "pds", "vsd", "piva", "ssd", "dvrf", SDEDIT)
 """Those of `known_editors`, which imports torch."""
-RECOMMENDED = {"pds": "pnr-edit"}
-"""The method that README recommends for an objective: pnr-edit revises by PDS a scene that it has perturbed. For every
-other objective, it is the one that descends it alone."""
+PNR = "pnr"
+"""Whichever of them `pnr-edit`, the method of `pds edit`, revises a scene by with this prior."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,15 @@ OWN = {"steps": int, "learning_rate": float, "seed": int}
 
 
 @dataclass(frozen=True)
+class OfPnr:
+    """What `pnr-edit` can be told of whichever objective it takes."""
+
+    guidance_scale: float = 0.0
+    min_step_percent: float = 0.0
+    max_step_percent: float = 0.0
+
+
+@dataclass(frozen=True)
 class Variant:
     """One edit of the sheet."""
 
@@ -61,6 +69,12 @@ class Variant:
     @property
     def tgt_prompt(self) -> str:
         return self.settings["tgt_prompt"]
+
+    @property
+    def objective(self) -> str:
+        """What a person is told of it, such as "pds", or "pnr, by dds"."""
+        name = self.settings["objective"]
+        return name if name != PNR else f"{PNR}, by {type(self.editor).__name__.lower()}"
 
     def label(self, axis: str | None) -> str:
         """What the sheet writes beside this variant's row, or above its column."""
@@ -85,8 +99,9 @@ class Preview:
     """Classifier-free guidance; one value or more. By default that of the prior's recipe, else the objective's own."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
-    objective: tuple[str, ...] = ("pds",)
-    """sds, dds, pds, vsd, piva, ssd, dvrf or sdedit; one or more."""
+    objective: tuple[str, ...] = (PNR,)
+    """sds, dds, pds, vsd, piva, ssd, dvrf or sdedit; one or more. pnr is the one that pnr-edit, the method of `pds
+    edit`, takes with this prior."""
     views: tuple[Annotated[int, Ge(0), Le(10**9)], ...] = (0,)
     """Which training photographs of a dataset or run, counted from 0."""
     steps: Steps = 100
@@ -122,8 +137,8 @@ class Preview:
         check_prior(self.prior)
         check_extras_of(local_folder(self.prior), self.lora, self.embedding, flags="--")
         require_writable(self.out)
-        variants, axes = self._variants()
         photographs = find_photographs(self.inputs, self.views)
+        variants, axes = self._variants(photographs.family or "splatfacto")
         start = time.perf_counter()
         results = self._edit(variants, photographs)
         self._write(variants, axes, photographs, results, time.perf_counter() - start)
@@ -131,22 +146,23 @@ class Preview:
     def _check_words(self) -> None:
         """Raise UserError for an objective that there is not, or prompts that make no edit."""
         for name in self.objective:
-            if name not in EDITORS:
-                raise UserError(f"There is no objective {name!r}: choose among {', '.join(EDITORS)}.")
+            if name not in (PNR, *EDITORS):
+                raise UserError(f"There is no objective {name!r}: choose among {', '.join((PNR, *EDITORS))}.")
         needs_source = any(name not in ("sds", SDEDIT) for name in self.objective)
         for prompt in self.tgt_prompt or ("",):
             check_prompts(self.src_prompt, prompt, needs_source=needs_source)
 
-    def _variants(self) -> tuple[list[Variant], dict[str, int]]:
+    def _variants(self, family: str = "splatfacto") -> tuple[list[Variant], dict[str, int]]:
         """Every combination of the settings; and of those that vary, name and number of values: rows, then columns.
+
+        Args:
+            family: of the scene that is to be edited.
 
         Raises:
             UserError: prompts that are missing, a setting or value that is unknown, or more than two that vary.
         """
-        from pds_nerfstudio.priors.recipe import editor_settings
-
         self._check_words()
-        editors = known_editors()
+        editors = known_editors() | {PNR: OfPnr}
         choices: dict[str, Sequence[Any]] = {"tgt_prompt": self.tgt_prompt, "objective": self.objective}
         if self.guidance_scale:
             choices["guidance_scale"] = self.guidance_scale
@@ -159,9 +175,10 @@ class Preview:
         for number, values in enumerate(itertools.product(*choices.values()), start=1):
             settings: dict[str, Any] = {"steps": self.steps, "seed": 0} | dict(zip(choices, values, strict=True))
             check_ranges(OwnSettings(**{name: settings[name] for name in OWN if name in settings}), "--set ")
-            kind = editors[settings["objective"]]
+            prompts = self.src_prompt, settings["tgt_prompt"]
+            name, by_recipe = by_recipe_of(self.prior, settings["objective"], family, prompts)
+            kind: Any = editors[name]
             names = {field.name for field in dataclasses.fields(kind)}
-            by_recipe = editor_settings(self.prior, settings["objective"], (self.src_prompt, settings["tgt_prompt"]))
             chosen = by_recipe | settings
             try:
                 editor = kind(**{name: value for name, value in chosen.items() if name in names})
@@ -237,7 +254,7 @@ class Preview:
                 label = f"{part[0].label(down)} {name if len(names) > 1 else ''}".strip()
                 rows[label] = [source[p], *(edits[variant.number - 1][p] for variant in part)]
                 badges[label] = ["", *(str(variant.number) for variant in part)]
-        objective = "" if "objective" in axes else f"{variants[0].settings['objective']}: "
+        objective = "" if "objective" in axes else f"{variants[0].objective}: "
         title = objective + (self.src_prompt or "no source prompt")
         title += "" if "tgt_prompt" in axes else f"   to   {variants[0].tgt_prompt}"
         headings = ["photograph", *(f"{variant.label(across)}" for variant in variants[:columns])]
@@ -275,6 +292,13 @@ def known_editors() -> dict[str, type]:
     from pds_nerfstudio.objectives.sdedit import SDEdit
 
     return {**BY_NAME, SDEDIT: SDEdit}
+
+
+def by_recipe_of(prior: str, name: str, family: str, prompts: tuple[str, str]) -> tuple[str, dict[str, Any]]:
+    """The editor that a name of the command line means, and its settings by the recipe of a prior."""
+    from pds_nerfstudio.priors.recipe import editor_settings, revising
+
+    return revising(prior, family, prompts) if name == PNR else (name, editor_settings(prior, name, prompts))
 
 
 def parsed_setting(text: str, kinds: Sequence[type], own: Mapping[str, type] = OWN) -> tuple[str, tuple[Any, ...]]:
@@ -334,8 +358,7 @@ def ns_train_line(variant: Variant, preview: Preview, photographs: "Photographs"
         return "(ns-train sdedit-refine refines a finished edit by SDEdit; none begins with it)"
     suffix = "" if photographs.family == "nerfacto" else "-splat"
     run = photographs.run or Path("RUN")
-    method = RECOMMENDED.get(name, f"{name}-edit")
-    arguments = [f"{method}{suffix}", "--load-dir", str(run / "nerfstudio_models")]
+    arguments = [f"{name}-edit{suffix}", "--load-dir", str(run / "nerfstudio_models")]
     if preview.src_prompt:
         arguments += ["--pipeline.src-prompt", preview.src_prompt]
     arguments += ["--pipeline.tgt-prompt", variant.tgt_prompt, "--pipeline.prior", preview.prior]
@@ -346,6 +369,7 @@ def ns_train_line(variant: Variant, preview: Preview, photographs: "Photographs"
     default = type(variant.editor)()
     for field in dataclasses.fields(variant.editor):
         value = getattr(variant.editor, field.name)
-        if value != getattr(default, field.name) or field.name in variant.settings:
+        named = field.name in variant.settings  # anything else pnr-edit takes from the same recipe
+        if named or (name != PNR and value != getattr(default, field.name)):
             arguments += [f"--pipeline.objective.{field.name.replace('_', '-')}", str(value)]
     return shlex.join(["ns-train", *arguments])

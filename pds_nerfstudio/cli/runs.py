@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from pds_nerfstudio.alive import is_running
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.next_steps import NextStep, after_edit, after_reconstruction, resuming, say_next
 from pds_nerfstudio.runs import LATEST, Run, read_run, runs_below
@@ -36,11 +37,11 @@ class Runs:
             raise UserError(f"There is no folder {self.outputs}: name the one that runs go to (--output-dir).")
         found, broken = self._read()
         if self.json:
-            print(json.dumps([record(run) for run in found], indent=2))
+            print(json.dumps([record(run, found) for run in found], indent=2))
             return
         console = Console(soft_wrap=True, highlight=False)
         for depth, run in in_order(found):
-            self._show(console, depth, run)
+            self._show(console, depth, run, state_of(run, found))
         for error in broken:
             console.print(f"[yellow]{in_rich(error)}")
         if not found:
@@ -68,9 +69,9 @@ class Runs:
         return found, broken
 
     @staticmethod
-    def _show(console: Console, depth: int, run: Run) -> None:
+    def _show(console: Console, depth: int, run: Run, state: str) -> None:
         indent, (source, target) = "  " * depth, run.prompts
-        lines = [f"{run.method}, {run.steps_done:,} of {run.steps:,} steps, {run.obstacle() or 'can be resumed'}"]
+        lines = [f"{run.method}, {run.steps_done:,} of {run.steps:,} steps, {state}"]
         lines += [f"“{source}” → “{target}”"] if target else []
         lines += [f"of {run.base}"] if run.base is not None and depth == 0 else []
         console.print(indent + printable(run.folder), style="bold cyan", markup=False)
@@ -103,6 +104,19 @@ def in_order(runs: Sequence[Run]) -> Iterator[tuple[int, Run]]:
         yield from below(root, 0)
 
 
+def obstacle_of(run: Run, runs: Sequence[Run]) -> str | None:
+    """Why a run needs no resuming, or cannot be resumed: what it says itself, or that one of these went on from it."""
+    if obstacle := run.obstacle():
+        return obstacle
+    later = next((other for other in runs if other.steps_done > run.steps_done and other.goes_on_with(run)), None)
+    return None if later is None else f"went on in {later.folder}"
+
+
+def state_of(run: Run, runs: Sequence[Run]) -> str:
+    """The same as it is shown."""
+    return obstacle_of(run, runs) or "can be resumed"
+
+
 def next_of(run: Run) -> list[NextStep]:
     """What to do with a run."""
     steps = [] if run.obstacle() is not None else [resuming(run.method, run.folder, run.is_edit)]
@@ -111,9 +125,9 @@ def next_of(run: Run) -> list[NextStep]:
     return steps + (after_edit(run.folder) if run.is_edit else after_reconstruction(run.folder, run.data))
 
 
-def record(run: Run) -> dict[str, Any]:
+def record(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
     """A run as `--json` has it."""
-    obstacle = run.obstacle()
+    obstacle = obstacle_of(run, runs)
     return {
         "folder": str(run.folder),
         "method": run.method,
@@ -124,6 +138,7 @@ def record(run: Run) -> dict[str, Any]:
         "steps_done": run.steps_done,
         "steps": run.steps,
         "finished": run.steps_done >= run.steps,
+        "running": is_running(run.folder),
         "can_be_resumed": obstacle is None,
         "obstacle": obstacle,
     }

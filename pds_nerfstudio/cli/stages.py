@@ -8,10 +8,12 @@ A training says itself how far it is: by its own checkpoint and its own settings
 
 import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.flags import refuse_mistyped, unknown_flags
 from pds_nerfstudio.runs import require_run
 
 
@@ -108,3 +110,34 @@ def words_of(flag: str, text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         raise UserError(f"{flag} {text!r} cannot be split into arguments ({error}): close its quotes.") from error
+
+
+def refuse_unknown(stage: Stage, words: Sequence[str]) -> None:
+    """Refuse flags that a stage's command does not have before any stage runs: the last one may begin after hours.
+
+    Args:
+        words: what was given for this stage.
+
+    Raises:
+        UserError: a flag is mistyped or unknown.
+        SystemExit: a value of a `pds` command cannot be read, which it has said.
+    """
+    if not words:
+        return
+    program, name, *_ = stage.command
+    if program == "pds":
+        from pds_nerfstudio.cli import command_of
+
+        command_of(stage.command[1:])
+        return
+    from nerfstudio.configs.method_configs import all_methods
+
+    from pds_nerfstudio.pipelines.command_line import flag_names, flags_with_datasets
+
+    config = all_methods[name]
+    known = flag_names(config)
+    if unknown_flags(words, known):  # perhaps a dataset's, for whose names the whole parser is built
+        known |= flags_with_datasets(config)
+    refuse_mistyped(words, f"{program} {name}", lambda: known)
+    if unknown := unknown_flags(words, known):
+        raise UserError(f"{program} {name} has no {unknown[0]}: {program} {name} --help lists its flags.")

@@ -120,7 +120,7 @@ def tidy_command_line(config: Any) -> None:
     def known() -> set[str]:
         names = flag_names(config)
         typed = {word[2:].partition("=")[0].replace("_", "-") for word in sys.argv[2:] if word.startswith("--")}
-        return names if typed <= names else names | flags_of(parser_of(type(config), config))
+        return names if typed <= names else names | flags_with_datasets(config)
 
     def datasets() -> Container[str]:
         from nerfstudio.configs.dataparser_configs import dataparsers
@@ -135,6 +135,11 @@ def tidy_command_line(config: Any) -> None:
 def flag_names(config: Any) -> set[str]:
     """The flags that a configuration has by itself, without dashes; a dataset's subcommand has more."""
     return {name.replace("_", "-") for name, _ in _leaves(config)}
+
+
+def flags_with_datasets(config: Any) -> set[str]:
+    """The same with those of every dataset's subcommand, which takes seconds."""
+    return flags_of(parser_of(type(config), config))
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:

@@ -12,6 +12,9 @@ from pds_nerfstudio.priors.recipe import CHOICE, read_recipe, read_wanted, recip
 from pds_nerfstudio.prompts import guess_ask
 from pds_nerfstudio.scenes.families import family_of
 
+STAGES = ("pipeline.edit_steps", "pipeline.refine_steps")
+"""The steps of `pnr-edit`'s two stages."""
+
 
 def follow(config: TrainerConfig, given: Container[str]) -> str:
     """Set what the recipe says and nobody has said otherwise, once; returns what was taken, in words.
@@ -50,7 +53,8 @@ def follow(config: TrainerConfig, given: Container[str]) -> str:
         return ""
     asked = "" if ask is None else f", {ask}" + " as the prompts seem to ask" * (wanted.ask is None)
     how = "measured" if recipe.measured else "not measured"
-    values = ", ".join(f"{_short(name)} {value}" for name, value in taken.items())
+    shared = STAGES if "max_num_iterations" in given else ()  # by which that number is shared, and so replaces them
+    values = ", ".join(f"{_short(name)} {value}" for name, value in taken.items() if name not in shared)
     return f"By the recipe {recipe.name} ({how}{asked}; --pipeline.recipe none for the method's own): {values}."
 
 

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +30,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pds_nerfstudio.alive import held
 from pds_nerfstudio.errors import UserError, first_line, one_sentence
 from pds_nerfstudio.files import private_folder, require_writable
 from pds_nerfstudio.heaps import share_heaps
@@ -156,6 +157,11 @@ class SceneTrainer(Trainer):
             raise
 
     def train(self) -> None:
+        """Train, and let `pds runs` know meanwhile."""
+        with held(self.base_dir) if distributed.rank() == 0 else nullcontext():
+            self._train()
+
+    def _train(self) -> None:
         """Train under a progress bar whose remaining time comes from the last hundred steps."""
         total = self._start_step + self._steps_to_run()
         columns = (

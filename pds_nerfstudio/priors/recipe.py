@@ -221,5 +221,16 @@ def editor_settings(prior: str, editor: str, prompts: tuple[str, str]) -> dict[s
         found, of_editor = recipe_of(prior).settings("sdedit-refine", "2d", ask), "pipeline."
     else:
         found, of_editor = recipe_of(prior).settings(f"{editor}-edit", "2d", ask), "pipeline.objective."
-    named = {name.removeprefix(of_editor): value for name, value in found.items() if name.startswith(of_editor)}
+    return _of(found, of_editor)
+
+
+def revising(prior: str, family: str, prompts: tuple[str, str]) -> tuple[str, dict[str, Any]]:
+    """The objective by which `pnr-edit` revises a scene of that family by the recipe of a prior, and its settings."""
+    found = recipe_of(prior).settings("pnr-edit", family, guess_ask(*prompts))
+    return found.get(CHOICE, "pds"), _of(found, "pipeline.objective.")
+
+
+def _of(found: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """The settings of a group itself, by their last names."""
+    named = {name.removeprefix(group): value for name, value in found.items() if name.startswith(group)}
     return {name: value for name, value in named.items() if "." not in name}

@@ -74,7 +74,13 @@ def test_a_missing_prior_without_a_hub_is_a_mend_and_exit_code_1(able, monkeypat
     with pytest.raises(SystemExit) as end:
         Doctor().run()
     assert end.value.code == 1
-    assert f"{PRIOR} is not here and the hub is not asked (HF_HUB_OFFLINE is set)" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert f"{PRIOR} is not here and the hub is not asked (HF_HUB_OFFLINE is set)" in page
+    assert "(--prior toybox), everything can run here.\nNext:\n  pds demo" in page
+    monkeypatch.setattr(machine, "ROOM", 2**90)
+    with pytest.raises(SystemExit):
+        Doctor().run()
+    assert "toybox), everything" not in capsys.readouterr().out
 
 
 def test_a_full_disk_and_a_card_that_torch_does_not_see_are_mends(able, monkeypatch):

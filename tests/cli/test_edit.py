@@ -102,11 +102,11 @@ def test_prompts_are_tried_on_a_photograph_first_and_the_same_command_then_goes_
     ran = []
 
     def run_child(command, *_):
-        ran.append(command[1:3])
+        ran.append(command[4:6])
         made = tmp_path / "out" / "preview" / "preview.json"
         made.parent.mkdir(parents=True, exist_ok=True)
         made.write_text("{}")
-        return Ended(0 if command[1] == "preview" else 3)
+        return Ended(0 if command[4] == "preview" else 3)
 
     monkeypatch.setattr("pds_nerfstudio.cli.edit.run_child", run_child)
     chain = edit(toy_splats.parent, tmp_path / "out", preview_first=True, method="dds-edit")
@@ -308,6 +308,36 @@ def test_a_stage_that_ends_with_0_before_its_last_step_is_not_finished(begun, mo
     stopped_at(stage.result, 10, 10, toy_splats.parent)
     chain._execute(stage, stage.command, [stage], done)
     assert list(done) == ["edit"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "words", "said"),
+    [
+        (
+            "edit_args",
+            "--pipeline.objectve.guidance-scale 3",
+            "pnr-edit-splat has no .* did you mean --pipeline.objective",
+        ),
+        ("edit_args", "--max-num-iterations 3 nerfstudio-data --zzzz 3", "pnr-edit-splat has no --zzzz"),
+        ("refine_args", "--pipeline.gudance-scale=3", "sdedit-refine-splat has no .* did you mean --pipeline.guidance"),
+    ],
+)
+def test_a_flag_that_a_stage_does_not_have_is_refused_before_the_first_one(toy_splats, tmp_path, flag, words, said):
+    with pytest.raises(UserError, match=said):
+        edit(toy_splats.parent, tmp_path / "out", **{flag: words}).run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_while_a_stage_is_starting_is_answered_in_a_sentence(tmp_path):
+    program = tmp_path / "ns-train"
+    program.write_text("import sys, time\nprint(sys.argv, flush=True)\ntime.sleep(60)\n")
+    command = [sys.executable, "-m", "pds_nerfstudio.launch", str(program), "method", "--flag"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{[str(program), 'method', '--flag']}\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "Stopped while it was starting: the same command begins again.\n")
 
 
 @pytest.mark.slow

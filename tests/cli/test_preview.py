@@ -9,7 +9,7 @@ from PIL import Image
 
 from pds_nerfstudio.cli.preview import EDITORS, Preview, known_editors, ns_train_line, parsed_setting
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.objectives import OBJECTIVES, PDS, Piva
+from pds_nerfstudio.objectives import DDS, OBJECTIVES, PDS, Piva
 from pds_nerfstudio.scenes.photographs import Photographs
 
 PROMPTS = {"src_prompt": "a photo of a red can", "tgt_prompt": ("a photo of a red cone",)}
@@ -47,6 +47,25 @@ def test_without_guidance_each_objective_has_its_own_or_the_recipes(tmp_path):
     assert [cell.editor.guidance_scale for cell in cells] == [7.5, 2]
 
 
+def test_by_default_a_photograph_is_edited_as_pnr_edit_revises_a_scene(tmp_path):
+    (cell,), _ = preview(tmp_path)._variants("splatfacto")
+    assert isinstance(cell.editor, DDS)
+    assert (cell.editor.guidance_scale, cell.editor.min_step_percent, cell.editor.max_step_percent) == (2, 0.1, 0.9)
+    (cell,), _ = preview(tmp_path)._variants("nerfacto")
+    assert (type(cell.editor), cell.editor.guidance_scale) == (PDS, 15)
+    (cell,), _ = preview(tmp_path, prior="owner/name")._variants("splatfacto")
+    assert cell.editor == PDS()
+
+
+def test_the_line_for_pnr_edit_leaves_to_the_recipe_what_was_not_asked_for(tmp_path):
+    asked = preview(tmp_path, guidance_scale=(3.0,))
+    (cell,), _ = asked._variants()
+    words = shlex.split(ns_train_line(cell, asked, Photographs((), tmp_path, "splatfacto")))
+    assert words[:2] == ["ns-train", "pnr-edit-splat"]
+    assert [word.rpartition(".")[2] for word in words if "objective" in word] == ["guidance-scale"]
+    assert cell.objective == "pnr, by dds"
+
+
 def test_every_objective_and_sdedit_can_be_previewed():
     assert tuple(known_editors()) == EDITORS
     assert set(known_editors()) == {kind.__name__.lower() for kind in OBJECTIVES} | {"sdedit"}
@@ -77,11 +96,12 @@ def test_settings_are_read_as_what_they_are(text, expected):
         ({"steps": 0}, "--steps"),
         ({"set": ("steps=3,0",)}, "--set steps is 0"),
         ({"set": ("strength=0.5",)}, "NAME can be"),
-        ({"set": ("weighting=heavy",)}, "unit or psi_chi"),
-        ({"set": ("stride=two",)}, "no number"),
-        ({"set": ("stride",)}, "no NAME=VALUE"),
+        ({"set": ("weighting=heavy",), "objective": ("pds",)}, "unit or psi_chi"),
+        ({"set": ("weighting=unit",)}, "NAME can be guidance-scale"),
+        ({"set": ("seed=two",)}, "no number"),
+        ({"set": ("seed",)}, "no NAME=VALUE"),
         ({"set": ("min-step-percent=0.9", "max-step-percent=0.5")}, "min_step_percent"),
-        ({"set": ("seed=1,2", "stride=1,2"), "guidance_scale": (1.0, 2.0)}, "vary two"),
+        ({"set": ("seed=1,2", "steps=1,2"), "guidance_scale": (1.0, 2.0)}, "vary two"),
         ({"prior": "nowhere"}, "nowhere"),
         ({"lora": ("gone.safetensors",)}, "--lora gone.safetensors does not exist"),
     ],
@@ -105,7 +125,7 @@ def test_refusals_load_no_diffusion_library(refused_lightly):
     [
         ("piva", "nerfacto", "piva-edit"),
         ("piva", "splatfacto", "piva-edit-splat"),
-        ("pds", "splatfacto", "pnr-edit-splat"),  # as README has it
+        ("pds", "splatfacto", "pds-edit-splat"),
     ],
 )
 def test_the_printed_line_is_one_that_ns_train_reads_as_the_same_edit(tmp_path, objective, family, method):

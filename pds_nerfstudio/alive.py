@@ -1,0 +1,46 @@
+"""Whether a process is still writing a run: a lock on the run's folder, held while that process trains.
+
+The system itself lets go of it when the process ends, however it ends. Where a disk or a system has no such locks, no
+run is said to be running.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Within this block this process writes the run in `folder`, which it may have to make first."""
+    handle = None
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process, here or on another machine that shares the disk, writes the run in `folder`."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
