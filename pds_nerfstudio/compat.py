@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pds_nerfstudio.children import end_with_parent
 from pds_nerfstudio.help_texts import join_lines
-from pds_nerfstudio.quiet import silence_libraries
+from pds_nerfstudio.quiet import leave_out_remarks, silence_libraries
 from pds_nerfstudio.text import in_rich
 
 LPIPS_MODULE = "torchmetrics.image.lpip"
@@ -44,6 +44,7 @@ shared_hosts: set[str] = set()
 def apply() -> None:
     """Put every entry below in place. Safe to call again, and cheap: it imports nothing that nerfstudio has not."""
     silence_libraries()
+    leave_out_remarks()
     join_lines()
     allow_numpy_scalars_in_checkpoints()
     build_models_without_lpips_weights()

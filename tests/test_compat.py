@@ -20,11 +20,11 @@ from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModelConfig
-from nerfstudio.utils import install_checks
+from nerfstudio.utils import install_checks, rich_utils
 from websockets.asyncio.client import connect as connect_async
 from websockets.sync.client import connect
 
-from pds_nerfstudio import compat
+from pds_nerfstudio import compat, quiet
 
 compat.apply()
 
@@ -255,3 +255,16 @@ def test_markdown_reads_no_picture_from_this_machines_disk(viewer, tmp_path):
     with patch.object(viewer.gui._websock_interface, "queue_message") as sent:
         handle.content = f"![x]({tmp_path / 'secret.png'}) ![y](/dev/zero)"
     assert "data:" not in str(sent.call_args)
+
+
+def test_what_nerfstudio_remarks_of_every_run_is_left_out_and_nothing_else(capsys):
+    quiet.leave_out_remarks()
+    rich_utils.CONSOLE.log("[yellow] Dataset is overriding train_indices to [0, 1]")
+    rich_utils.CONSOLE.print("[NOTE] Not running eval iterations since only viewer is enabled.")
+    rich_utils.CONSOLE.log("Auto image downscale factor of 2")
+    rich_utils.CONSOLE.print()
+    said = capsys.readouterr().out
+    assert "overriding" not in said
+    assert "NOTE" not in said
+    assert "factor of 2" in said
+    assert "test_compat.py" in said

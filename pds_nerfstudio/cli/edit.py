@@ -126,6 +126,8 @@ class Edit:
             if command != stage.command:
                 console.print("Interrupted before: it goes on from its last checkpoint.")
             console.print(shlex.join(command), style="cyan", markup=False)
+            if stage.name != "preview":
+                console.print("nerfstudio is loading: the first line comes in some ten seconds.", style="dim")
             if stage.opens_a_page():
                 console.print(PAGE.format("edit" if stage.name == "edit" else "refine"), style="dim", markup=False)
             self._execute(stage, command, stages, done)
