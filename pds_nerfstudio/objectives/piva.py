@@ -42,11 +42,11 @@ class Piva(ScoreDistillation):
     max_step_percent: Share = 1.0
     """End of that range, exclusive, as a fraction in [0, 1] of the steps."""
     regularisation: Weight = 0.2
-    """λ. 0.2 for real scenes, 0.4 for objects (Le et al. 2024, A.1) and images (section 5.1); less loses identity,
-    more weakens the edit."""
+    """λ, the weight of the pull towards the source: 0.2 for real scenes, 0.4 for objects (Le et al. 2024, A.1) and
+    images (section 5.1). Less loses the identity, more weakens the edit."""
     noisy_source: Literal["shared", "separate"] = "shared"
-    """Where the prior is asked about the source prompt: at the edited rendering's own noisy latent, or at the
-    source's."""
+    """The noisy latent at which the prior predicts under the source prompt: that of the edited rendering (shared), or
+    that of the source (separate)."""
     weighting: Weighting = "variance"
     """w(t): "variance" is 1 − ᾱ_t, "unit" is 1, "reconstruction" is √(1/ᾱ_t − 1)."""
 

@@ -36,15 +36,16 @@ class DatasetUpdateConfig(EditConfig):
 
     _target: type = field(default_factory=lambda: DatasetUpdatePipeline)
     update_every: Steps = 10
-    """Steps after which the next view's image is replaced (Haque et al. 2023; Koo et al. 2024, S.3)."""
+    """Replace the image of the next view every so many steps (Haque et al. 2023; Koo et al. 2024, S.3)."""
     guidance_scale: Guidance = 7.5
     """Classifier-free guidance ω of the editor."""
     num_steps: Steps = 20
     """DDIM steps of the editor."""
     min_strength: Share = 0.02
-    """Least share of noise that a rendering is given, in [0, 1]. An editor by inversion has a strength of its own."""
+    """Smallest share of noise that is added to a rendering, in [0, 1]. The inversion editor has a strength of its
+    own."""
     max_strength: Share = 0.98
-    """Greatest share of noise that a rendering is given, in [0, 1]."""
+    """Largest share of noise that is added to a rendering, in [0, 1]."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_strength <= self.max_strength <= 1:

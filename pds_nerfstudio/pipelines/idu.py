@@ -34,20 +34,21 @@ class IduConfig(DatasetUpdateConfig):
 
     _target: type = field(default_factory=lambda: IduPipeline)
     editor: Literal["instruct", "inversion", "flowedit"] = "instruct"
-    """What edits images: InstructPix2Pix (Haque et al. 2023, IN2N), or edit-friendly DDPM inversion of the originals
-    (Koo et al. 2024's Inv2N) or FlowEdit of them, which take an ordinary --pipeline.prior."""
+    """What edits the images. instruct: InstructPix2Pix (Haque et al. 2023, IN2N). inversion: edit-friendly DDPM
+    inversion (Inv2N of Koo et al. 2024). flowedit: FlowEdit. The last two take an ordinary text-to-image model as
+    --pipeline.prior."""
     prior: str = "timbrooks/instruct-pix2pix"
     """The editor's diffusion model: a hub id, a local diffusers folder, or "toybox", the small one in this package."""
     view: Flat[SourceViewSettings] = field(default_factory=lambda: SourceViewSettings(source_images="photograph"))
-    """How views are shown to the editor; the originals are photographs."""
+    """How the editor sees the views. The originals are photographs."""
     guidance_scale: Guidance = 7.5
-    """instruct only: guidance by the prompt, s_T."""
+    """With instruct: guidance by the prompt, s_T."""
     image_guidance: Guidance = 1.5
-    """instruct only: guidance by the original, s_I. More holds on to it."""
+    """With instruct: guidance by the original image, s_I. More stays closer to it."""
     inversion: DDPMInversion = field(default_factory=DDPMInversion)
-    """inversion only: its settings."""
+    """With inversion: its settings."""
     flowedit: FlowEdit = field(default_factory=FlowEdit)
-    """flowedit only: its settings."""
+    """With flowedit: its settings."""
     perceptual_weight: Weight = 1.0
     """Weight of the perceptual distance beside the mean absolute difference (Haque et al. 2023)."""
 

@@ -49,22 +49,24 @@ class RefineConfig(DatasetUpdateConfig):
 
     _target: type = field(default_factory=lambda: RefinePipeline)
     refined: Literal["edit", "current"] = "edit"
-    """Which rendering of a view is noised and denoised: that of the scene as the edit left it, as in Koo et al. 2024
-    and their release, or that of the scene as it is by now, whose errors feed back."""
+    """Which rendering of a view SDEdit refines: that of the scene as the edit left it (edit), as Koo et al. 2024 and
+    their release do, or that of the scene as it is now (current), whose errors feed back."""
     guidance_scale: Guidance = 15.0
-    """Classifier-free guidance ω; 15 stands in the configuration of Koo et al. 2024's release."""
+    """Classifier-free guidance ω. The release of Koo et al. 2024 uses 15."""
     min_strength: Share = 0.0
-    """Least t₀, the share of noise that a rendering is given, in [0, 1] (Koo et al. 2024, S.3: t₀ ~ U[0, 0.2])."""
+    """Smallest strength t₀ of SDEdit, in [0, 1]: how far along the noise schedule a rendering is noised (Koo et al.
+    2024, S.3: t₀ ~ U[0, 0.2])."""
     max_strength: Share = 0.2
-    """Greatest t₀, the share of noise that a rendering is given. The release of Koo et al. begins at t = 51, 101 or 151
-    of 1000, which is 0.05 to 0.15."""
+    """Largest strength t₀. The release of Koo et al. begins at t = 51, 101 or 151 of 1000, which is 0.05 to 0.15."""
     change: Literal["everywhere", "edited"] = "everywhere"
-    """What may change at all: the whole scene, as in the paper, or only the part of it whose views the edit has
-    changed. Images that disagree a little would otherwise wear down what the edit has left alone."""
+    """Where the scene may change: everywhere, as in the paper, or only where the edit has changed it. Refined images
+    disagree a little, which otherwise blurs what the edit has left alone."""
     keep_frozen: bool = True
-    """Leave as it is what the edit left as it was: outside its box, masks or words, or not relevant."""
+    """Do not change what the edit was not allowed to change: all that lay outside its box, its masks, its words or the
+    relevant part."""
     keep_details: bool = True
-    """Give the image back what the VAE loses of the rendering, the less the more SDEdit changes a pixel."""
+    """Add to each refined image the details that the VAE loses of the rendering. A pixel gets less of them the more
+    SDEdit changes it."""
 
 
 class RefinePipeline(DatasetUpdatePipeline):
