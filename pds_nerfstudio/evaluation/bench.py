@@ -11,7 +11,8 @@ Some rows anchor the table:
     prior-0.4    its photographs after SDEdit by the prior at this strength: what the prior knows, without any scene
     regenerate   pnr-edit with η = 1 everywhere: a new scene, for which the source is only a camera path
 
-What is edited is one of three kinds of `Benchmark`: `trial.Toy`, `capture.Capture` or `image_trial.ImageTrial`.
+What is edited is one of four kinds of `Benchmark`: `trial.Toy`, `studio_trial.Stills`, `capture.Capture` or
+`image_trial.ImageTrial`.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.benchmark import Benchmark
 from pds_nerfstudio.evaluation.capture import Capture, CaptureSettings
 from pds_nerfstudio.evaluation.image_trial import ImageTrial
+from pds_nerfstudio.evaluation.studio_trial import Stills
 from pds_nerfstudio.evaluation.suite import Suite
 from pds_nerfstudio.evaluation.trial import SETTINGS, Toy
 from pds_nerfstudio.scenes.scene import Family
@@ -34,10 +36,11 @@ def benchmark_of(suite: Suite, family: Family | Literal["2d"], given: Mapping[st
         UserError: captures are to be edited in 2d.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    if suite.of_captures:
+    if suite.of_captures or suite.of_stills:
         if family == "2d":
             raise UserError("Captures have no --family 2d: choose splatfacto or nerfacto, or use `pds pie-bench`.")
-        return Capture(family, replace(CaptureSettings(), **given))
+        kind = Stills if suite.of_stills else Capture
+        return kind(family, replace(CaptureSettings(), **given))
     given.pop("prior", None)  # toybox scenes have toybox's
     settings = replace(SETTINGS[family], **given)
     return ImageTrial(family, settings) if family == "2d" else Toy(family, settings)

@@ -1,6 +1,7 @@
 """What is edited in cells, and how an edit is judged.
 
-`trial.Toy`, `capture.Capture` and `image_trial.ImageTrial` are the benchmarks' kinds, `gallery.OwnRun` is a user's run.
+`trial.Toy`, `studio_trial.Stills`, `capture.Capture` and `image_trial.ImageTrial` are the benchmarks' kinds,
+`gallery.OwnRun` is a user's run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,6 +69,10 @@ class Benchmark:
     def ceiling(self, scenes: Path, out: Path, seed: int) -> Path:
         """The best that an edit could come to, in `out`, from what `prepare` left in `scenes`."""
         raise NotImplementedError
+
+    def truth(self, edit: Any, scenes: Path) -> Path | None:
+        """The photograph of what an edit should become, from the view that is `SHOWN`, where there is one."""
+        return None
 
     def known(self, edit: Any, scenes: Path, source: Path, strength: float, seed: int) -> Any:
         """What the prior makes of the true pictures, judged as an edit is."""

@@ -12,7 +12,7 @@ from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 from pds_nerfstudio.evaluation.benchmark import Benchmark, Edit
 from pds_nerfstudio.evaluation.measure import Measured, load_judges, measure
 from pds_nerfstudio.evaluation.rows import NOTHING, REGENERATE, of_family
-from pds_nerfstudio.evaluation.suite import CaptureEdit
+from pds_nerfstudio.evaluation.suite import CaptureEdit, Parser
 from pds_nerfstudio.evaluation.trial import edit_config, headless, train
 from pds_nerfstudio.pictures import Image3
 from pds_nerfstudio.pipelines.conclusion import SHEET_VIEWS
@@ -79,19 +79,20 @@ class Capture(Benchmark):
         return f"{edit.data.resolve().name}.{seed}"
 
     def prepare(self, edit: CaptureEdit, folder: Path, seed: int) -> Path:
-        method = f"source-{self.family}"
-        config = headless(method, folder, seed, self.settings.reconstruction_steps)
+        return self.reconstruct(edit.data, folder, seed, edit.parser)
+
+    def reconstruct(self, data: Path, folder: Path, seed: int, parser: Parser = "nerfstudio") -> Path:
+        """Train `source-<family>` on photographs by its own settings, in `folder`; the run's `config.yml`."""
+        config = headless(f"source-{self.family}", folder, seed, self.settings.reconstruction_steps)
         config.experiment_name = "source"
         datamanager: Any = config.pipeline.datamanager
-        if edit.parser == "blender":
+        if parser == "blender":
             datamanager.dataparser = BlenderDataParserConfig()
-        datamanager.data = edit.data
+        datamanager.data = data
         config.steps_per_save = STEPS_PER_SAVE
         return train(config)
 
-    def edit(
-        self, method: str, changes: Mapping[str, Any], source: Path, edit: CaptureEdit, out: Path, seed: int
-    ) -> Path:
+    def edit(self, method: str, changes: Mapping[str, Any], source: Path, edit: Edit, out: Path, seed: int) -> Path:
         method = of_family(method, self.family)
         config = edit_config(method, source, edit, out, seed, self.settings.edit_steps)
         pipeline: Any = config.pipeline

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from pds_nerfstudio.evaluation.benchmark import Benchmark
+from pds_nerfstudio.evaluation.benchmark import SHOWN, Benchmark
 from pds_nerfstudio.evaluation.rows import CEILING, KNOWN, NOTHING
-from pds_nerfstudio.evaluation.trial import SIDES, Comparison, against_truth, drawn_again, seen_from
+from pds_nerfstudio.evaluation.trial import SIDES, against_truth, drawn_again, seen_from
+from pds_nerfstudio.evaluation.truth import Comparison
 from pds_nerfstudio.files import written
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import Latents
@@ -82,6 +83,9 @@ class ImageTrial(Benchmark):
 
     def ceiling(self, scenes: Path, out: Path, seed: int) -> Path:
         return _encoded(scenes / "scene", SIDES[1], out)
+
+    def truth(self, edit: ToyEdit, scenes: Path) -> Path:
+        return scenes / "scene" / SIDES[1] / "images" / f"test_{SHOWN:03d}.png"
 
     def known(self, edit: ToyEdit, scenes: Path, source: Path, strength: float, seed: int) -> Comparison:
         scene, names = scenes / "scene", held_out(scenes / "scene")

@@ -1,4 +1,4 @@
-"""A benchmark suite: a YAML list of edits, of toybox scenes or of captures, read with the line of every mistake.
+"""A benchmark suite: a YAML list of edits of toybox, of studio or of captures, read with the line of every mistake.
 
 edits:
   - raise-arms                        # an edit that toybox has by that name
@@ -7,7 +7,10 @@ edits:
     source: {shape: cube, colour: red}
     target: {colour: blue}            # what differs from the source
 
-captures:                             # a suite has one or the other
+studio:                               # a suite has one of the three
+  - vase-flower                       # an edit that studio has by that name
+
+captures:
   - name: bear-panda
     kind: appearance
     data: data/in2n/bear              # as `ns-train --data` takes it, from the folder where the command is run
@@ -28,9 +31,11 @@ import yaml
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import file_name
+from pds_nerfstudio.studio import spec as studio
+from pds_nerfstudio.studio.spec import StudioEdit
 from pds_nerfstudio.toybox.spec import EDITS, EditKind, SceneSpec, ToyEdit, find_edit
 
-OF_A_SUITE = ("edits", "captures", "methods")
+OF_A_SUITE = ("edits", "studio", "captures", "methods")
 OF_AN_EDIT = ("name", "kind", "source", "target")
 OF_A_CAPTURE = (*OF_AN_EDIT, "data")
 Parser = Literal["nerfstudio", "blender"]
@@ -57,14 +62,19 @@ class Suite:
 
     name: str
     edits: tuple[Any, ...]
-    """Of toybox scenes, of captures, or of a user's run; see `evaluation.benchmark.Edit`."""
+    """Of toybox or studio scenes, of captures, or of a user's run; see `evaluation.benchmark.Edit`."""
     methods: tuple[str, ...] = ()
     """Rows that it is meant for, as `--methods` names them."""
 
     @property
     def of_captures(self) -> bool:
-        """Whether its scenes are photographs."""
+        """Whether its scenes are photographs, of which no edit's right answer is known."""
         return isinstance(self.edits[0], CaptureEdit)
+
+    @property
+    def of_stills(self) -> bool:
+        """Whether its scenes are studio's."""
+        return isinstance(self.edits[0], StudioEdit)
 
 
 class _Mistake(Exception):
@@ -89,10 +99,10 @@ def read_suite(path: Path) -> Suite:
         methods = _methods(entries.pop("methods", None))
         (what, listed), *others = entries.items() or [("", root)]
         if others or not isinstance(listed, yaml.SequenceNode):
-            raise _Mistake(root, "a suite is a list of edits under `edits:`, or under `captures:`")
-        edits: dict[str, Any] = {}
+            raise _Mistake(root, "a suite is a list of edits under `edits:`, `studio:` or `captures:`")
+        read, edits = {"edits": _edit, "studio": _still, "captures": _capture}[what], {}
         for node in listed.value:
-            edit = _edit(node) if what == "edits" else _capture(node)
+            edit = read(node)
             if edit.name in edits:
                 raise _Mistake(node, f"a second edit is named {edit.name!r}")
             edits[edit.name] = edit
@@ -130,6 +140,13 @@ def _edit(node: yaml.Node) -> ToyEdit:
     if source == target:
         raise _Mistake(entries["target"], "the target is the source: say what differs")
     return ToyEdit(_name(entries["name"]), kind, source, target)
+
+
+def _still(node: yaml.Node) -> StudioEdit:
+    known = {edit.name: edit for edit in studio.EDITS}
+    if not isinstance(node, yaml.ScalarNode) or node.value not in known:
+        raise _Mistake(node, f"there is no studio edit {node.value!r}, only {', '.join(known)}")
+    return known[node.value]
 
 
 def _capture(node: yaml.Node) -> CaptureEdit:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pds_nerfstudio.evaluation.benchmark import SHOWN, VIEW
+from pds_nerfstudio.evaluation.benchmark import VIEW
 from pds_nerfstudio.evaluation.cells import Cell
 from pds_nerfstudio.evaluation.rows import ANCHORS, CEILING, NOTHING, read_chain
 from pds_nerfstudio.files import written
@@ -180,13 +180,13 @@ def wall(cells: Sequence[Cell], path: Path) -> None:
     """One held-out view of every edit (first seed): a row for each method, the ground truth below where it is known."""
     shown = {(cell.edit.name, cell.method): cell for cell in cells if cell.seed == 0}
     edits = list(dict.fromkeys(edit for edit, _ in shown))
-    scenes = [next(cell for (name, _), cell in shown.items() if name == edit).scene_folder / "scene" for edit in edits]
-    truths = [scene / "target" / "images" / f"test_{SHOWN:03d}.png" for scene in scenes]
+    some = [next(cell for (name, _), cell in shown.items() if name == edit) for edit in edits]
+    truths = [cell.benchmark.truth(cell.edit, cell.scene_folder) for cell in some]
     rows = {}
     for method in dict.fromkeys(method for _, method in shown):
         files = [shown[edit, method].folder / VIEW if (edit, method) in shown else None for edit in edits]
         rows[short(method)] = _pictures(files)
-    if all(truth.exists() for truth in truths):
+    if all(truth is not None and truth.exists() for truth in truths):
         rows["ground truth"] = _pictures(truths)
     contact_sheet(rows, path, "One held-out view of each edit", tile=96, columns=edits)
 

@@ -16,23 +16,16 @@ from nerfstudio.scripts import train as ns_train
 
 from pds_nerfstudio.evaluation import renders
 from pds_nerfstudio.evaluation.before_after import load_run
-from pds_nerfstudio.evaluation.benchmark import Benchmark
+from pds_nerfstudio.evaluation.benchmark import SHOWN, Benchmark
 from pds_nerfstudio.evaluation.consistency import view_consistency
-from pds_nerfstudio.evaluation.measure import Distance, load_judges
-from pds_nerfstudio.evaluation.metrics import (
-    ClipScorer,
-    directional_similarity,
-    psnr,
-    saturation,
-    sharpness,
-    ssim,
-    target_probability,
-)
+from pds_nerfstudio.evaluation.measure import load_judges
+from pds_nerfstudio.evaluation.metrics import ClipScorer
 from pds_nerfstudio.evaluation.rows import of_family
+from pds_nerfstudio.evaluation.truth import Comparison, Pictures
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.sdedit import SDEdit
-from pds_nerfstudio.pictures import Images, contact_sheet, heat, read_images
+from pds_nerfstudio.pictures import Images, read_images
 from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
 from pds_nerfstudio.pipelines.edit_config import EditConfig
@@ -45,7 +38,7 @@ from pds_nerfstudio.scenes.families import render, scene_of
 from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.views import eval_views, train_views
-from pds_nerfstudio.toybox.dataset import change_mask, read_geometry, write_edit
+from pds_nerfstudio.toybox.dataset import read_geometry, write_edit
 from pds_nerfstudio.toybox.render import toybox_matrices
 from pds_nerfstudio.toybox.spec import ToyEdit
 
@@ -83,9 +76,6 @@ SPLAT_RATES = {"means": 1e-3, "features_dc": 0.02}
 
 KNOWN_GUIDANCE = 2.0
 """Of the true pictures that the prior draws again: more of it costs fidelity."""
-SUCCESS_SHARE = 0.9
-"""An edit succeeded where so many of its held-out views are, in the change mask, closer to the target than to the
-source."""
 
 NERF_RATE = 3e-3
 """Learning rate of a toybox NeRF's field. At nerfacto's 1e-2 its small torch networks tie colour channels together: a
@@ -130,31 +120,6 @@ def run_edit(
     return train(config)
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """An edit beside what it should have become, on the held-out views."""
-
-    edit: ToyEdit
-    source: Images
-    """Renderings before."""
-    edited: Images
-    """Renderings after."""
-    truth: Images
-    """The ground truth of the edited scene, from the same cameras."""
-    numbers: dict[str, float]
-
-    def sheet(self, path: Path) -> None:
-        """Contact sheet: source, edited, ground truth, and where they differ."""
-        rows = {
-            "source": self.source,
-            "edited": self.edited,
-            "ground truth": self.truth,
-            "change": heat(self.edited, self.source),
-            "error": heat(self.edited, self.truth),
-        }
-        contact_sheet(rows, path, f"{self.edit.source_prompt}   to   {self.edit.target_prompt}   (held-out views)")
-
-
 def compare(edit: ToyEdit, scene: Path, source: Path, edited: Path, step: int | None = None) -> Comparison:
     """An edit against its ground truth.
 
@@ -173,44 +138,17 @@ def against_truth(
     edit: ToyEdit, scene: Path, names: Sequence[str], source_render: Images, edited_render: Images
 ) -> Comparison:
     """Pictures of an edit, before and after, against the photographs of those names in the two scenes."""
-    source_truth, target_truth = (read_images([scene / side / "images" / name for name in names]) for side in SIDES)
-    changed = change_mask(source_truth.movedim(1, -1), target_truth.movedim(1, -1))
-    scorer = ClipScorer.load()
-    prompts = [spec.prompt(floor=False) for spec in edit.alternatives()]
-    shown = scorer.probabilities(edited_render, prompts)[:, prompts.index(edit.target_prompt)]
-    closer = psnr(edited_render, target_truth, changed) > psnr(edited_render, source_truth, changed)
+    photographs = (read_images([scene / side / "images" / name for name in names]) for side in SIDES)
+    pictures = Pictures(source_render, edited_render, *photographs)
     objects = read_images([scene / "target" / "object_masks" / name for name in names])[:, 0]
-    drift = saturation(edited_render, objects) - saturation(target_truth, objects)
-    distance = load_judges("toybox", ["toybox"]).distance
-    assert distance is not None  # toybox's VAE is in this package
-    within = target_truth + changed[:, None] * (edited_render - target_truth)
     depth, cameras = read_geometry(scene / "target", names)
+    consistency = view_consistency(edited_render, depth, cameras, pictures.changed).nanmean()
     numbers = {
-        "psnr_source_reconstruction": float(psnr(source_render, source_truth).mean()),
-        "psnr_to_target_before": float(psnr(source_render, target_truth).mean()),
-        "psnr_to_target_after": float(psnr(edited_render, target_truth).mean()),
-        "psnr_to_target_in_change_mask_before": float(psnr(source_render, target_truth, changed).mean()),
-        "psnr_to_target_in_change_mask_after": float(psnr(edited_render, target_truth, changed).mean()),
-        "background_psnr": float(psnr(edited_render, source_render, 1 - changed).mean()),
-        "target_probability_before": target_probability(scorer, source_render, edit.target_prompt, prompts),
-        "target_probability_after": float(shown.mean()),
-        "target_recognised": float((shown > 0.5).float().mean()),
-        "closer_to_target": float(closer.float().mean()),
-        "success": float(closer.float().mean() >= SUCCESS_SHARE),
-        "saturation_drift": float(drift.mean()),
-        "sharpness": float(sharpness(edited_render).mean()),
-        "sharpness_of_truth": float(sharpness(target_truth).mean()),
-        "ssim_to_target": float(ssim(edited_render, target_truth).mean()),
-        "ssim_to_target_in_change_mask": float(ssim(edited_render, target_truth, changed).mean()),
-        "distance_to_target": _mean(distance, edited_render, target_truth),
-        "distance_to_target_in_change_mask": _mean(distance, within, target_truth),
-        "view_consistency": float(view_consistency(edited_render, depth, cameras, changed).nanmean()),
-        "clip_score": float(scorer.similarity(edited_render, [edit.target_prompt]).mean()),
-        "directional_similarity": float(
-            directional_similarity(scorer, source_render, edited_render, edit.source_prompt, edit.target_prompt).mean()
-        ),
+        **pictures.numbers(objects, load_judges("toybox", ["toybox"]).distance),
+        **pictures.by_words(ClipScorer.load(), edit, [spec.prompt(floor=False) for spec in edit.alternatives()]),
+        "view_consistency": float(consistency),
     }
-    return Comparison(edit, source_render, edited_render, target_truth, numbers)
+    return Comparison(edit, source_render, edited_render, pictures.target, numbers)
 
 
 def seen_from(prior: StableDiffusionPrior, side: Path, names: Sequence[str]) -> Viewpoints | None:
@@ -226,10 +164,6 @@ def drawn_again(edit: ToyEdit, scene: Path, names: Sequence[str], strength: floa
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed)).to(x0)
     sdedit = SDEdit(KNOWN_GUIDANCE, strength)
     return prior.decode(sdedit.edit(prior, x0, edit.target_prompt, eps, seen_from(prior, side, names))).cpu()
-
-
-def _mean(distance: Distance, images: Images, reference: Images) -> float:
-    return sum(distance(a, b) for a, b in zip(images, reference, strict=True)) / len(images)
 
 
 def film(edit: ToyEdit, source: Path, edited: Path, path: Path) -> None:
@@ -312,6 +246,9 @@ class Toy(Benchmark):
         names = [Path(name).name for name in eval_views(before.datamanager).names]
         known = drawn_again(edit, scenes / "scene", names, strength, seed)
         return against_truth(edit, scenes / "scene", names, render_eval_views(before), known)
+
+    def truth(self, edit: ToyEdit, scenes: Path) -> Path:
+        return scenes / "scene" / SIDES[1] / "images" / f"test_{SHOWN:03d}.png"
 
     def edit(self, method: str, changes: Mapping[str, Any], source: Path, edit: ToyEdit, out: Path, seed: int) -> Path:
         return run_edit(of_family(method, self.family), source, edit, out, self.settings, seed, changes)

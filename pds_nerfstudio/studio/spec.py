@@ -191,6 +191,11 @@ def find_edit(name: str) -> StudioEdit:
     raise ValueError(f"There is no studio edit {name!r}; choose one of: {', '.join(edit.name for edit in EDITS)}.")
 
 
+def still_of(edit: StudioEdit) -> Still:
+    """The captured scene that an edit of `EDITS` changes."""
+    return next(still for still in STILLS if edit in still.edits)
+
+
 def find_still(name: str) -> Still:
     """The captured scene of that name; ValueError lists the names there are."""
     for still in STILLS:

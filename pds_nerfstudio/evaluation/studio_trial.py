@@ -1,0 +1,65 @@
+"""Edits of studio's still lifes: photographs in real light, of which it is known what each should become.
+
+    SCENES/scene/source/         a packaged capture: 50 photographs and held-out views
+    SCENES/scene/EDIT/target/    the held-out views of an edit's right answer
+
+All edits of a capture begin with one reconstruction. As captures, they are edited by the methods' own settings and the
+prior that is named. The right answers are held-out views alone, so that there is no ceiling, and no depth, so that the
+agreement of neighbouring views is not measured.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pds_nerfstudio.evaluation.before_after import load_run
+from pds_nerfstudio.evaluation.benchmark import SHOWN
+from pds_nerfstudio.evaluation.capture import Capture
+from pds_nerfstudio.evaluation.measure import load_judges
+from pds_nerfstudio.evaluation.rows import NOTHING, REGENERATE
+from pds_nerfstudio.evaluation.trial import render_eval_views
+from pds_nerfstudio.evaluation.truth import Comparison, Pictures
+from pds_nerfstudio.pictures import Images, read_images
+from pds_nerfstudio.pipelines.edit_config import EditConfig
+from pds_nerfstudio.scenes.views import eval_views
+from pds_nerfstudio.studio.captures import copy_capture
+from pds_nerfstudio.studio.spec import StudioEdit, still_of
+
+
+class Stills(Capture):
+    """Packaged captures of studio, whose edits have a known answer."""
+
+    anchors: ClassVar = (NOTHING, REGENERATE)
+
+    def check(self, edits: Any) -> None:
+        """Every suite of studio's edits can be run together."""
+
+    def shared(self, edit: StudioEdit, seed: int) -> str:
+        return f"{still_of(edit).name}.{seed}"
+
+    def prepare(self, edit: StudioEdit, folder: Path, seed: int) -> Path:
+        copy_capture(still_of(edit), folder / "scene")
+        return self.reconstruct(folder / "scene" / "source", folder, seed)
+
+    def truth(self, edit: StudioEdit, scenes: Path) -> Path:
+        return _target(edit, scenes) / "images" / f"test_{SHOWN:03d}.jpg"
+
+    def compare(self, edit: StudioEdit, scenes: Path, source: Path, edited: Path) -> Comparison:
+        before, after = load_run(source), load_run(edited)
+        names = [Path(name) for name in eval_views(before.datamanager).names]
+        target = _target(edit, scenes)
+        photographs = (_read(scene / "images", names, ".jpg") for scene in (scenes / "scene" / "source", target))
+        pictures = Pictures(render_eval_views(before), render_eval_views(after), *photographs)
+        judges = load_judges("auto", [self.settings.prior or EditConfig.prior])
+        numbers = pictures.numbers(_read(target / "object_masks", names, ".png")[:, 0], judges.distance)
+        if judges.clip is not None:
+            prompts = [spec.prompt(room=False, light=False) for spec in edit.alternatives()]
+            numbers |= pictures.by_words(judges.clip, edit, prompts)
+        return Comparison(edit, pictures.before, pictures.after, pictures.target, numbers)
+
+
+def _target(edit: StudioEdit, scenes: Path) -> Path:
+    return scenes / "scene" / edit.name / "target"
+
+
+def _read(folder: Path, names: list[Path], suffix: str) -> Images:
+    return read_images([folder / f"{name.stem}{suffix}" for name in names])
