@@ -1,6 +1,6 @@
 """`ns-train pds-edit-splat` from Python: a run's splats, edited without a command line.
 
-python examples/edit_splats.py RUN --src-prompt "a photo of a red can" --tgt-prompt "a photo of a blue can"
+python examples/edit_splats.py RUN "a photo of a red can" "a photo of a blue can"
 """
 
 import copy

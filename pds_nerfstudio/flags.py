@@ -12,7 +12,10 @@ from pds_nerfstudio.errors import UserError
 SHORT = {"from": "src-prompt", "to": "tgt-prompt"}
 PROMPTS = ("src-prompt", "tgt-prompt")
 """The flags of an edit's prompts, by these names in every command, with or without `pipeline.` before them."""
-TEXTS = (*PROMPTS, "prompt", "class-prompt", "instance-prompt")
+TEXTS = (
+    *(*PROMPTS, "prompt", "class-prompt", "instance-prompt"),
+    *(f"{stage}-args" for stage in ("edit", "refine", "render", "evaluate", "dreambooth")),
+)
 """Flags whose values may begin with a dash, as no flag's name does."""
 TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 """Quotation marks that mean nothing to a shell."""
@@ -47,7 +50,7 @@ def tidied(arguments: Sequence[str], prefix: str) -> list[str]:
 
 
 def refuse_mistyped(arguments: Sequence[str], command: str, known: Callable[[], set[str]]) -> None:
-    """Raise UserError for a flag that this command does not have where it has one like it.
+    """Raise UserError for a flag that this command does not have, with one like it where there is one.
 
     Args:
         arguments: the words behind the command.
@@ -61,6 +64,7 @@ def refuse_mistyped(arguments: Sequence[str], command: str, known: Callable[[], 
         close = ends or get_close_matches(typed, flags, 1, ALIKE) or _alike_at_the_end(typed, flags)
         if close:
             raise UserError(f"{command} has no --{typed}: did you mean --{close[0]}?")
+        raise UserError(f"{command} has no --{typed}: {command} --help lists its flags.")
 
 
 def unknown_flags(arguments: Sequence[str], known: Container[str]) -> list[str]:
@@ -69,20 +73,24 @@ def unknown_flags(arguments: Sequence[str], known: Container[str]) -> list[str]:
     return [word for word in typed if _plain(word) not in known and _plain(word).partition(".")[0] != "help"]
 
 
-def refuse_unquoted(arguments: Sequence[str], subcommands: Callable[[], Container[str]] | None = None) -> None:
+def refuse_unquoted(
+    arguments: Sequence[str], subcommands: Callable[[], Container[str]] | None = None, behind: int | None = None
+) -> None:
     """Raise UserError for a prompt of several words that the shell has taken apart: without quotation marks, or with
     typographic ones, as a text editor makes them.
 
     Args:
-        subcommands: makes what a word behind a prompt may be, where nothing else can follow; by default, only prompts
-            in typographic marks are refused, since other words may be meant.
+        subcommands: makes what a word behind a prompt may be, where nothing else can follow.
+        behind: how many words may follow a prompt. Without either, only prompts in typographic marks are refused, since
+            other words may be meant.
     """
     for i, word in enumerate(arguments):
         if not word.startswith("--") or _plain(word).removeprefix("pipeline.") not in TEXTS:
             continue
         words = list(takewhile(lambda word: not word.startswith("--"), arguments[i + 1 :]))
         marked = bool(words) and words[0].startswith(tuple(TYPOGRAPHIC))
-        if len(words) > 1 and (marked or (subcommands is not None and words[1] not in subcommands())):
+        more = behind is not None and len(words) > 1 + behind
+        if len(words) > 1 and (marked or more or (subcommands is not None and words[1] not in subcommands())):
             prompt = " ".join(words).strip(TYPOGRAPHIC)
             raise UserError(f'The words behind {word} are not in quotation marks: write {word} "{prompt}".')
 

@@ -27,6 +27,7 @@ REMARKS = (
     "Auto image downscale factor of 1",
     "Mixed precision is disabled for CPU training",
     "[NOTE] Not running eval iterations",
+    "disabled local writer",
 )
 """How what nerfstudio prints of every run begins: lists of all views, and what is as it should be."""
 

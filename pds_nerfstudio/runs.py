@@ -169,7 +169,7 @@ def find_config(load_dir: Path, called: str = "--load-dir") -> Path:
     load_dir = behind_latest(Path(load_dir).expanduser())
     if not load_dir.exists():
         raise UserError(f"{called} {load_dir} does not exist: give the folder of a finished run (pds runs lists them).")
-    folder = load_dir.parent if load_dir.is_file() else load_dir
+    folder = load_dir.parent if load_dir.is_file() else result_of_edit(load_dir)
     found = next((path for path in (folder / "config.yml", folder.parent / "config.yml") if path.is_file()), None)
     if found is None:
         raise UserError(
@@ -177,6 +177,14 @@ def find_config(load_dir: Path, called: str = "--load-dir") -> Path:
             "runs lists them). A dataset is reconstructed first, by ns-train source-splatfacto --data."
         )
     return found
+
+
+def result_of_edit(folder: Path) -> Path:
+    """Of a folder that `pds edit` has written, the last of its runs with a checkpoint; any other folder itself."""
+    if (folder / "config.yml").is_file() or not (folder / "edit.json").is_file():
+        return folder
+    runs = [path for stage in ("refinement", "edit") for path in sorted(folder.glob(f"{stage}/*/run"))]
+    return next((run for run in runs if any(run.glob("*/step-*.ckpt"))), folder)
 
 
 def checkpoints_in(folder: Path) -> dict[int, Path]:

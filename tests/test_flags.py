@@ -49,8 +49,8 @@ def test_a_mistyped_flag_is_answered_by_the_one_of_this_command(typed, meant):
         refuse_mistyped([typed, "1"], "ns-train x", lambda: FLAGS)
 
 
-@pytest.mark.parametrize("typed", ["--pipeline.resolution", "--max_num_iterations=3", "--help", "--xyzzy", "-h", "--"])
-def test_what_is_right_or_like_nothing_is_left_to_the_parser(typed):
+@pytest.mark.parametrize("typed", ["--pipeline.resolution", "--max_num_iterations=3", "--help", "-h", "--"])
+def test_what_is_right_is_left_to_the_parser(typed):
     refuse_mistyped([typed], "ns-train x", lambda: FLAGS)
 
 
@@ -103,3 +103,20 @@ def test_words_that_toybox_does_not_know_are_named():
     assert "blue, " in warning
     assert unknown_words("toybox", "a photo of a man raising his arms", "A photo of a blue ball") == ""
     assert unknown_words("owner/other", "zebra") == ""
+
+
+def test_a_flag_like_no_other_is_refused_too():
+    with pytest.raises(UserError, match="ns-train x has no --xyzzy: ns-train x --help lists its flags"):
+        refuse_mistyped(["--xyzzy"], "ns-train x", lambda: FLAGS)
+
+
+def test_the_words_of_a_prompt_without_quotes_are_told_from_a_run_behind_it():
+    refuse_unquoted(["--src-prompt", "a can", "RUN", "--to", "a cone"], behind=1)
+    with pytest.raises(UserError, match='write --src-prompt "a can on RUN"'):
+        refuse_unquoted(["--src-prompt", "a", "can", "on", "RUN", "--to", "a cone"], behind=1)
+
+
+def test_arguments_for_a_stage_need_no_equals_sign():
+    assert tidied(["RUN", "--edit-args", "--vis tensorboard", "--out", "x"], "--") == [
+        *("RUN", "--edit-args=--vis tensorboard", "--out", "x")
+    ]

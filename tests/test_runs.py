@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,8 +15,9 @@ import yaml
 
 from pds_nerfstudio.alive import held, is_running
 from pds_nerfstudio.cli.render import Render
-from pds_nerfstudio.cli.runs import Runs, in_order, next_of
+from pds_nerfstudio.cli.runs import Runs, in_order, next_of, state_of
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.moments import Moment, Moments
 from pds_nerfstudio.next_steps import after_edit
 from pds_nerfstudio.pipelines import pace as pace_module
 from pds_nerfstudio.pipelines.pace import SETTLED, Pace, at_least, in_words, is_counted, product_rate
@@ -102,7 +104,9 @@ def test_a_run_that_a_process_is_writing_says_so(tmp_path):
     assert running == "running now"
     assert read_run(folder / "config.yml").obstacle() is None
     with held(folder):
-        assert is_running(folder)
+        assert state_of(read_run(folder / "config.yml"), []) == "running now"
+        Moments({"6": Moment("6", 6, {})}).write(folder / "history")
+        assert state_of(read_run(folder / "config.yml"), []) == "running now, beyond step 6"
     assert not is_running(folder)
 
 
@@ -234,7 +238,7 @@ def test_the_pace_is_said_once_and_only_where_much_is_left(monkeypatch):
     cpu = torch.device("cpu")
     said = [Pace.after_step(pace, cpu) for pace in [Pace(1000)] for _ in range(100)]
     assert [i for i, sentence in enumerate(said, 1) if sentence] == [SETTLED]
-    assert "At 2 s a step, 33 min are left" in said[SETTLED - 1]
+    assert "At 2 s a step, 33 min left" in said[SETTLED - 1]
     assert not any(Pace.after_step(pace, cpu) for pace in [Pace(SETTLED + 1)] for _ in range(100))
     assert [in_words(seconds) for seconds in (3, 600, 7200, 1e6)] == ["1 min", "10 min", "2.0 h", "11.6 days"]
 
@@ -250,3 +254,20 @@ def test_an_edit_takes_its_counted_work_at_the_rate_of_this_machine_at_the_least
     assert at_least(16_000, 4 * 5.481, cpu, torch.float32).startswith("At least 2.0 days")
     assert is_counted("pds-edit")
     assert not is_counted("sdedit-refine-splat")
+
+
+def test_what_pds_edit_left_unfinished_goes_on_by_its_own_line_and_its_folder_is_a_run(tmp_path, capsys):
+    base = make_run(tmp_path / "a", "source-splatfacto")
+    made = make_run(tmp_path / "b", "pnr-edit-splat", (3,), base=base / "config.yml")
+    run = tmp_path / "out" / "edit" / "pnr-edit-splat" / "run"
+    run.parent.mkdir(parents=True)
+    made.rename(run)
+    line = "pds edit RUN --from 'a man' --to 'a clown' --out out"
+    entry = {"name": "edit", "command": "ns-train", "started": True, "seconds": None, "call": line}
+    (tmp_path / "out" / "edit.json").write_text(json.dumps([entry]))
+    Runs(tmp_path / "out").run()
+    assert f"  {line}   # go on" in capsys.readouterr().out
+    assert require_run(tmp_path / "out").folder == run
+    shutil.rmtree(run.parent)
+    Runs(tmp_path / "out").run()
+    assert f"  {line}   # begin the edit again" in capsys.readouterr().out

@@ -92,7 +92,7 @@ def command_of(arguments: Sequence[str]) -> Any:
     name = next(iter(arguments), "")
     if name in known:
         kind = known[name]
-        refuse_unquoted(arguments[1:])
+        refuse_unquoted(arguments[1:], behind=1 if name == "edit" else None)
         refuse_mistyped(arguments[1:], f"pds {name}", lambda: flags_of(parser_of(kind)))
     elif name and not name.startswith("-"):
         raise UserError(no_such_command(name, known))

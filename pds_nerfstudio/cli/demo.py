@@ -188,14 +188,16 @@ class Demo:
                 f"kept to {report['background_psnr']:.1f} dB, target recognised with probability "
                 f"{report['target_probability_before']:.2f} → [bold]{report['target_probability_after']:.2f}[/]."
             )
-        console.print(f"{seconds:.0f} s in all. Look here first:")
-        console.print(f"  {in_rich(self.out / 'contact_sheet.png')}  [dim]before, edited, ground truth")
+        lines = [(self.out / "contact_sheet.png", "before, edited, ground truth")]
         for outcome in outcomes:
-            folder = self.out / outcome.report["edit"]
-            console.print(f"  {in_rich(folder / 'orbit.mp4')}  [dim]before and after, side by side")
-            console.print(f"  {in_rich(outcome.exported)}  [dim]the edited scene for any viewer of that format")
-            console.print(f"  ns-viewer --load-config {in_rich(shlex.quote(str(outcome.edited)))}  [dim]walk around it")
-        console.print(f"  {in_rich(self.out / 'report.json')}  [dim]all numbers")
+            lines += [
+                (self.out / outcome.report["edit"] / "orbit.mp4", "before and after, side by side"),
+                (outcome.exported, "the edited scene for any viewer of that format"),
+                (f"ns-viewer --load-config {shlex.quote(str(outcome.edited))}", "walk around it"),
+            ]
+        console.print(f"{seconds:.0f} s in all. Look here first:")
+        for what, purpose in [*lines, (self.out / "report.json", "all numbers")]:
+            console.print(f"  {in_rich(what)}   [dim]# {purpose}", soft_wrap=True)
 
 
 @dataclass(frozen=True, eq=False)

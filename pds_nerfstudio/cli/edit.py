@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +29,8 @@ from pds_nerfstudio.files import read_json, require_writable
 from pds_nerfstudio.next_steps import A_STAGE, after_edit, say_next
 from pds_nerfstudio.priors.dreambooth_settings import CARD
 from pds_nerfstudio.priors.families import PACKAGED
-from pds_nerfstudio.prompts import check_prompts
-from pds_nerfstudio.runs import Run, data_gone, require_run
+from pds_nerfstudio.prompts import check_prompts, sought, unknown_words
+from pds_nerfstudio.runs import Run, behind_latest, data_gone, require_run
 from pds_nerfstudio.text import in_rich, printable
 
 METHODS = ("pnr-edit", "pds-edit", "dds-edit", "sds-edit", "piva-edit", "ssd-edit", "dvrf-edit", "vsd-edit", "idu-edit")
@@ -39,6 +39,8 @@ CAPTIONED = 3
 """Photographs that a captioning model is shown at most, evenly chosen."""
 ROOM = 16 << 20
 """Bytes that an edit takes at least."""
+SHORT = {"src_prompt": "from", "tgt_prompt": "to"}
+"""How a flag is shown that has two names."""
 STOPPED = {-2: 130, 130: 130, -15: 143, 143: 143}
 """Exit codes of a child that was asked to stop, and what a shell makes of them."""
 PAGE = (
@@ -110,8 +112,10 @@ class Edit:
         self.record.finished(stages)
         self.record.lock()
         done = self.record.finished(stages)  # nobody else changes it any more
+        self.record.call = self.line()
         self.record.keep(stages, done)
         console = Console(soft_wrap=True, highlight=False)
+        self._warn(console)
         self._say_cost(stages, console)
         for number, stage in enumerate(stages, start=1):
             console.print(
@@ -160,6 +164,31 @@ class Edit:
         hint = f" [{proposal}]" if proposal else ""
         self.src_prompt = input(f"What does the scene show?{hint} ").strip() or proposal
 
+    def line(self) -> str:
+        """This command as it can be typed again from the same folder, whatever `latest` leads to by then."""
+        words = ["pds", "edit", str(behind_latest(self.run_folder))]
+        for field in fields(self)[1:]:
+            value, flag = getattr(self, field.name), f"--{SHORT.get(field.name, field.name.replace('_', '-'))}"
+            if value == field.default:
+                continue
+            if isinstance(value, bool):
+                words.append(flag if value else flag.replace("--", "--no-"))
+            elif isinstance(value, tuple):
+                words += [flag, *map(str, value)]
+            else:
+                words += [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
+        return shlex.join(words)
+
+    def _warn(self, console: Console) -> None:
+        """Say what is likely to be a mistake, and go on."""
+        if warning := unknown_words(self.prior, self.src_prompt, self.tgt_prompt, sought(self.region, "").words):
+            console.print(warning, style="yellow", markup=False)
+        source = require_run(self.run_folder, called="RUN")
+        shown = source.prompts[1]
+        if shown.strip() and shown.strip() != self.src_prompt.strip():
+            said = f"{printable(source.folder)} was edited to show “{shown}”, and --from says “{self.src_prompt}”."
+            console.print(said, style="yellow", markup=False)
+
     def _check_arguments(self, stages: Sequence[Stage]) -> None:
         """Raise UserError for a flag in one of the -args that its stage does not have."""
         given = {
@@ -171,7 +200,8 @@ class Edit:
         }
         for stage in stages:
             if stage.name in given:
-                refuse_unknown(stage, words_of(*given[stage.name]))
+                flag, text = given[stage.name]
+                refuse_unknown(stage, flag, words_of(flag, text))
 
     def _asked_before(self) -> str | None:
         """The source prompt with which an earlier call began, if it was for the same target."""
@@ -292,7 +322,7 @@ class Edit:
             self.record.keep(stages, done)
         if ended.signal is not None or ended.code in STOPPED:
             print(f"Interrupted {'after' if finished else 'in'} the stage {stage.name}. To go on:", file=sys.__stderr__)
-            print(f"  {printable(shlex.join(['pds', *sys.argv[1:]]))}", file=sys.__stderr__)
+            print(f"  {printable(self.line())}", file=sys.__stderr__)
             raise SystemExit(STOPPED.get(ended.code, 128 + (ended.signal or 0)))
         if not finished:
             raise UserError(

@@ -1,7 +1,8 @@
 """What `pds edit` keeps of an edit in its folder: which stages were begun, by which commands, and which have ended; one
 call at a time writes there.
 
-    OUT/edit.json    a list of stages: name, command, whether it was begun, seconds once it has ended
+    OUT/edit.json    a list of stages: name, command, whether it was begun, seconds once it has ended; with each the
+                     call that goes on with the edit
     OUT/edit.lock    held for as long as a call or a stage that it began lives
 """
 
@@ -22,6 +23,8 @@ class Record:
 
     def __init__(self, folder: Path):
         self._folder = folder
+        self.call = ""
+        """What is typed to go on."""
         self.started: set[str] = set()
         """Names of the stages that a call of this command has begun."""
         self._lock: IO[str] | None = None
@@ -70,9 +73,13 @@ class Record:
         return done
 
     def _another(self, name: str, command: str) -> UserError:
+        call = call_in(self._folder)
         return UserError(
-            f"--out {self._folder} holds an edit whose stage {name} was another command ({command}): give a folder "
-            "that is new, or the arguments of that edit."
+            f"--out {self._folder} holds another edit, {call}: give a folder that is new, such as --out "
+            f"{self._folder}-2, or the arguments of that edit."
+            if call
+            else f"--out {self._folder} holds an edit whose stage {name} was another command ({command}): give a "
+            "folder that is new, or the arguments of that edit."
         )
 
     @staticmethod
@@ -84,7 +91,13 @@ class Record:
 
     def keep(self, stages: Sequence[Stage], done: dict[str, float]) -> None:
         entries = [
-            {"name": s.name, "command": s.line, "started": s.name in self.started, "seconds": done.get(s.name)}
+            {
+                "name": s.name,
+                "command": s.line,
+                "started": s.name in self.started,
+                "seconds": done.get(s.name),
+                "call": self.call,
+            }
             for s in stages
         ]
         write_whole(self._folder / STATE, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
@@ -123,6 +136,15 @@ class Record:
             place = links[0] if links else stage.result
             raise UserError(f"{place} was not made by this edit: move it away, or give a folder that is new.")
         self.started.add(stage.name)
+
+
+def call_in(folder: Path) -> str:
+    """What goes on with the edit of a folder; empty where there is none, or one of an earlier version."""
+    file = folder / STATE
+    try:
+        return next((str(entry.get("call", "")) for entry in _read_state(file).values()), "") if file.is_file() else ""
+    except UserError:
+        return ""
 
 
 def _seconds_between_files(run: Path) -> float:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.next_steps import described_in
 from pds_nerfstudio.prompts import check_prompts, unknown_words
 from pds_nerfstudio.ranges import Guidance, LearningRate, Pixels, Seed, Steps, check_ranges
 from pds_nerfstudio.text import in_rich, printable
@@ -275,11 +276,12 @@ class Preview:
         write_whole(self.out / "preview.json", json.dumps(record, indent=2) + "\n")
         console = Console(soft_wrap=True)
         sheet = in_rich(self.out / "sheet.png")
-        console.print(f"{len(variants)} edits of {len(source)} photographs in {seconds:.0f} s: {sheet}")
+        made = f"{len(variants)} edit{'s' * (len(variants) > 1)} of {len(source)} photograph{'s' * (len(source) > 1)}"
+        console.print(f"{made} in {seconds:.0f} s: {sheet}")
         if photographs.run is None:
-            data = photographs.data or "DATA"
-            line = f"First: ns-train source-splatfacto --data {shlex.quote(str(data))}"
-            console.print(printable(line), highlight=False, markup=False)
+            console.print(
+                printable(f"First: {shlex.join(reconstruction(photographs.data))}"), highlight=False, markup=False
+            )
         for variant in variants:
             name = ", ".join(variant.label(axis) for axis in axes) or variant.tgt_prompt
             console.print(f"[bold]{variant.number}[/] [cyan]{in_rich(name)}[/]", highlight=False)
@@ -349,6 +351,15 @@ def read_photographs(paths: Sequence[Path], prior: Any, resolution: int | None) 
         if images[-1].shape != images[0].shape:
             raise UserError(f"{path} has another shape than {paths[0]}: preview photographs of one shape at a time.")
     return torch.cat(images)
+
+
+def reconstruction(data: Path | None) -> list[str]:
+    """What reconstructs the scene that photographs show; of one that `pds toybox` has written, as that says."""
+    from pds_nerfstudio.cli.toybox import RECONSTRUCTION
+
+    of_toybox = data is not None and "toybox" in described_in(data.parent / "edit.json")
+    line = ["ns-train", "source-splatfacto", "--data", str(data or "DATA")]
+    return line + [str(word) for word in RECONSTRUCTION * of_toybox]
 
 
 def ns_train_line(variant: Variant, preview: Preview, photographs: "Photographs") -> str:

@@ -1,7 +1,9 @@
 """`pds runs`: every run below a folder, edits below what they were made of, how far each is, and how to go on."""
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +12,10 @@ import tyro
 from rich.console import Console
 
 from pds_nerfstudio.alive import is_running
+from pds_nerfstudio.cli.edit_record import call_in
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.next_steps import NextStep, after_edit, after_reconstruction, resuming, say_next
+from pds_nerfstudio.moments import FOLDER, read_moments
+from pds_nerfstudio.next_steps import NextStep, after_edit, after_reconstruction, resuming, say_next, step
 from pds_nerfstudio.runs import LATEST, Run, read_run, runs_below
 from pds_nerfstudio.text import in_rich, printable, visible
 
@@ -46,8 +50,10 @@ class Runs:
             console.print(f"[yellow]{in_rich(error)}")
         if not found:
             what = f" that holds {self.containing!r}" if self.containing else ""
-            say = f"There is no run{what} below {self.outputs}. To make one: ns-train source-splatfacto --data DATA"
-            console.print(printable(say), markup=False)
+            console.print(printable(f"There is no run{what} below {self.outputs}."), markup=False)
+            begun, make = call_in(self.outputs), ("ns-train", "source-splatfacto", "--data", "DATA")
+            first = step("begin the edit again", *shlex.split(begun)) if begun else step("make one", *make)
+            say_next(console, [first])
             return
         last = max(found, key=lambda run: run.touched)
         link = self.outputs / LATEST
@@ -74,6 +80,7 @@ class Runs:
         lines = [f"{run.method}, {run.steps_done:,} of {run.steps:,} steps, {state}"]
         lines += [f"“{source}” → “{target}”"] if target else []
         lines += [f"of {run.base}"] if run.base is not None and depth == 0 else []
+        lines += [f"of the photographs in {run.data}"] if run.base is None and run.data is not None else []
         console.print(indent + printable(run.folder), style="bold cyan", markup=False)
         for line in lines:
             console.print(f"{indent}  {visible(line)}", markup=False)
@@ -113,16 +120,29 @@ def obstacle_of(run: Run, runs: Sequence[Run]) -> str | None:
 
 
 def state_of(run: Run, runs: Sequence[Run]) -> str:
-    """The same as it is shown."""
-    return obstacle_of(run, runs) or "can be resumed"
+    """The same as it is shown; of an edit that is running also how far its history is."""
+    state = obstacle_of(run, runs) or "can be resumed"
+    if not is_running(run.folder):
+        return state
+    with suppress(UserError):
+        reached = max((moment.step for moment in read_moments(run.folder / FOLDER).taken.values()), default=0)
+        return f"{state}, beyond step {reached:,}" if reached > run.steps_done else state
+    return state
 
 
 def next_of(run: Run) -> list[NextStep]:
     """What to do with a run."""
-    steps = [] if run.obstacle() is not None else [resuming(run.method, run.folder, run.is_edit)]
+    steps = [] if run.obstacle() is not None else [going_on(run)]
     if not run.checkpoints or (run.family is None and not run.is_edit):
         return steps
     return steps + (after_edit(run.folder) if run.is_edit else after_reconstruction(run.folder, run.data))
+
+
+def going_on(run: Run) -> NextStep:
+    """What resumes a run: of a stage of `pds edit` that command itself, which then goes on with the other stages."""
+    out = run.folder.parents[2] if len(run.folder.parents) > 2 else run.folder
+    call = call_in(out) if run.folder.name.partition(".")[0] == "run" else ""
+    return step("go on", *shlex.split(call)) if call else resuming(run.method, run.folder, run.is_edit)
 
 
 def record(run: Run, runs: Sequence[Run]) -> dict[str, Any]:

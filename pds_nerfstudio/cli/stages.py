@@ -112,18 +112,30 @@ def words_of(flag: str, text: str) -> list[str]:
         raise UserError(f"{flag} {text!r} cannot be split into arguments ({error}): close its quotes.") from error
 
 
-def refuse_unknown(stage: Stage, words: Sequence[str]) -> None:
-    """Refuse flags that a stage's command does not have before any stage runs: the last one may begin after hours.
+OWN = (
+    *("--output-dir", "--experiment-name", "--timestamp", "--load-dir", "--load-step", "--load-config"),
+    *("--load-checkpoint", "--pipeline.src-prompt", "--pipeline.tgt-prompt", "--pipeline.prior", "--source", "--out"),
+    *("--src-prompt", "--tgt-prompt", "--prior", "--instance-prompt", "--class-prompt"),
+)
+"""Flags of stages that `pds edit` sets itself, and finds their results by."""
+
+
+def refuse_unknown(stage: Stage, flag: str, words: Sequence[str]) -> None:
+    """Refuse flags that a stage's command does not have, and values that it cannot read, before any stage runs: the
+    last one may begin after hours.
 
     Args:
+        flag: by which the words were given.
         words: what was given for this stage.
 
     Raises:
-        UserError: a flag is mistyped or unknown.
-        SystemExit: a value of a `pds` command cannot be read, which it has said.
+        UserError: a flag is mistyped or unknown, or `pds edit` sets it itself.
+        SystemExit: a value cannot be read, which has been said.
     """
     if not words:
         return
+    if own := [word for word in words if word.partition("=")[0].replace("_", "-") in OWN]:
+        raise UserError(f"{flag} holds {own[0]}, which pds edit sets itself: leave it out (pds edit --help).")
     program, name, *_ = stage.command
     if program == "pds":
         from pds_nerfstudio.cli import command_of
@@ -132,12 +144,11 @@ def refuse_unknown(stage: Stage, words: Sequence[str]) -> None:
         return
     from nerfstudio.configs.method_configs import all_methods
 
-    from pds_nerfstudio.pipelines.command_line import flag_names, flags_with_datasets
+    from pds_nerfstudio.pipelines.command_line import flag_names, flags_with_datasets, parsed
 
     config = all_methods[name]
     known = flag_names(config)
     if unknown_flags(words, known):  # perhaps a dataset's, for whose names the whole parser is built
         known |= flags_with_datasets(config)
     refuse_mistyped(words, f"{program} {name}", lambda: known)
-    if unknown := unknown_flags(words, known):
-        raise UserError(f"{program} {name} has no {unknown[0]}: {program} {name} --help lists its flags.")
+    parsed(config, words, f"{program} {name}")

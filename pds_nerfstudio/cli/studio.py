@@ -111,9 +111,9 @@ class Studio:
 
 def _say_written(console: Console, out: Path, source: str, target: str) -> None:
     console.print(f"{printable(out)}: “{source}” → “{target}”")
-    reconstruct = ("ns-train", "source-splatfacto", "--data", out / "source", *RECONSTRUCTION)
+    reconstruct = ("ns-train", "source-splatfacto", "--data", out / "source", "--experiment-name", out.name)
     edit_it = ("pds", "edit", "outputs/latest", "--from", source, "--to", target)
-    say_next(console, [step("reconstruct it", *reconstruct), step("and edit that", *edit_it)])
+    say_next(console, [step("reconstruct it", *reconstruct, *RECONSTRUCTION), step("and edit that", *edit_it)])
 
 
 def _list(console: Console) -> None:

@@ -77,6 +77,6 @@ class Toybox:
         write_edit(found, out, size=self.size, seed=self.seed, **sizes)
         console.print(f"{printable(out)}: “{found.source_prompt}” → “{found.target_prompt}”")
         prompts = ("--from", found.source_prompt, "--to", found.target_prompt, "--prior", "toybox")
-        reconstruct = ("ns-train", "source-splatfacto", "--data", out / "source", *RECONSTRUCTION)
+        reconstruct = ("ns-train", "source-splatfacto", "--data", out / "source", "--experiment-name", out.name)
         edit_it = ("pds", "edit", "outputs/latest", *prompts)
-        say_next(console, [step("reconstruct it", *reconstruct), step("and edit that", *edit_it)])
+        say_next(console, [step("reconstruct it", *reconstruct, *RECONSTRUCTION), step("and edit that", *edit_it)])

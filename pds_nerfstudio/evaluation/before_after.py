@@ -14,6 +14,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.pipelines.base import EditPipeline
 from pds_nerfstudio.pipelines.carried import find_source
 from pds_nerfstudio.pipelines.edit_config import EditConfig
+from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.runs import data_gone, no_edit, source_gone
 from pds_nerfstudio.scenes.dataset import photographs_alone, reading_dataset
 from pds_nerfstudio.scenes.places import name_data
@@ -30,7 +31,8 @@ class PairPlan:
     run: SourceRun
     """The edited run."""
     source: SourceRun | None
-    """The run to compare with, where one was named; else the one that the edit began with."""
+    """The run to compare with, where one was named, or of a refinement is known; else the one that the edit began
+    with."""
 
     @property
     def folder(self) -> Path:
@@ -90,8 +92,9 @@ def plan_pair(
         UserError: either is missing, `run` is no edit and no `source` is named, or its dataset has moved.
     """
     found = find_run(run, step, called="The run")
-    plan = PairPlan(found, None if source is None else find_run(source, called="--source"))
-    if source is None and compared:
+    named = _before_the_edit(found) if source is None else find_run(source, called="--source")
+    plan = PairPlan(found, named)
+    if named is None and compared:
         if plan.edit is None or plan.edit.run.base is None:
             raise no_edit(plan.folder, found.method_name)
         if not find_source(plan.edit.run, found.config, plan.folder):
@@ -105,6 +108,19 @@ def plan_pair(
     if plan.source is not None and found.data is not None and not _has_data(plan.source, data):
         name_data(plan.source.config, found.data)
     return plan
+
+
+def _before_the_edit(run: SourceRun) -> SourceRun | None:
+    """Of a refinement, the scene that its edit began with, which its prompts speak of, where that is there."""
+    refinement = run.config.pipeline
+    if not isinstance(refinement, RefineConfig) or refinement.run.base is None:
+        return None
+    try:
+        edit = find_run(refinement.run.base, refinement.run.base_step).config.pipeline
+        began = edit.run if isinstance(edit, EditConfig) else None
+        return None if began is None or began.base is None else find_run(began.base, began.base_step)
+    except UserError:
+        return None
 
 
 def _has_data(run: SourceRun, given: Path | None) -> bool:

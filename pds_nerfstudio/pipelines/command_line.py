@@ -142,6 +142,17 @@ def flags_with_datasets(config: Any) -> set[str]:
     return flags_of(parser_of(type(config), config))
 
 
+def parsed(config: Any, arguments: Sequence[str], command: str) -> Any:
+    """A configuration with these arguments, as `ns-train METHOD` reads them.
+
+    Raises:
+        SystemExit: a value cannot be read, which has been said.
+    """
+    import tyro
+
+    return tyro.cli(type(config), default=config, args=list(arguments), prog=command)
+
+
 def asks_for_help(arguments: Sequence[str]) -> bool:
     """Whether this is `ns-train METHOD --help`."""
     return any(word in ("-h", "--help") for word in arguments[2:])

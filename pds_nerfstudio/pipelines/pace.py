@@ -35,7 +35,7 @@ class Pace:
         if left < WORTH_SAYING:
             return None
         end = datetime.now() + timedelta(seconds=left)
-        said = f"At {seconds:.2g} s a step, {in_words(left)} are left, until about {end:%H:%M}"
+        said = f"At {seconds:.2g} s a step, {in_words(left)} left, until about {end:%H:%M}"
         said += f" on {end:%A}" if end.date() != datetime.now().date() else ""
         if device.type == "cuda":
             said += f"; {torch.cuda.max_memory_allocated(device) / GIB:.1f} GiB of GPU memory taken at most so far"

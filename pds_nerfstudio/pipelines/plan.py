@@ -43,6 +43,8 @@ OF_THE_MACHINE = (
     *("replay", "pipeline", "made_in", "verbose"),
 )
 """Trainer settings that a resumed edit takes from the command line alone; its pipeline's are merged one by one."""
+OF_ITS_BEGINNING = ("base", "base_step", "base_checksum", "carried", "followed")
+"""What an edit notes of where it began, which is nobody's setting."""
 OF_THE_EDIT = (
     *("src_prompt", "tgt_prompt", "prior", "recipe", "lora", "embedding"),
     *("vae_precision", "encoder", "resolution", "box", "masks"),
@@ -272,7 +274,7 @@ def _restored(config: TrainerConfig, default: TrainerConfig, given: Given) -> st
         f"{name} {getattr(holder, name)}"
         for name, holder in settings(pipeline)
         if holder is not getattr(pipeline, "compute", None)
-        and name not in ("_target", "model", "datamanager")
+        and name not in ("_target", "model", "datamanager", *OF_ITS_BEGINNING)
         and not given.within(f"pipeline.{name}")
         and getattr(holder, name) != own.get(name)
     ]

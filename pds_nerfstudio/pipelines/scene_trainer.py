@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -125,11 +125,16 @@ class SceneTrainer(Trainer):
     """Whether it begins with another run's scene, and goes on by itself alone."""
     _waiting = False
     """Whether nothing is left to do but to show the result in the viewer."""
+    _held = ExitStack()
+    """What tells others that this process writes the run."""
     _runs_on: threading.Thread | None = None
     """The thread that trains, while it does."""
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; a dataset that cannot be read ends in one sentence."""
+        if distributed.rank() == 0:
+            self._held = ExitStack()  # let go by `train`, or with this object
+            self._held.enter_context(held(self.base_dir))
         with self._leaving_nothing(), reading_dataset(family_of(self.config) == "splatfacto"):
             if (family := family_of(self.config)) is not None:
                 scene_type(family).require(str(self.device))
@@ -157,8 +162,8 @@ class SceneTrainer(Trainer):
             raise
 
     def train(self) -> None:
-        """Train, and let `pds runs` know meanwhile."""
-        with held(self.base_dir) if distributed.rank() == 0 else nullcontext():
+        """Train; `pds runs` knows until it has ended."""
+        with self._held:
             self._train()
 
     def _train(self) -> None:
@@ -234,6 +239,8 @@ class SceneTrainer(Trainer):
 
     def _train_complete_viewer(self) -> None:
         """Wait for Ctrl-C, which then is no interruption."""
+        if not self.config.is_viewer_enabled():
+            return
         self._waiting = True
         CONSOLE.print("All of it is saved. The viewer stays open until you press Ctrl-C.")
         super()._train_complete_viewer()
