@@ -7,7 +7,6 @@ times. One elevation, one distance and one aim for each group, as `random_camera
 kept; more can be added at any time, also while a training reads them. About 50 seconds a shard on one core.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +15,13 @@ import tyro
 from torch import Tensor, nn
 from toybox_data import IMAGE_SIZE, SUPERSAMPLE
 from training_loop import save_atomically
+from view_groups import VIEWS, quadruples
 
 from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 from pds_nerfstudio.toybox.geometry import Material
 from pds_nerfstudio.toybox.render import (
-    LOOK_AT,
-    ORBIT_RADIUS,
     TracedViews,
-    orbit_cameras,
     palette,
     shade,
     toybox_matrices,
@@ -32,23 +29,9 @@ from pds_nerfstudio.toybox.render import (
 )
 from pds_nerfstudio.toybox.spec import COLOURS, FLOORS, HATS, SHAPES, SceneSpec, all_specs, is_held_out
 
-VIEWS = 4
 QUADRUPLES = {False: 12, True: 8}
 """Traced groups of every shape in a shard, without and with a hat."""
 COLOURINGS = 3
-
-
-def quadruples(count: int, generator: torch.Generator) -> Tensor:
-    """Cameras [count·4 3 4]: four azimuths 90 degrees apart, 12 to 50 degrees up, aim and distance jittered."""
-
-    def uniform(low: float, high: float, *size: int) -> Tensor:
-        return low + (high - low) * torch.rand(count, *size, generator=generator)
-
-    azimuth = uniform(0, 2 * math.pi)[:, None] + math.pi / 2 * torch.arange(VIEWS)
-    elevation = uniform(math.radians(12), math.radians(50))
-    radius = ORBIT_RADIUS * uniform(0.9, 1.1)
-    aim = torch.tensor(LOOK_AT) + uniform(-0.07, 0.07, 3)
-    return orbit_cameras(azimuth.flatten(), *(value.repeat_interleave(VIEWS, 0) for value in (elevation, radius, aim)))
 
 
 def coloured(traced: TracedViews, spec: SceneSpec, generator: torch.Generator) -> Tensor:

@@ -40,8 +40,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from toybox_networks import make_flow_scheduler
-from toybox_views import VIEWS, ViewData
+from toybox_views import ViewData
 from training_loop import WEIGHTS, save_atomically
+from view_groups import VIEWS
 
 from pds_nerfstudio.objectives.cameras import CAMERA_NUMBERS
 from pds_nerfstudio.priors.check import TOYBOX

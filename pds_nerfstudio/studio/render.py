@@ -1,5 +1,6 @@
 """Renders studio scenes by path tracing, with exact depth and masks, from toybox's cameras."""
 
+import functools
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.studio import mitsuba as backend
 from pds_nerfstudio.studio.looks import look_of
 from pds_nerfstudio.studio.rooms import place_of
-from pds_nerfstudio.studio.spec import StudioSpec
+from pds_nerfstudio.studio.spec import Light, Room, StudioSpec
 from pds_nerfstudio.studio.things import parts_of
 from pds_nerfstudio.toybox.render import FIELD_OF_VIEW, camera_rays
 
@@ -26,6 +27,8 @@ MASK_SAMPLES = 3
 """A side of the grid of rays in a pixel whose hits are its share of the object."""
 TOLERANCE = 1e-3
 """Metres by which two hits of one surface may differ."""
+ROOMS_KEPT = 3
+"""Rooms that stay in memory once they are built."""
 
 
 class Studio:
@@ -46,7 +49,7 @@ class Studio:
         parts = parts_of(spec)
         looks = {part.finish: look_of(part.finish, spec) for part in parts}
         subject = backend.shapes(mi, [(part.surface, looks[part.finish]) for part in parts], detail)
-        around = {f"room_{name}": shape for name, shape in backend.shapes(mi, place.surfaces, detail).items()}
+        around = {f"room_{name}": shape for name, shape in _room(spec.room, spec.light, spec.seed, detail).items()}
         lamps = {f"lamp_{i}": backend.rectangle(mi, lamp) for i, lamp in enumerate(place.lamps)}
         if place.sky is not None:
             # Mitsuba's picture has y up, begins at −z, and turns the other way.
@@ -101,6 +104,13 @@ class Studio:
                 "sampler": {"type": "independent"},
             }
         )
+
+
+@functools.lru_cache(maxsize=ROOMS_KEPT)
+def _room(room: Room, light: Light, seed: int, detail: float) -> dict[str, Any]:
+    """The shapes around a subject, which scenes of one seed share: dearer to build than the subject."""
+    place = place_of(StudioSpec(room=room, light=light, seed=seed))
+    return backend.shapes(backend.load(), place.surfaces, detail)
 
 
 def _first_hits(mi: Any, scene: Any, camera: Float[Tensor, "3 4"], size: int) -> Float[Tensor, "height width"]:

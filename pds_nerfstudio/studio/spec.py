@@ -203,3 +203,12 @@ def find_still(name: str) -> Still:
             return still
     known = ", ".join(still.name for still in STILLS)
     raise ValueError(f"There is no studio capture {name!r}; choose one of: {known}.")
+
+
+def is_held_out(spec: StudioSpec) -> bool:
+    """Whether the prior never saw a scene of these words: those that the edits begin and end with.
+
+    Every word occurs in training with most of its partners. The edits' own seed is kept from training too.
+    """
+    plain = replace(spec, seed=0)
+    return any(plain in (edit.source, edit.target) for edit in EDITS)

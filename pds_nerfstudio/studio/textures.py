@@ -3,6 +3,7 @@
 Colours are linear RGB in [0, 1].
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,14 +20,18 @@ LATTICE = 48
 """Cells of noise after which it repeats."""
 
 
+@functools.lru_cache(maxsize=64)
+def _lattice(seed: int) -> Array:
+    return np.random.default_rng([seed, 7]).random((LATTICE,) * 3)
+
+
 def noise(points: Points, seed: int) -> Scalars:
     """Value noise in [0, 1] with one random value at every whole point, smooth between them."""
-    lattice = np.random.default_rng([seed, 7]).random((LATTICE,) * 3)
     cell = np.floor(points)
     part = points - cell
     part = part * part * (3 - 2 * part)
     places = np.moveaxis(cell + part, -1, 0)
-    return map_coordinates(lattice, places, order=1, mode="grid-wrap")
+    return map_coordinates(_lattice(seed), places, order=1, mode="grid-wrap")
 
 
 def fractal(points: Points, seed: int, octaves: int = 5) -> Scalars:

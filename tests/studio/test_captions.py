@@ -1,6 +1,7 @@
 """The vocabulary of studio: captions, what cannot be, edits and captures."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from pds_nerfstudio.studio.spec import (
     all_specs,
     find_edit,
     find_still,
+    is_held_out,
     read_caption,
     words,
 )
@@ -68,3 +70,11 @@ def test_captures_differ_in_object_material_and_setting():
 def test_words_are_those_of_the_captions():
     assert {"teapot", "marble", "flower", "window"} <= words()
     assert "elephant" not in words()
+
+
+def test_the_edits_scenes_are_held_out_of_training_and_no_word_with_them():
+    kept = {spec for spec in all_specs() if is_held_out(spec)}
+    assert kept == {spec for edit in EDITS for spec in (edit.source, edit.target)}
+    assert all(is_held_out(replace(spec, seed=7)) for spec in kept)
+    trained = {word for spec in all_specs() if not is_held_out(spec) for word in spec.prompt().split()}
+    assert trained == words()

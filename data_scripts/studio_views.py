@@ -1,0 +1,143 @@
+"""Photographs of random studio scenes, four views at a time: what the studio prior and its judge are trained on.
+
+    python data_scripts/studio_views.py --folder outputs/studio_views --shards 40      # stop at any time
+
+Needs the extra [studio]. A shard is 256 pictures of 128 pixels: 32 scenes, each from two groups of four cameras, 90
+degrees apart. Four scenes share a room, because a room costs as much as eight pictures; they differ in object,
+material, addition and light. Shards that exist are kept; more can be added at any time, also while a training reads
+them. The scenes of the twelve edits (`studio.spec.is_held_out`) are in valid.pt alone, with seeds of their own.
+
+Pictures are JPEGs (quality 94, without chroma subsampling): 5 KB each, 45 dB from the pixels they stand for.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+from training_loop import save_atomically
+from view_groups import VIEWS, quadruples
+
+from pds_nerfstudio.studio.render import FULL_DETAIL, Studio
+from pds_nerfstudio.studio.spec import ADDITIONS, IMPOSSIBLE, LIGHTS, MATERIALS, ROOMS, THINGS, StudioSpec, all_specs
+from pds_nerfstudio.studio.spec import is_held_out as is_of_an_edit
+from pds_nerfstudio.toybox.render import toybox_matrices
+
+IMAGE_SIZE = 128
+QUALITY = 94
+ROOMS_OF_SHARD, SCENES_OF_ROOM, GROUPS_OF_SCENE = 8, 4, 2
+FIRST_HELD_OUT_SEED = 1_000_000
+"""Seeds of training begin at 1: seed 0 belongs to the edits, and those from here on to valid.pt."""
+
+
+def random_spec(room: str, seed: int, generator: torch.Generator) -> StudioSpec:
+    """Any scene of that room that is no edit's; two in five have no addition."""
+
+    def pick(values: tuple) -> object:
+        return values[int(torch.randint(len(values), (), generator=generator))]
+
+    while True:
+        thing, material, light = pick(THINGS), pick(MATERIALS), pick(LIGHTS)
+        addition = pick(("nothing", *ADDITIONS))
+        if (thing, addition) in IMPOSSIBLE:
+            continue
+        spec = StudioSpec(thing, material, addition, room, light, seed)
+        if not is_of_an_edit(spec):
+            return spec
+
+
+def training_specs(shard: int, generator: torch.Generator) -> list[StudioSpec]:
+    """A shard's scenes, those of one room next to each other."""
+    first = 1 + ROOMS_OF_SHARD * shard
+    rooms = [(ROOMS[i % len(ROOMS)], first + i) for i in range(ROOMS_OF_SHARD)]
+    return [random_spec(room, seed, generator) for room, seed in rooms for _ in range(SCENES_OF_ROOM)]
+
+
+def held_out_specs() -> list[StudioSpec]:
+    """The edits' scenes, each with a seed of its own."""
+    scenes = [spec for spec in all_specs() if is_of_an_edit(spec)]
+    return [
+        StudioSpec(s.thing, s.material, s.addition, s.room, s.light, FIRST_HELD_OUT_SEED + i)
+        for i, s in enumerate(scenes)
+    ]
+
+
+def jpeg(image: Tensor) -> Tensor:
+    """The file's bytes of an image [H W 3] in [0, 1]."""
+    buffer = io.BytesIO()
+    pixels = (255 * image).round().to(torch.uint8).numpy()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    return torch.from_numpy(np.frombuffer(buffer.getvalue(), np.uint8).copy())
+
+
+def make_shard(specs: list[StudioSpec], samples: int, threads: int, generator: torch.Generator) -> dict[str, object]:
+    """Two groups of every scene: JPEGs in a row, cameras [groups 4 4 4], and each group's scene and seed."""
+    every = list(all_specs())
+    pictures, cameras, words, seeds = [], [], [], []
+    for spec in specs:
+        studio = Studio(spec, threads, IMAGE_SIZE / FULL_DETAIL)
+        poses = quadruples(GROUPS_OF_SCENE, generator)
+        for i, pose in enumerate(poses):
+            pictures.append(jpeg(studio.photograph(pose, IMAGE_SIZE, samples, seed=i)))
+        cameras.append(toybox_matrices(poses).unflatten(0, (GROUPS_OF_SCENE, VIEWS)))
+        number = every.index(StudioSpec(spec.thing, spec.material, spec.addition, spec.room, spec.light))
+        words += [number] * GROUPS_OF_SCENE
+        seeds += [spec.seed] * GROUPS_OF_SCENE
+    return {
+        "jpegs": pictures,
+        "cameras": torch.cat(cameras),
+        "specs": torch.tensor(words),
+        "seeds": torch.tensor(seeds),
+    }
+
+
+@dataclass
+class Photographs:
+    """Groups of four photographs, their cameras and the numbers of their scenes, from all shards of a folder."""
+
+    images: Tensor
+    """Bytes [groups 4 3 H W]."""
+    cameras: Tensor
+    specs: Tensor
+    shards: int
+
+    @classmethod
+    def load(cls, folder: Path, pattern: str = "views_*.pt") -> "Photographs":
+        """Raises FileNotFoundError where the folder has no shard."""
+        paths = sorted(folder.glob(pattern))
+        if not paths:
+            raise FileNotFoundError(f"{folder} holds no {pattern}: run data_scripts/studio_views.py first.")
+        shards = [torch.load(path, weights_only=True) for path in paths]
+        files = [file for shard in shards for file in shard["jpegs"]]
+        images = torch.stack([decode_jpeg(file, ImageReadMode.RGB) for file in files]).unflatten(0, (-1, VIEWS))
+        return cls(images, *(torch.cat([shard[name] for shard in shards]) for name in ("cameras", "specs")), len(paths))
+
+
+def main(
+    folder: Path = Path("outputs/studio_views"), shards: int = 40, samples: int = 12, threads: int = 0, seed: int = 0
+) -> None:
+    """Render the shards that are missing, and one that no training reads.
+
+    Args:
+        folder: of the shards.
+        shards: how many to train on.
+        samples: paths a pixel, before denoising.
+        threads: of Mitsuba; 0 for as many as there are cores.
+        seed: of words and cameras; each shard has its own from it.
+    """
+    for name, number in [("valid.pt", -1), *((f"views_{i:04d}.pt", i) for i in range(shards))]:
+        if (folder / name).exists():
+            continue
+        generator = torch.Generator().manual_seed(100_000 * seed + number + 1)
+        specs = held_out_specs() if number < 0 else training_specs(number, generator)
+        save_atomically(make_shard(specs, samples, threads, generator), folder / name)
+        print(f"wrote {folder / name}", flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
