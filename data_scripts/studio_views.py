@@ -6,20 +6,13 @@ Needs the extra [studio]. A shard is 256 pictures of 128 pixels: 32 scenes, each
 degrees apart. Four scenes share a room, because a room costs as much as eight pictures; they differ in object,
 material, addition and light. Shards that exist are kept; more can be added at any time, also while a training reads
 them. The scenes of the twelve edits (`studio.spec.is_held_out`) are in valid.pt alone, with seeds of their own.
-
-Pictures are JPEGs (quality 94, without chroma subsampling): 5 KB each, 45 dB from the pixels they stand for.
 """
 
-import io
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import tyro
-from PIL import Image
-from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
+from studio_photographs import IMAGE_SIZE, jpeg
 from training_loop import save_atomically
 from view_groups import VIEWS, quadruples
 
@@ -28,8 +21,6 @@ from pds_nerfstudio.studio.spec import ADDITIONS, IMPOSSIBLE, LIGHTS, MATERIALS,
 from pds_nerfstudio.studio.spec import is_held_out as is_of_an_edit
 from pds_nerfstudio.toybox.render import toybox_matrices
 
-IMAGE_SIZE = 128
-QUALITY = 94
 ROOMS_OF_SHARD, SCENES_OF_ROOM, GROUPS_OF_SCENE = 8, 4, 2
 FIRST_HELD_OUT_SEED = 1_000_000
 """Seeds of training begin at 1: seed 0 belongs to the edits, and those from here on to valid.pt."""
@@ -67,14 +58,6 @@ def held_out_specs() -> list[StudioSpec]:
     ]
 
 
-def jpeg(image: Tensor) -> Tensor:
-    """The file's bytes of an image [H W 3] in [0, 1]."""
-    buffer = io.BytesIO()
-    pixels = (255 * image).round().to(torch.uint8).numpy()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
-    return torch.from_numpy(np.frombuffer(buffer.getvalue(), np.uint8).copy())
-
-
 def make_shard(specs: list[StudioSpec], samples: int, threads: int, generator: torch.Generator) -> dict[str, object]:
     """Two groups of every scene: JPEGs in a row, cameras [groups 4 4 4], and each group's scene and seed."""
     every = list(all_specs())
@@ -94,28 +77,6 @@ def make_shard(specs: list[StudioSpec], samples: int, threads: int, generator: t
         "specs": torch.tensor(words),
         "seeds": torch.tensor(seeds),
     }
-
-
-@dataclass
-class Photographs:
-    """Groups of four photographs, their cameras and the numbers of their scenes, from all shards of a folder."""
-
-    images: Tensor
-    """Bytes [groups 4 3 H W]."""
-    cameras: Tensor
-    specs: Tensor
-    shards: int
-
-    @classmethod
-    def load(cls, folder: Path, pattern: str = "views_*.pt") -> "Photographs":
-        """Raises FileNotFoundError where the folder has no shard."""
-        paths = sorted(folder.glob(pattern))
-        if not paths:
-            raise FileNotFoundError(f"{folder} holds no {pattern}: run data_scripts/studio_views.py first.")
-        shards = [torch.load(path, weights_only=True) for path in paths]
-        files = [file for shard in shards for file in shard["jpegs"]]
-        images = torch.stack([decode_jpeg(file, ImageReadMode.RGB) for file in files]).unflatten(0, (-1, VIEWS))
-        return cls(images, *(torch.cat([shard[name] for shard in shards]) for name in ("cameras", "specs")), len(paths))
 
 
 def main(

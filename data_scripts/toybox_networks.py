@@ -1,4 +1,4 @@
-"""The networks of toybox's prior and of its judge: what they are made of, and how they are written to disk."""
+"""The networks of toybox's prior and of its judge, and of studio's: what they are made of, how they are written."""
 
 import shutil
 from pathlib import Path
@@ -60,14 +60,15 @@ def text_config(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextCo
     )
 
 
-def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+def make_clip(tokenizer: CLIPTokenizer, image_size: int = IMAGE_SIZE) -> CLIPModel:
+    """Looks at 64 patches, whatever the size."""
     vision = {
         "hidden_size": 128,
         "intermediate_size": 256,
         "num_hidden_layers": 5,
         "num_attention_heads": 4,
-        "image_size": IMAGE_SIZE,
-        "patch_size": 8,
+        "image_size": image_size,
+        "patch_size": image_size // 8,
         "projection_dim": 96,
     }
     text = text_config(tokenizer, 96, 2).to_dict()
@@ -136,14 +137,26 @@ def halve(folder: Path) -> None:
 
 def write_clip(out: Path, clip: CLIPModel, tokenizer: CLIPTokenizer) -> None:
     """OUT/clip in transformers' layout, half precision."""
-    folder = out / "clip"
+    folder, size = out / "clip", clip.config.vision_config.image_size
     clip.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     CLIPImageProcessor(
-        size={"shortest_edge": IMAGE_SIZE},
-        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     ).save_pretrained(folder)
     copy_vocabulary(folder, out)
     halve(folder)
+
+
+def contrastive_loss(logits_per_image: Tensor, positive: Tensor) -> Tensor:
+    """Of images against captions and captions against images.
+
+    `positive` [images captions] is 1 where a caption is true of an image, and there may be several.
+    """
+    losses = [
+        -(p / p.sum(1, keepdim=True) * x.log_softmax(1)).sum(1).mean()
+        for p, x in ((positive, logits_per_image), (positive.T, logits_per_image.T))
+    ]
+    return (losses[0] + losses[1]) / 2

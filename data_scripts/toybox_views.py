@@ -7,7 +7,6 @@ times. One elevation, one distance and one aim for each group, as `random_camera
 kept; more can be added at any time, also while a training reads them. About 50 seconds a shard on one core.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from toybox_data import IMAGE_SIZE, SUPERSAMPLE
 from training_loop import save_atomically
 from view_groups import VIEWS, quadruples
+from view_training import ViewData
 
 from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
@@ -72,23 +72,15 @@ def make_shard(prior: StableDiffusionPrior, seed: int) -> dict[str, Tensor]:
     return {"latents": torch.cat(latents), "cameras": torch.stack(cameras), "specs": torch.tensor(specs)}
 
 
-@dataclass
-class ViewData:
-    """Groups of four latents, their cameras and specs, from all shards of a folder."""
-
-    latents: Tensor
-    cameras: Tensor
-    specs: Tensor
-    shards: int
-
-    @classmethod
-    def load(cls, folder: Path, pattern: str = "views_*.pt") -> "ViewData":
-        """Raises FileNotFoundError where the folder has no shard."""
-        paths = sorted(folder.glob(pattern))
-        if not paths:
-            raise FileNotFoundError(f"{folder} holds no {pattern}: run data_scripts/toybox_views.py first.")
-        parts = [torch.load(path, weights_only=True) for path in paths]
-        return cls(*(torch.cat([part[name] for part in parts]) for name in ("latents", "cameras", "specs")), len(paths))
+def load_views(folder: Path, pattern: str = "views_*.pt") -> ViewData:
+    """What all shards of a folder have. Raises FileNotFoundError where there is none."""
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no {pattern}: run data_scripts/toybox_views.py first.")
+    parts = [torch.load(path, weights_only=True) for path in paths]
+    return ViewData(
+        *(torch.cat([part[name] for part in parts]) for name in ("latents", "cameras", "specs")), len(paths)
+    )
 
 
 def main(folder: Path = Path("outputs/toybox_views"), shards: int = 24, seed: int = 1000) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 from toybox_data import Bank, World, build_bank
 from toybox_networks import (
+    contrastive_loss,
     make_clip,
     make_scheduler,
     make_unet,
@@ -112,11 +113,7 @@ def train_clip(settings: Settings, bank: Bank, tokenizer: CLIPTokenizer, vae: Au
         logits = clip(
             input_ids=token_ids(tokenizer, captions, settings.device), pixel_values=2 * images - 1
         ).logits_per_image
-        losses = [
-            -(p / p.sum(1, keepdim=True) * x.log_softmax(1)).sum(1).mean()
-            for p, x in ((positive, logits), (positive.T, logits.T))
-        ]
-        return (losses[0] + losses[1]) / 2
+        return contrastive_loss(logits, positive)
 
     train("clip", settings, clip, loss, settings.clip_steps, 1e-3)
     return clip.requires_grad_(False).eval()

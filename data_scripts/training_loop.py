@@ -1,4 +1,4 @@
-"""One training loop for the scripts that make toybox's networks: AdamW, checkpoints, resumption."""
+"""Training loops for the scripts that make networks: AdamW, checkpoints, resumption."""
 
 import math
 from collections.abc import Callable

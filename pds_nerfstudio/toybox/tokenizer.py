@@ -1,6 +1,7 @@
 """A CLIP tokenizer whose byte pairs were learnt on toybox captions: every word of the toy world is one token."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -12,8 +13,16 @@ MAX_TOKENS = 24
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Learns the byte pairs and writes `vocab.json` and `merges.txt` to `folder`; the same result every time."""
-    captions = sorted({spec.prompt(c, f) for spec in all_specs() for c in (True, False) for f in (True, False)})
+    """Toybox's tokenizer; see `learn_tokenizer`."""
+    captions = {spec.prompt(c, f) for spec in all_specs() for c in (True, False) for f in (True, False)}
+    return learn_tokenizer(captions, folder)
+
+
+def learn_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
+    """Learns the byte pairs of captions, so that each of their words is one token.
+
+    Writes `vocab.json` and `merges.txt` to `folder`; the same captions give the same files.
+    """
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     letters = pre_tokenizers.ByteLevel.alphabet()
@@ -23,7 +32,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
         special_tokens=[*sorted(letters), *(letter + "</w>" for letter in sorted(letters))],
         show_progress=False,
     )
-    bpe.train_from_iterator(captions, trainer)
+    bpe.train_from_iterator(sorted(captions), trainer)
     learnt = json.loads(bpe.to_str())["model"]
     vocabulary = dict(sorted(learnt["vocab"].items(), key=lambda item: item[1]))
     for special in ("<|startoftext|>", "<|endoftext|>"):

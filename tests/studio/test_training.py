@@ -1,0 +1,163 @@
+"""The studio prior's training, end to end at tiny settings: shards of noise, a few steps of every stage."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[2] / "data_scripts"))
+
+import studio_unet
+import view_training
+from long_training import NEVER, LongTraining, Pace
+from studio_photographs import IMAGE_SIZE, Photographs, jpeg
+from studio_words import EVERY, build_tokenizer, random_caption
+from train_studio_prior import Settings, main
+from view_groups import VIEWS, quadruples
+
+from pds_nerfstudio.evaluation.metrics import ClipScorer
+from pds_nerfstudio.objectives.cameras import Viewpoints
+from pds_nerfstudio.priors.load import load_prior
+from pds_nerfstudio.studio.spec import words
+from pds_nerfstudio.toybox.render import toybox_matrices
+
+GROUPS = 2
+TINY = {"checkpoint_every": 2, "valid_every": 2, "device": "cpu", "learning_rate": 1e-3}
+
+
+def smooth_pictures(count: int, seed: int) -> torch.Tensor:
+    """Pictures [count H W 3] of a few soft blobs."""
+    coarse = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
+    fine = torch.nn.functional.interpolate(coarse, (IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", align_corners=True)
+    return fine.clamp(0, 1).movedim(1, -1)
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("views")
+    for seed, name in enumerate(("views_0000.pt", "views_0001.pt", "valid.pt")):
+        poses = quadruples(GROUPS, torch.Generator().manual_seed(seed))
+        shard = {
+            "jpegs": [jpeg(picture) for picture in smooth_pictures(GROUPS * VIEWS, seed)],
+            "cameras": toybox_matrices(poses).unflatten(0, (GROUPS, VIEWS)),
+            "specs": torch.arange(GROUPS) + 10 * seed,
+            "seeds": torch.arange(GROUPS),
+        }
+        torch.save(shard, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(views, tmp_path_factory):
+    """A folder in which every stage went two steps, and two more with a rate that falls to zero."""
+    folder = tmp_path_factory.mktemp("prior")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(view_training, "VALID_GROUPS", 16)
+        patch.setattr(studio_unet, "SHEET_STEPS", 2)
+        common = {"folder": folder, "views": views, "steps": 2, "finish": 2, **TINY}
+        main(Settings(stage="vae", vae_channels=(8, 8, 16, 16), vae_pictures=2, **common))
+        main(Settings(stage="unet", singles=1, groups=1, **common))
+        main(Settings(stage="clip", clip_pictures=4, **common))
+    return folder
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    with (folder / "curve.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_shards_give_back_their_pictures_cameras_and_scenes(views):
+    found = Photographs.load(views)
+    assert found.images.shape == (2 * GROUPS, VIEWS, 3, IMAGE_SIZE, IMAGE_SIZE)
+    assert found.specs.tolist() == [0, 1, 10, 11]
+    assert found.shards == 2
+    first = smooth_pictures(GROUPS * VIEWS, 0)[VIEWS]
+    error = found.images[1, 0].movedim(0, -1) / 255 - first
+    assert float(error.square().mean()) < 1e-4
+
+
+def test_where_there_is_no_shard_the_script_that_makes_them_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"studio_views\.py"):
+        Photographs.load(tmp_path)
+
+
+def test_every_word_of_studio_is_one_token_and_no_caption_is_cut(tmp_path):
+    tokenizer = build_tokenizer(tmp_path)
+    assert all(len(tokenizer(word).input_ids) == 3 for word in words())
+    longest = max((spec.prompt() for spec in EVERY), key=lambda caption: len(caption.split()))
+    assert len(tokenizer(longest).input_ids) <= tokenizer.model_max_length
+
+
+def test_captions_are_true_and_sometimes_empty():
+    torch.manual_seed(0)
+    spec = EVERY[100]
+    drawn = {random_caption(100) for _ in range(200)}
+    said = [spec.prompt(m, r, light) for m in (True, False) for r in (True, False) for light in (True, False)]
+    assert drawn == {"", *said}
+
+
+def test_every_stage_goes_on_from_its_steps_to_its_finish(trained):
+    for stage in ("vae", "unet", "clip"):
+        steps = [int(row["step"]) for row in curve(trained / f"{stage}_training")]
+        assert sorted(set(steps)) == [0, 2, 4]
+
+
+def test_the_vae_comes_closer_to_pictures_it_never_saw(trained):
+    start, *_, end = (float(row["psnr"]) for row in curve(trained / "vae_training"))
+    assert end > start
+
+
+def test_the_prior_that_is_written_takes_a_group_of_cameras(trained):
+    prior = load_prior(str(trained / "prior"), "cpu")
+    cameras = Viewpoints(toybox_matrices(quadruples(1, torch.Generator())), VIEWS)
+    generator = torch.Generator().manual_seed(0)
+    samples = prior.sample([EVERY[0].prompt()] * VIEWS, IMAGE_SIZE, IMAGE_SIZE, 2, 2.0, generator, cameras)
+    assert samples.shape == (VIEWS, 3, IMAGE_SIZE, IMAGE_SIZE)
+    assert bool(samples.isfinite().all())
+
+
+def test_the_written_unet_is_the_average_of_the_trained_one(trained):
+    saved = torch.load(trained / "unet_training" / "finish.pt", weights_only=True)
+    frozen = [f"unet.class_embedding.{layer}.bias" for layer in ("linear_1", "linear_2")]
+    names = [name for name in saved["modules"] if name not in frozen]
+    average = dict(zip(names, saved["ema"]["shadow_params"], strict=True))
+    written = load_prior(str(trained / "prior"), "cpu").unet.state_dict()["conv_out.weight"].float()
+    assert torch.allclose(written, average["unet.conv_out.weight"], atol=2e-5)
+    assert not torch.allclose(written, saved["modules"]["unet.conv_out.weight"], atol=2e-5)
+
+
+def test_the_judge_that_is_written_tells_captions_apart(trained):
+    scorer = ClipScorer.load(trained / "clip")
+    likeness = scorer.similarity(torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE), [EVERY[0].prompt(), EVERY[-1].prompt()])
+    assert likeness.shape == (2, 2)
+    assert float((likeness[:, 0] - likeness[:, 1]).abs().min()) > 0
+
+
+class Slope(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.ones(1))
+
+
+def test_a_stopped_training_goes_on_where_it_stood_and_its_finish_leaves_it_alone(tmp_path):
+    def go(**changes: int) -> tuple[LongTraining, list[float]]:
+        slope, rates = Slope(), []
+        training = LongTraining("slope", tmp_path, slope, Pace(checkpoint_every=1, valid_every=1, **changes))
+
+        def loss() -> torch.Tensor:
+            return slope.value.square().sum()
+
+        training.run(loss, lambda seconds: rates.append(training.optimizer.param_groups[0]["lr"]))
+        return training, rates
+
+    first, _ = go(steps=2)
+    second, _ = go(steps=3)
+    assert (first.step, second.step) == (2, 3)
+    assert second.modules.value.item() < first.modules.value.item() < 1
+    finished, rates = go(finish=4)
+    assert (finished.step, finished.finish_from) == (7, 3)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < rates[0] / 2
+    assert LongTraining("slope", tmp_path, Slope(), Pace(steps=NEVER)).step == 3
