@@ -2,6 +2,8 @@
 
 import csv
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +15,16 @@ import studio_unet
 import view_training
 from long_training import NEVER, LongTraining, Pace
 from studio_photographs import IMAGE_SIZE, Photographs, jpeg
+from studio_views import held_out_specs, training_specs
 from studio_words import EVERY, build_tokenizer, random_caption
 from train_studio_prior import Settings, main
 from view_groups import VIEWS, quadruples
 
 from pds_nerfstudio.evaluation.metrics import ClipScorer
 from pds_nerfstudio.objectives.cameras import Viewpoints
+from pds_nerfstudio.priors.folder import trained_size
 from pds_nerfstudio.priors.load import load_prior
-from pds_nerfstudio.studio.spec import words
+from pds_nerfstudio.studio.spec import is_held_out, words
 from pds_nerfstudio.toybox.render import toybox_matrices
 
 GROUPS = 2
@@ -78,6 +82,21 @@ def test_shards_give_back_their_pictures_cameras_and_scenes(views):
     assert float(error.square().mean()) < 1e-4
 
 
+def test_scenes_of_shards_are_never_an_edits_and_four_share_a_room():
+    shards = [training_specs(number, torch.Generator().manual_seed(number)) for number in range(3)]
+    drawn = [spec for shard in shards for spec in shard]
+    assert not any(is_held_out(spec) for spec in drawn)
+    assert Counter(spec.seed for spec in drawn) == {seed: 4 for seed in range(1, 25)}
+    assert len({(spec.seed, spec.room) for spec in drawn}) == 24
+
+
+def test_held_out_photographs_are_of_the_edits_scenes_with_other_seeds():
+    specs = held_out_specs()
+    assert all(is_held_out(spec) for spec in specs)
+    assert {replace(spec, seed=0) for spec in specs} == {spec for spec in EVERY if is_held_out(spec)}
+    assert min(spec.seed for spec in specs) > 10_000
+
+
 def test_where_there_is_no_shard_the_script_that_makes_them_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"studio_views\.py"):
         Photographs.load(tmp_path)
@@ -111,6 +130,7 @@ def test_the_vae_comes_closer_to_pictures_it_never_saw(trained):
 
 def test_the_prior_that_is_written_takes_a_group_of_cameras(trained):
     prior = load_prior(str(trained / "prior"), "cpu")
+    assert trained_size(trained / "prior") == IMAGE_SIZE
     cameras = Viewpoints(toybox_matrices(quadruples(1, torch.Generator())), VIEWS)
     generator = torch.Generator().manual_seed(0)
     samples = prior.sample([EVERY[0].prompt()] * VIEWS, IMAGE_SIZE, IMAGE_SIZE, 2, 2.0, generator, cameras)
