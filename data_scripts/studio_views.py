@@ -1,14 +1,17 @@
 """Photographs of random studio scenes, four views at a time: what the studio prior and its judge are trained on.
 
-    python data_scripts/studio_views.py --folder outputs/studio_views --shards 40      # stop at any time
+    python data_scripts/studio_views.py --folder outputs/studio_views --shards 160     # stop at any time
 
-Needs the extra [studio]. A shard is 256 pictures of 128 pixels: 32 scenes, each from two groups of four cameras, 90
-degrees apart. Four scenes share a room, because a room costs as much as eight pictures; they differ in object,
-material, addition and light. Shards that exist are kept; more can be added at any time, also while a training reads
+Needs the extra [studio]. A shard is 64 pictures of 128 pixels: 8 scenes, each from two groups of four cameras, 90
+degrees apart. Four scenes share a room and its light, because a room costs as much as four pictures; they differ in
+object, material and addition. Shards that exist are kept; more can be added at any time, also while a training reads
 them. The scenes of the twelve edits (`studio.spec.is_held_out`) are in valid.pt alone, with seeds of their own.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import tyro
@@ -17,45 +20,56 @@ from training_loop import save_atomically
 from view_groups import VIEWS, quadruples
 
 from pds_nerfstudio.studio.render import FULL_DETAIL, Studio
-from pds_nerfstudio.studio.spec import ADDITIONS, IMPOSSIBLE, LIGHTS, MATERIALS, ROOMS, THINGS, StudioSpec, all_specs
-from pds_nerfstudio.studio.spec import is_held_out as is_of_an_edit
+from pds_nerfstudio.studio.spec import (
+    ADDITIONS,
+    IMPOSSIBLE,
+    LIGHTS,
+    MATERIALS,
+    ROOMS,
+    THINGS,
+    Light,
+    Room,
+    StudioSpec,
+    all_specs,
+    is_held_out,
+)
 from pds_nerfstudio.toybox.render import toybox_matrices
 
-ROOMS_OF_SHARD, SCENES_OF_ROOM, GROUPS_OF_SCENE = 8, 4, 2
+Value = TypeVar("Value")
+
+SCENES_OF_ROOM, GROUPS_OF_SCENE = 4, 2
 FIRST_HELD_OUT_SEED = 1_000_000
 """Seeds of training begin at 1: seed 0 belongs to the edits, and those from here on to valid.pt."""
 
 
-def random_spec(room: str, seed: int, generator: torch.Generator) -> StudioSpec:
-    """Any scene of that room that is no edit's; two in five have no addition."""
+def pick(values: Sequence[Value], generator: torch.Generator) -> Value:
+    return values[int(torch.randint(len(values), (), generator=generator))]
 
-    def pick(values: tuple) -> object:
-        return values[int(torch.randint(len(values), (), generator=generator))]
 
+def random_spec(room: Room, light: Light, seed: int, generator: torch.Generator) -> StudioSpec:
+    """Any scene of that room and light that is no edit's; two in five have no addition where all are possible."""
     while True:
-        thing, material, light = pick(THINGS), pick(MATERIALS), pick(LIGHTS)
-        addition = pick(("nothing", *ADDITIONS))
+        thing, addition = pick(THINGS, generator), pick(("nothing", *ADDITIONS), generator)
         if (thing, addition) in IMPOSSIBLE:
             continue
-        spec = StudioSpec(thing, material, addition, room, light, seed)
-        if not is_of_an_edit(spec):
+        spec = StudioSpec(thing, pick(MATERIALS, generator), addition, room, light, seed)
+        if not is_held_out(spec):
             return spec
 
 
 def training_specs(shard: int, generator: torch.Generator) -> list[StudioSpec]:
-    """A shard's scenes, those of one room next to each other."""
-    first = 1 + ROOMS_OF_SHARD * shard
-    rooms = [(ROOMS[i % len(ROOMS)], first + i) for i in range(ROOMS_OF_SHARD)]
-    return [random_spec(room, seed, generator) for room, seed in rooms for _ in range(SCENES_OF_ROOM)]
+    """A shard's scenes, of one room of each kind; those of one room next to each other."""
+    specs = []
+    for i, room in enumerate(ROOMS):
+        seed, light = 1 + len(ROOMS) * shard + i, pick(LIGHTS, generator)
+        specs += [random_spec(room, light, seed, generator) for _ in range(SCENES_OF_ROOM)]
+    return specs
 
 
 def held_out_specs() -> list[StudioSpec]:
     """The edits' scenes, each with a seed of its own."""
-    scenes = [spec for spec in all_specs() if is_of_an_edit(spec)]
-    return [
-        StudioSpec(s.thing, s.material, s.addition, s.room, s.light, FIRST_HELD_OUT_SEED + i)
-        for i, s in enumerate(scenes)
-    ]
+    scenes = [spec for spec in all_specs() if is_held_out(spec)]
+    return [replace(spec, seed=FIRST_HELD_OUT_SEED + i) for i, spec in enumerate(scenes)]
 
 
 def make_shard(specs: list[StudioSpec], samples: int, threads: int, generator: torch.Generator) -> dict[str, object]:
@@ -68,8 +82,7 @@ def make_shard(specs: list[StudioSpec], samples: int, threads: int, generator: t
         for i, pose in enumerate(poses):
             pictures.append(jpeg(studio.photograph(pose, IMAGE_SIZE, samples, seed=i)))
         cameras.append(toybox_matrices(poses).unflatten(0, (GROUPS_OF_SCENE, VIEWS)))
-        number = every.index(StudioSpec(spec.thing, spec.material, spec.addition, spec.room, spec.light))
-        words += [number] * GROUPS_OF_SCENE
+        words += [every.index(replace(spec, seed=0))] * GROUPS_OF_SCENE
         seeds += [spec.seed] * GROUPS_OF_SCENE
     return {
         "jpegs": pictures,
@@ -80,7 +93,7 @@ def make_shard(specs: list[StudioSpec], samples: int, threads: int, generator: t
 
 
 def main(
-    folder: Path = Path("outputs/studio_views"), shards: int = 40, samples: int = 12, threads: int = 0, seed: int = 0
+    folder: Path = Path("outputs/studio_views"), shards: int = 160, samples: int = 12, threads: int = 0, seed: int = 0
 ) -> None:
     """Render the shards that are missing, and one that no training reads.
 

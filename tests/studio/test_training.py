@@ -86,8 +86,8 @@ def test_scenes_of_shards_are_never_an_edits_and_four_share_a_room():
     shards = [training_specs(number, torch.Generator().manual_seed(number)) for number in range(3)]
     drawn = [spec for shard in shards for spec in shard]
     assert not any(is_held_out(spec) for spec in drawn)
-    assert Counter(spec.seed for spec in drawn) == {seed: 4 for seed in range(1, 25)}
-    assert len({(spec.seed, spec.room) for spec in drawn}) == 24
+    assert Counter(spec.seed for spec in drawn) == dict.fromkeys(range(1, 7), 4)
+    assert len({(spec.seed, spec.room, spec.light) for spec in drawn}) == 6
 
 
 def test_held_out_photographs_are_of_the_edits_scenes_with_other_seeds():
