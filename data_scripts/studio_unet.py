@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from long_training import LongTraining, Pace
-from studio_photographs import Photographs, as_floats
+from studio_photographs import IMAGE_SIZE, Photographs, as_floats
 from studio_words import build_tokenizer, random_caption
 from torch import Tensor, nn
 from torchvision.utils import save_image
@@ -28,6 +28,11 @@ def load_vae(folder: Path, device: str) -> AutoencoderKL:
     if not (folder / "vae" / "config.json").exists():
         raise FileNotFoundError(f"{folder} holds no vae: run data_scripts/train_studio_prior.py vae first.")
     return AutoencoderKL.from_pretrained(folder / "vae").to(device).requires_grad_(False).eval()
+
+
+def plain_unet(vae: AutoencoderKL) -> UNet2DConditionModel:
+    """Toybox's, for the VAE's latents of a photograph; without cameras."""
+    return make_unet(CHANNELS, TEXT_WIDTH, IMAGE_SIZE // 2 ** (len(vae.config.block_out_channels) - 1))
 
 
 @torch.no_grad()
@@ -63,8 +68,7 @@ def write_studio_prior(
     folder: Path, tokenizer: CLIPTokenizer, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel
 ) -> None:
     """FOLDER/prior in diffusers' layout with the camera's embedding beside it, in half precision."""
-    plain = make_unet(CHANNELS, TEXT_WIDTH)
-    write_prior(folder, tokenizer, vae, plain, text)
+    write_prior(folder, tokenizer, vae, plain_unet(vae), text)
     write_unet(unet, folder / "prior")
 
 
@@ -73,7 +77,7 @@ def train_unet(folder: Path, views: Path, singles: int, groups: int, pace: Pace)
     torch.manual_seed(pace.seed)
     vae = load_vae(folder, pace.device)
     tokenizer = build_tokenizer(folder / "tokenizer")
-    unet = with_cameras(make_unet(CHANNELS, TEXT_WIDTH)).to(pace.device)
+    unet = with_cameras(plain_unet(vae)).to(pace.device)
     text = CLIPTextModel(text_config(tokenizer, TEXT_WIDTH, TEXT_LAYERS)).to(pace.device)
     training = LongTraining(
         "modules", folder / "unet_training", nn.ModuleDict({"unet": unet, "text_encoder": text}), pace

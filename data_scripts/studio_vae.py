@@ -14,14 +14,14 @@ KL_WEIGHT = 2e-5
 CURVE = ("step", "minutes", "seconds_per_step", "shards", "psnr", "latents_std")
 
 
-def make_vae(channels: tuple[int, ...], latent_channels: int = 4) -> AutoencoderKL:
+def make_vae(channels: tuple[int, ...]) -> AutoencoderKL:
     """Its stride is 2 to the power of one less than there are numbers of channels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),
         block_out_channels=channels,
         layers_per_block=1,
-        latent_channels=latent_channels,
+        latent_channels=4,
         norm_num_groups=8,
         sample_size=IMAGE_SIZE,
     )

@@ -30,9 +30,10 @@ def make_vae() -> AutoencoderKL:
     )
 
 
-def make_unet(channels: tuple[int, ...], text_width: int) -> UNet2DConditionModel:
+def make_unet(channels: tuple[int, ...], text_width: int, sample_size: int = IMAGE_SIZE // 4) -> UNet2DConditionModel:
+    """A U-Net of latents of 4 channels, `sample_size` a side."""
     return UNet2DConditionModel(
-        sample_size=IMAGE_SIZE // 4,
+        sample_size=sample_size,
         in_channels=4,
         out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
