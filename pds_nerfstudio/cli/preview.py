@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pds_nerfstudio.scenes.photographs import Photographs
 
 SDEDIT = "sdedit"
-EDITORS = ("sds", "dds", "pds", "vsd", "piva", "ssd", "dvrf", SDEDIT)
+EDITORS = ("sds", "dds", "pds", "vsd", "piva", "ssd", "dvrf", "dreamcatalyst", SDEDIT)
 """Those of `known_editors`, which imports torch."""
 PNR = "pnr"
 """Whichever of them `pnr-edit`, the method of `pds edit`, revises a scene by with this prior."""
@@ -101,8 +101,8 @@ class Preview:
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
     objective: tuple[str, ...] = (PNR,)
-    """sds, dds, pds, vsd, piva, ssd, dvrf or sdedit; one or more. pnr is the one that pnr-edit, the method of `pds
-    edit`, takes with this prior."""
+    """sds, dds, pds, vsd, piva, ssd, dvrf, dreamcatalyst or sdedit; one or more. pnr is the one that pnr-edit, the
+    method of `pds edit`, takes with this prior."""
     views: tuple[Annotated[int, Ge(0), Le(10**9)], ...] = (0,)
     """Which training photographs of a dataset or run, counted from 0."""
     steps: Steps = 100
