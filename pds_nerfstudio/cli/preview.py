@@ -56,6 +56,10 @@ class OfPnr:
     guidance_scale: float = 0.0
     min_step_percent: float = 0.0
     max_step_percent: float = 0.0
+    redraw_below: float = 0.0
+    most_redraws: int = 0
+    normalise: float = 0.0
+    normalise_end: float = 0.0
 
 
 @dataclass(frozen=True)
