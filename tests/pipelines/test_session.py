@@ -382,6 +382,7 @@ def test_dataset_updates_are_steered_too(steered, toy_splats, method):
 
 def test_another_objective_keeps_what_all_have_live_and_replayed():
     live, replayed = (copy.deepcopy(METHODS["pds-edit-splat"].config.pipeline) for _ in range(2))
+    live.src_prompt, live.tgt_prompt = "a red ball", "a blue ball"
     live.objective = PDS(guidance_scale=7.5, stride=4, redraw_below=0.1, normalise=0.2)
     changes = [Change(0, "begin", begin_of(live)), Change(3, "objective", "dds")]
     change_setting(live, "objective", "dds")
