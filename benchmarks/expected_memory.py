@@ -22,7 +22,7 @@ GAUSSIANS = 500_000
 VALUES = 3 + 3 + 4 + 1 + 3 * 16
 """Of each Gaussian."""
 ROWS = {
-    "sds, dds, pds, ssd, dvrf, pnr": Demand(),
+    "sds, dds, pds, ssd, dvrf, dreamcatalyst, pnr": Demand(),
     "the same, 4 views a step": Demand(views=4),
     "vsd": Demand(adapters=1),
     "piva": Demand(adapters=2),
@@ -109,7 +109,8 @@ def print_work(folder: Path, sizes: dict[str, tuple[int, int]]) -> None:
     """TFLOP of a step of a prior, by method and size."""
     work = {label: count_work(folder, *size) for label, size in sizes.items()}
     print(f"\n| TFLOP of a step | {' | '.join(work)} |\n|---|{'---:|' * len(work)}")
-    for label, method in {"sds": "sds-edit", "dds, pds, ssd, dvrf, pnr": "pds-edit", "piva": "piva-edit"}.items():
+    methods = {"sds": "sds-edit", "dds, pds, ssd, dvrf, dreamcatalyst, pnr": "pds-edit", "piva": "piva-edit"}
+    for label, method in methods.items():
         cells = [f"{each.of_step(*METHODS[method].formula) / 1e12:.1f}" for each in work.values()]
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
 

@@ -21,6 +21,7 @@ from nerfstudio.plugins.types import MethodSpecification
 from pds_nerfstudio import compat, export_tab
 from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.objectives.dds import DDS
+from pds_nerfstudio.objectives.dreamcatalyst import DreamCatalyst
 from pds_nerfstudio.objectives.dvrf import DVRF
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.piva import Piva
@@ -235,6 +236,9 @@ ssd_edit, ssd_edit_splat = _distilled("ssd-edit", SSD, " by SSD (Stable Score Di
 dvrf_edit, dvrf_edit_splat = _distilled(
     "dvrf-edit", DVRF, " by DVRF (Delta Velocity Rectified Flow, 2025): DDS for flow priors."
 )
+dreamcatalyst_edit, dreamcatalyst_edit_splat = _distilled(
+    "dreamcatalyst-edit", DreamCatalyst, " by DreamCatalyst (Kim et al. 2024): DDS with a hold on the source."
+)
 pnr_edit, pnr_edit_splat = _both(
     "pnr-edit", ReviseConfig, "Edit", " by Perturb-and-Revise (Hong et al. 2024): for changes of shape."
 )
@@ -257,6 +261,7 @@ METHODS: dict[str, MethodSpecification] = {
         piva_edit,
         ssd_edit,
         dvrf_edit,
+        dreamcatalyst_edit,
         pnr_edit,
         sdedit_refine,
         idu_edit,
@@ -267,6 +272,7 @@ METHODS: dict[str, MethodSpecification] = {
         piva_edit_splat,
         ssd_edit_splat,
         dvrf_edit_splat,
+        dreamcatalyst_edit_splat,
         pnr_edit_splat,
         sdedit_refine_splat,
         idu_edit_splat,

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from annotated_types import Ge, Le
@@ -122,7 +122,7 @@ class CalibrateEta:
         pipeline = config.pipeline
         pipeline.src_prompt, pipeline.tgt_prompt = self.src_prompt, self.tgt_prompt  # pyright: ignore[reportAttributeAccessIssue]
         pipeline.prior, pipeline.run.seed = self.prior, self.seed  # pyright: ignore[reportAttributeAccessIssue]
-        settings = {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
+        settings: dict[str, Any] = {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
         pipeline.objective = self.kind()(**settings)  # pyright: ignore[reportAttributeAccessIssue]
         pipeline.by = self.objective  # pyright: ignore[reportAttributeAccessIssue]
         own = METHODS[str(config.method_name)].config

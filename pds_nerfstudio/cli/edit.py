@@ -33,7 +33,10 @@ from pds_nerfstudio.prompts import check_prompts, sought, unknown_words
 from pds_nerfstudio.runs import Run, behind_latest, data_gone, require_run
 from pds_nerfstudio.text import in_rich, printable
 
-METHODS = ("pnr-edit", "pds-edit", "dds-edit", "sds-edit", "piva-edit", "ssd-edit", "dvrf-edit", "vsd-edit", "idu-edit")
+METHODS = (
+    *("pnr-edit", "pds-edit", "dds-edit", "sds-edit", "piva-edit", "ssd-edit", "dvrf-edit", "dreamcatalyst-edit"),
+    *("vsd-edit", "idu-edit"),
+)
 """Those of `pds_nerfstudio.methods` that edit, without their -splat; importing that takes a quarter of a minute."""
 CAPTIONED = 3
 """Photographs that a captioning model is shown at most, evenly chosen."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pds_nerfstudio.scenes.photographs import Photographs
 
 SDEDIT = "sdedit"
-EDITORS = ("sds", "dds", "pds", "vsd", "piva", "ssd", "dvrf", SDEDIT)
+EDITORS = ("sds", "dds", "pds", "vsd", "piva", "ssd", "dvrf", "dreamcatalyst", SDEDIT)
 """Those of `known_editors`, which imports torch."""
 PNR = "pnr"
 """Whichever of them `pnr-edit`, the method of `pds edit`, revises a scene by with this prior."""
@@ -56,6 +56,10 @@ class OfPnr:
     guidance_scale: float = 0.0
     min_step_percent: float = 0.0
     max_step_percent: float = 0.0
+    redraw_below: float = 0.0
+    most_redraws: int = 0
+    normalise: float = 0.0
+    normalise_end: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,8 @@ class Preview:
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
     objective: tuple[str, ...] = (PNR,)
-    """sds, dds, pds, vsd, piva, ssd, dvrf or sdedit; one or more. pnr is the one that pnr-edit, the method of `pds
-    edit`, takes with this prior."""
+    """sds, dds, pds, vsd, piva, ssd, dvrf, dreamcatalyst or sdedit; one or more. pnr is the one that pnr-edit, the
+    method of `pds edit`, takes with this prior."""
     views: tuple[Annotated[int, Ge(0), Le(10**9)], ...] = (0,)
     """Which training photographs of a dataset or run, counted from 0."""
     steps: Steps = 100

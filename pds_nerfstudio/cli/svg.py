@@ -53,7 +53,7 @@ class Svg:
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A hub id, a local diffusers folder, or "toybox"."""
     objective: str = "pds"
-    """What moves the drawing: sds, dds, pds, vsd, piva, ssd or dvrf."""
+    """What moves the drawing: sds, dds, pds, vsd, piva, ssd, dvrf or dreamcatalyst."""
     steps: Steps = 1000
     """Steps of the optimiser, Adam."""
     out: Path = Path("outputs/svg")

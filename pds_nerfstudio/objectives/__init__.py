@@ -28,6 +28,10 @@ All gradients with respect to x⁰_tgt, in this notation:
     PDS   z̃_tgt − z̃_src = (k/σ)(x⁰_tgt − x⁰_src) + (γ√(1/ᾱ_t − 1)/σ)(ε̂_tgt − ε̂_src)
           γ = √ᾱ_s β_t/(1−ᾱ_t)   δ = √α_t (1−ᾱ_s)/(1−ᾱ_t)   σ² = β_t (1−ᾱ_s)/(1−ᾱ_t)   k = √ᾱ_s − γ − δ√ᾱ_t
 
+    DreamCatalyst  0.75 t̄^(1/e) (ε̂_tgt − ε̂_src) + 0.075 e^t̄ (x_t^tgt − x_t^src),   t̄ = t/T
+
+Any of them can be told to draw (t, ε) again where the prior hardly answers, and to bring g to one size (`controls.py`).
+
 Where Koo et al. 2024 differ: they count timesteps from 1 and write t−1 for s; their eq. 6 calls the variance σ_t.
 Every gradient is computed without a graph (the U-Net's Jacobian is dropped by construction) and is turned into a
 loss by `surrogate_loss` alone, whose value is ½‖g‖² and whose derivative is g/B.
@@ -49,6 +53,7 @@ from pds_nerfstudio.objectives.base import (
 )
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.dds import DDS
+from pds_nerfstudio.objectives.dreamcatalyst import DreamCatalyst
 from pds_nerfstudio.objectives.dvrf import DVRF
 from pds_nerfstudio.objectives.pds import PDS, pds_coefficients, stochastic_latent
 from pds_nerfstudio.objectives.piva import Piva
@@ -57,7 +62,7 @@ from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.objectives.ssd import SSD
 from pds_nerfstudio.objectives.vsd import VSD
 
-OBJECTIVES: tuple[type[ScoreDistillation], ...] = (SDS, DDS, PDS, VSD, Piva, SSD, DVRF)
+OBJECTIVES: tuple[type[ScoreDistillation], ...] = (SDS, DDS, PDS, VSD, Piva, SSD, DVRF, DreamCatalyst)
 """Every objective, baselines first."""
 BY_NAME: dict[str, type[ScoreDistillation]] = {kind.__name__.lower(): kind for kind in OBJECTIVES}
 """The same by the names that command lines, sessions and the panel use."""
@@ -81,6 +86,7 @@ __all__ = [
     "SDS",
     "SSD",
     "VSD",
+    "DreamCatalyst",
     "Edit",
     "Latents",
     "NoiseSchedule",

@@ -1,12 +1,14 @@
 """What every objective shares: its input (`Edit`), what it may ask a prior (`Query`, `Prior`), and the one
 place where a gradient becomes a loss (`surrogate_loss`)."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor
 
@@ -157,6 +159,16 @@ class ScoreDistillation(ABC):
     """Smallest timestep that may be drawn, as a fraction in [0, 1] of all timesteps."""
     max_step_percent: Share = 0.98
     """End of the range of timesteps, exclusive, as a fraction in [0, 1]. Equal to the start for one fixed timestep."""
+    redraw_below: Annotated[float, Ge(0), Le(100)] = 0.0
+    """Draw a view's timestep and noise again while the target prompt changes the prediction by less than this standard
+    deviation. Chinchuthakun et al. 2025 (LUSD) use 0.01, lowered by 1 % with every retry; 0 never draws again."""
+    most_redraws: Annotated[int, Ge(1), Le(1000)] = 10
+    """With redraw-below: number of retries in a step after which the last draw is taken."""
+    normalise: Annotated[float, Ge(0), Le(10)] = 0.0
+    """Bring each view's gradient to this standard deviation at the beginning of the edit (LUSD: 0.15); 0 leaves
+    gradients as they are."""
+    normalise_end: Annotated[float, Ge(0), Le(10)] = 0.01
+    """With normalise: the standard deviation at the end of the edit, which stops it."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "", ValueError)
@@ -173,8 +185,15 @@ class ScoreDistillation(ABC):
         return sample_strided(schedule, batch, generator, self.min_step_percent, self.max_step_percent, stride=1)
 
     def at(self, progress: float) -> "ScoreDistillation":
-        """This objective as it is at `progress` in [0, 1] of an edit: the same throughout, for most."""
-        return self
+        """This objective as it is at `progress` in [0, 1] of an edit: the same throughout, for most.
+
+        The size of normalised gradients falls along a sigmoid, as in the release of Chinchuthakun et al. 2025.
+        """
+        if self.normalise == 0:
+            return self
+        fallen = 1 / (1 + math.exp(5 - 10 * progress))
+        size = self.normalise + fallen * (self.normalise_end - self.normalise)
+        return replace(self, normalise=size, normalise_end=size)
 
     @property
     def adapters(self) -> tuple[str, ...]:

@@ -36,11 +36,13 @@ class DVRF(ScoreDistillation):
 
     def at(self, progress: float) -> "DVRF":
         """The one timestep at `progress`, where t falls."""
+        now = super().at(progress)
+        assert isinstance(now, DVRF)
         if not self.descend:
-            return self
+            return now
         low, high = self.min_step_percent, self.max_step_percent
         here = high - min(max(progress, 0.0), 1.0) * (high - low)
-        return replace(self, min_step_percent=here, max_step_percent=here)
+        return replace(now, min_step_percent=here, max_step_percent=here)
 
     @torch.no_grad()
     def gradient(self, prior: Prior, edit: Edit) -> Latents:

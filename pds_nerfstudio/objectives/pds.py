@@ -13,13 +13,13 @@ exact posterior of the jump s → t (β := 1 − ᾱ_t/ᾱ_s) it cancels identic
 A second one: eq. 6 prints the variance under the name σ_t; z̃ is divided by its square root.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Lt
 
+from pds_nerfstudio.objectives import dreamcatalyst
 from pds_nerfstudio.objectives.base import Edit, Prior, ScoreDistillation, predict_pair, sample_strided
 from pds_nerfstudio.objectives.schedule import Latents, NoiseSchedule, PerSample, Timesteps, broadcast
 
@@ -104,7 +104,7 @@ class PDS(ScoreDistillation):
     weighting: Literal["unit", "psi_chi", "dreamcatalyst"] = "unit"
     """The weight w(t). "unit": z̃_tgt − z̃_src itself, as in the release. "psi_chi": the gradient of its square (eq.
     14), 2k/σ times that, which nearly ignores large t. "dreamcatalyst": weights of both terms that grow with t (Kim et
-    al. 2024), while PDS's hold on the source falls; for 1,000 to 3,000 steps at a guidance of 7.5."""
+    al. 2024), while PDS's hold on the source falls; dreamcatalyst-edit is the same at a guidance of 7.5."""
     stride: Annotated[int, Ge(1), Lt(1000)] = 2
     """Training steps between s and t. 2 gives the paper's 500 of 1000 steps (S.3); 1 makes the identity term vanish."""
 
@@ -135,9 +135,7 @@ class PDS(ScoreDistillation):
     def weights(self, schedule: NoiseSchedule, t: Timesteps, s: Timesteps) -> tuple[PerSample, PerSample]:
         """What multiplies x⁰_tgt − x⁰_src, and what multiplies ε̂_tgt − ε̂_src; float64."""
         if self.weighting == "dreamcatalyst":
-            share = t.cpu().double() / schedule.num_steps
-            # Theirs is the difference of noisy latents, √ᾱ_t times that of clean ones where both have the same noise.
-            return 0.075 * share.exp() * schedule.alpha_bar(t).sqrt(), 0.75 * share ** (1 / math.e)
+            return dreamcatalyst.weights(schedule, t)
         c = pds_coefficients(schedule, t, s, self.coefficients)
         weight = 2 * c.identity if self.weighting == "psi_chi" else torch.ones_like(c.identity)
         return weight * c.identity, weight * c.noise

@@ -5,8 +5,9 @@ source rendering of view i ─► prior.encode ─► x⁰_src             cache
 objective.gradient(prior, Edit(x⁰_tgt, x⁰_src, …)) ─► g ─► surrogate_loss ─► loss_dict ─► nerfstudio's trainer
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import details
 from pds_nerfstudio.objectives.base import SOURCE, Edit, ScoreDistillation, surrogate_loss
+from pds_nerfstudio.objectives.controls import Draw, take_step
 from pds_nerfstudio.objectives.pds import PDS
 from pds_nerfstudio.objectives.sds import SDS
 from pds_nerfstudio.pipelines import distributed
@@ -156,16 +158,21 @@ class DistillationPipeline(EditPipeline):
         if len({rendering.image.shape for rendering in renderings}) > 1:
             raise UserError("The dataset's views differ in shape and make no batch: leave --pipeline.views-per-step 1.")
         image = torch.cat([rendering.image for rendering in renderings])
-        # One pair for views that are predicted together; on the CPU: a look-up then waits for no GPU.
-        pairs = [objective.sample_timesteps(prior.schedule, 1, generator) for generator in generators[::together]]
-        t, s = (torch.cat(steps).repeat_interleave(together) for steps in zip(*pairs, strict=True))
-        self._watch_gradient(image, objective, t)
         names = ", ".join(self.shown.names[index] for index in indices)
         self.finite.watch(image, lambda: f"the rendering of {names}")
         x0_tgt = prior.encode(image)
+
+        def draw(rows: Sequence[int]) -> Draw:
+            own = [generators[row] for row in rows]
+            # One pair for views that are predicted together; on the CPU: a look-up then waits for no GPU.
+            pairs = [objective.sample_timesteps(prior.schedule, 1, generator) for generator in own[::together]]
+            t, s = (torch.cat(steps).repeat_interleave(together) for steps in zip(*pairs, strict=True))
+            return t, s, noise_like(x0_tgt, own), noise_like(x0_tgt, own)
+
         self.finite.watch(x0_tgt, lambda: f"what the prior's encoder makes of {names}")
         sources = [self.source_view(index) for index in indices]
         controls = [source.control.to(x0_tgt) for source in sources if source.control is not None]
+        t, s, eps, eps_s = draw(range(len(indices)))
         edit = Edit(
             x0_tgt=x0_tgt.detach(),
             x0_src=torch.cat([source.latent for source in sources]),
@@ -173,22 +180,24 @@ class DistillationPipeline(EditPipeline):
             tgt_prompt=self.shown.prompt(config.tgt_prompt, indices[0]),
             t=t,
             s=s,
-            eps=noise_like(x0_tgt, generators),
-            eps_s=noise_like(x0_tgt, generators),
+            eps=eps,
+            eps_s=eps_s,
             control_tgt=torch.cat([depth_of(rendering) for rendering in renderings]) if controls else None,
             control_src=torch.cat(controls) if controls else None,
             cameras=self.shown.seen_from(indices, together),
         )
-        learning = LearningPrior.of_step(prior, objective.adapters, edit)
-        gradient = objective.gradient(learning, edit)
-        self._require_finite(gradient, "latent", objective, t)
+        taken = take_step(objective, edit, partial(LearningPrior.of_step, prior, objective.adapters), draw)
+        self._watch_gradient(image, objective, taken.edit.t)
+        self._require_finite(taken.gradient, "latent", objective, taken.edit.t)
         losses = {
-            **{f"{name}_adapter_loss": loss for name, loss in learning.losses().items()},
-            "edit_loss": config.loss.loss_weight * surrogate_loss(x0_tgt, gradient),
+            **{f"{name}_adapter_loss": loss for name, loss in taken.prior.losses().items()},
+            "edit_loss": config.loss.loss_weight * surrogate_loss(x0_tgt, taken.gradient),
             **_mean_of([rendering.regulariser for rendering in renderings]),
             **_mean_of([self.further_losses(step, *pair) for pair in zip(renderings, sources, strict=True)]),
         }
-        metrics = {"gradient_norm": gradient.norm(), "timestep": t.float().mean()}
+        metrics = {"gradient_norm": taken.gradient.norm(), "timestep": taken.edit.t.float().mean()}
+        if objective.redraw_below:
+            metrics["redraws"] = torch.tensor(float(taken.redraws))
         return {}, losses, metrics
 
     def views_of_step(self, step: int) -> tuple[list[int], list[torch.Generator], int]:

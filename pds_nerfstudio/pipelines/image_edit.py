@@ -7,7 +7,8 @@ of 0.01 are taken as one length of way: fewer steps are longer, so that the numb
 and not how far it goes. What it cannot show: a scene hears all its views, and gives way differently than a latent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.base import EDITED, SOURCE, Edit, ScoreDistillation, surrogate_loss
 from pds_nerfstudio.objectives.cameras import Viewpoints
+from pds_nerfstudio.objectives.controls import Draw, take_step
 from pds_nerfstudio.objectives.schedule import Latents
 from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE, WARMUP_RATE
@@ -23,6 +25,8 @@ from pds_nerfstudio.priors.learning import LearningPrior
 
 WAY = 1000 * 0.01
 """Steps times initial rate (Le et al. 2024, section 5.1: SGD at a rate of 0.01, 1000 steps, cosine)."""
+NORMALISED_WAY = 300 * 2000 / 64**2
+"""The same of normalised gradients, whose size falls in place of the rate (release of Chinchuthakun et al. 2025)."""
 
 
 def edit_latents(
@@ -46,7 +50,7 @@ def edit_latents(
         x0_src: latents of the photographs.
         steps: steps of gradient descent; SDEdit has its own.
         seed: of timesteps, noise and adapters: edits that differ in one setting share their draws.
-        rate: the initial learning rate; by default `WAY` over the number of steps.
+        rate: the initial learning rate; by default `WAY` over the number of steps, or `NORMALISED_WAY`.
         adapter_rank, adapter_rate: of adapters, where the objective has any; the photographs share them.
         adapter_warmup: steps in which ψ learns the photographs before they are edited.
         after_step: called after each step with the latents as they are.
@@ -65,11 +69,14 @@ def edit_latents(
         after_step(edited)
         return edited
 
-    def draw(x0_tgt: Latents, progress: float = 0.0) -> Edit:
-        t, s = editor.at(progress).sample_timesteps(prior.schedule, len(x0_src), generator)
-        t, s = t.to(x0_src.device), s.to(x0_src.device)
-        noise = noise_like(x0_src), noise_like(x0_src)
-        return Edit(x0_tgt, x0_src, src_prompt, tgt_prompt, t, s, *noise, cameras=cameras)
+    def draw(objective: ScoreDistillation, rows: Sequence[int]) -> Draw:
+        t, s = objective.sample_timesteps(prior.schedule, len(rows), generator)
+        shape = x0_src[: len(rows)]
+        return t.to(x0_src.device), s.to(x0_src.device), noise_like(shape), noise_like(shape)
+
+    def drawn(objective: ScoreDistillation, x0_tgt: Latents) -> Edit:
+        noise = draw(objective, range(len(x0_src)))
+        return Edit(x0_tgt, x0_src, src_prompt, tgt_prompt, *noise, cameras=cameras)
 
     x0_tgt = x0_src.clone().requires_grad_(True)
     learners: list[Tensor] = []
@@ -79,21 +86,26 @@ def edit_latents(
         assert prior.adapters is not None
         beginning = torch.optim.Adam(prior.adapters.parameters(SOURCE), lr=WARMUP_RATE)
         for _ in range(adapter_warmup):
-            LearningPrior.of_step(prior, (SOURCE,), draw(x0_src)).teach(beginning)
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD([x0_tgt], lr=WAY / steps if rate is None else rate)]
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[0], steps)
+            LearningPrior.of_step(prior, (SOURCE,), drawn(editor.at(0.0), x0_src)).teach(beginning)
+    way = NORMALISED_WAY if editor.normalise else WAY
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD([x0_tgt], lr=way / steps if rate is None else rate)]
+    # Normalised gradients become smaller by themselves.
+    schedule = None if editor.normalise else torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[0], steps)
     if learners:
         optimizers.append(torch.optim.Adam(learners, lr=adapter_rate or ADAPTER_RATE))
     for step in range(steps):
-        edit = draw(x0_tgt.detach(), step / steps)
+        objective = editor.at(step / steps)
+        edit = drawn(objective, x0_tgt.detach())
+        ask = partial(LearningPrior.of_step, prior, editor.adapters)
+        taken = take_step(objective, edit, ask, partial(draw, objective))
         # Each photograph is an edit of its own: the sum over them, not the mean.
-        learning = LearningPrior.of_step(prior, editor.adapters, edit)
-        loss = len(x0_src) * surrogate_loss(x0_tgt, editor.gradient(learning, edit))
-        torch.stack([loss, *learning.losses().values()]).sum().backward()
+        loss = len(x0_src) * surrogate_loss(x0_tgt, taken.gradient)
+        torch.stack([loss, *taken.prior.losses().values()]).sum().backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        schedule.step()
+        if schedule is not None:
+            schedule.step()
         after_step(x0_tgt.detach())
     if not bool(x0_tgt.isfinite().all()):
         raise UserError(

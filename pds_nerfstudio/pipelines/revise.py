@@ -20,6 +20,7 @@ from torch import Tensor
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import BY_NAME, SDS, ObjectiveName
 from pds_nerfstudio.objectives.base import ScoreDistillation
+from pds_nerfstudio.objectives.controls import CONTROLS
 from pds_nerfstudio.objectives.perturb import (
     annealed_range,
     choose_eta,
@@ -52,7 +53,7 @@ values of a view and averaged over four views; the L1 distance is averaged over 
 PAPERS_RESCALE = 0.5
 """How far the release brings the contrast of a guided reconstruction back."""
 OF_ANY_OBJECTIVE = ("guidance_scale", "min_step_percent", "max_step_percent")
-"""What every objective has, and keeps where another takes its place."""
+"""What every objective has beside `CONTROLS`; both are kept where another takes its place."""
 
 
 COARSENESS = 4
@@ -66,8 +67,8 @@ class ReviseConfig(DistillationConfig):
 
     _target: type = field(default_factory=lambda: RevisePipeline)
     by: ObjectiveName = "pds"
-    """The objective that revises the perturbed scene: PDS, as for the paper's real scenes, or another. The guidance and
-    timesteps of --pipeline.objective… apply to each of them."""
+    """The objective that revises the perturbed scene: PDS, as for the paper's real scenes, or another. The guidance,
+    timesteps, redraws and normalisation of --pipeline.objective… apply to each of them."""
     reconstruction: bool = False
     """With --pipeline.by sds: minimise the distance to the prior's reconstruction, its contrast half rescaled, as the
     release of Hong et al. 2024 does for objects (Shi et al. 2023)."""
@@ -100,7 +101,7 @@ class ReviseConfig(DistillationConfig):
             raise UserError(f"--pipeline.reconstruction is a form of SDS: give --pipeline.by sds, not {self.by}.")
         if type(self.objective) is not kind:
             of_default = type(self.objective)()
-            given = {name: getattr(self.objective, name) for name in OF_ANY_OBJECTIVE}
+            given = {name: getattr(self.objective, name) for name in (*OF_ANY_OBJECTIVE, *CONTROLS)}
             given = {name: value for name, value in given.items() if value != getattr(of_default, name)}
             self.objective = kind(**given)
         if self.reconstruction:
@@ -199,9 +200,9 @@ class RevisePipeline(DistillationPipeline):
 
     def objective_at(self, step: int) -> ScoreDistillation:
         """The revising objective, its timesteps annealed within the stage."""
-        if not self.config.anneal:
-            return self.config.objective.at(self._progress(step))
-        return with_range(self.config.objective, annealed_range(self._progress(step)))
+        progress = self._progress(step)
+        objective = self.config.objective.at(progress)
+        return with_range(objective, annealed_range(progress)) if self.config.anneal else objective
 
     def further_losses(self, step: int, rendering: Rendering, source: SourceView) -> dict[str, Tensor]:
         """In the first half of the refinement also what pulls the rendering back to the source."""

@@ -14,6 +14,7 @@ from typing import Any
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.moments import SOURCE
 from pds_nerfstudio.objectives import BY_NAME, Piva, name_of
+from pds_nerfstudio.objectives.controls import CONTROLS
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
 from pds_nerfstudio.pipelines.edit_config import EditConfig
@@ -78,7 +79,7 @@ def _write_objective(config: DistillationConfig, value: Any) -> None:
     kind = BY_NAME.get(value)
     if kind is None or set(kind().adapters) - set(config.objective.adapters):
         raise ValueError(f"this edit cannot change to {value!r}: start another with it.")
-    config.objective = kind(**{name: getattr(config.objective, name) for name in OF_ANY_OBJECTIVE})
+    config.objective = kind(**{name: getattr(config.objective, name) for name in (*OF_ANY_OBJECTIVE, *CONTROLS)})
     _follow(config)
 
 
@@ -303,7 +304,9 @@ def settings_at(changes: Iterable[Change], step: int) -> dict[str, Any]:
     for change in later:
         if change.step < step and change.change in NAMES:
             if change.change == "objective" and change.value != settings.get("objective"):
-                settings.pop(FURTHER, None)  # another objective begins with its own
+                # Another objective begins with its own, and keeps what it shares with all.
+                further = settings.pop(FURTHER, {})
+                settings[FURTHER] = {name: further[name] for name in CONTROLS if name in further}
             settings[change.change] = change.value
         elif change.step < step and change.change == "restore" and is_way_back(change.value):
             settings = dict(change.value["settings"])

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import written
 from pds_nerfstudio.images import working_size
 from pds_nerfstudio.objectives.base import Edit, ScoreDistillation, surrogate_loss
+from pds_nerfstudio.objectives.controls import Draw, take_step
 from pds_nerfstudio.pipelines.image_edit import _fresh_adapters
 from pds_nerfstudio.pipelines.svg_settings import SvgSettings
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
@@ -96,12 +98,11 @@ def edit_drawing(
     for step in range(progress.step + 1, settings.steps + 1):
         x0_tgt = prior.encode(render(drawing, values, height, width))
         at = objective.at((step - 1) / settings.steps)
-        t, s = (drawn.to(device) for drawn in at.sample_timesteps(prior.schedule, 1, generator))
-        eps, eps_s = (torch.randn(x0_src.shape, generator=generator).to(x0_src) for _ in range(2))
-        edit = Edit(x0_tgt.detach(), x0_src, src_prompt, tgt_prompt, t, s, eps, eps_s)
-        learning = LearningPrior.of_step(prior, objective.adapters, edit)
-        loss = surrogate_loss(x0_tgt, objective.gradient(learning, edit))
-        torch.stack([loss, *learning.losses().values()]).sum().backward()
+        draw = partial(_draw, at, prior, x0_src, generator)
+        edit = Edit(x0_tgt.detach(), x0_src, src_prompt, tgt_prompt, *draw([0]))
+        taken = take_step(at, edit, partial(LearningPrior.of_step, prior, objective.adapters), draw)
+        loss = surrogate_loss(x0_tgt, taken.gradient)
+        torch.stack([loss, *taken.prior.losses().values()]).sum().backward()
         for name, tensor in tensors.items():
             if tensor.grad is not None:
                 tensor.grad *= editable[name]
@@ -118,6 +119,19 @@ def edit_drawing(
             _save(state, key, progress, prior, optimizers, generator)
         after_step(step)
     return SvgProgress(_copy(values), progress.snapshots, progress.step)
+
+
+def _draw(
+    objective: ScoreDistillation,
+    prior: StableDiffusionPrior,
+    like: Tensor,
+    generator: torch.Generator,
+    rows: Sequence[int],
+) -> Draw:
+    """Timesteps and noise of the one picture."""
+    t, s = (drawn.to(like.device) for drawn in objective.sample_timesteps(prior.schedule, len(rows), generator))
+    eps, eps_s = (torch.randn(like.shape, generator=generator).to(like) for _ in range(2))
+    return t, s, eps, eps_s
 
 
 def _copy(values: Values) -> Values:

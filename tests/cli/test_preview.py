@@ -2,14 +2,15 @@
 
 import json
 import shlex
+from dataclasses import fields
 
 import pytest
 import tyro
 from PIL import Image
 
-from pds_nerfstudio.cli.preview import EDITORS, Preview, known_editors, ns_train_line, parsed_setting
+from pds_nerfstudio.cli.preview import EDITORS, OfPnr, Preview, known_editors, ns_train_line, parsed_setting
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.objectives import DDS, OBJECTIVES, PDS, Piva
+from pds_nerfstudio.objectives import DDS, OBJECTIVES, PDS, Piva, ScoreDistillation
 from pds_nerfstudio.scenes.photographs import Photographs
 
 PROMPTS = {"src_prompt": "a photo of a red can", "tgt_prompt": ("a photo of a red cone",)}
@@ -32,6 +33,10 @@ def test_settings_with_several_values_are_the_axes_of_the_sheet(tmp_path):
         (30.0, 0.9),
     ]
     assert [cell.number for cell in cells] == [1, 2, 3, 4]
+
+
+def test_pnr_can_be_told_what_all_objectives_can():
+    assert [field.name for field in fields(OfPnr)] == [field.name for field in fields(ScoreDistillation)]
 
 
 def test_a_value_given_twice_is_one(tmp_path):

@@ -14,6 +14,7 @@ WAITS = {
     "pds": 24,
     "ssd": 24,
     "dvrf": 24,
+    "dreamcatalyst": 24,
     "vsd": 26,
     "piva": 27,
     "pnr": 24,

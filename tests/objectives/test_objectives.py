@@ -10,7 +10,20 @@ import torch
 import tyro
 
 import pds_nerfstudio.objectives
-from pds_nerfstudio.objectives import DDS, DVRF, OBJECTIVES, PDS, SDS, SSD, Edit, Objective, Piva, Prior, surrogate_loss
+from pds_nerfstudio.objectives import (
+    DDS,
+    DVRF,
+    OBJECTIVES,
+    PDS,
+    SDS,
+    SSD,
+    DreamCatalyst,
+    Edit,
+    Objective,
+    Piva,
+    Prior,
+    surrogate_loss,
+)
 from pds_nerfstudio.objectives.base import guided
 from pds_nerfstudio.objectives.cameras import Viewpoints
 
@@ -66,12 +79,26 @@ def test_gradient_reacts_to_the_target_prompt(objective):
 
 @pytest.mark.parametrize(
     "objective",
-    [DDS(), *(PDS(weighting=w) for w in ("unit", "psi_chi", "dreamcatalyst")), PDS(coefficients="posterior")],
+    [
+        *(DDS(), DreamCatalyst(), PDS(coefficients="posterior")),
+        *(PDS(weighting=w) for w in ("unit", "psi_chi", "dreamcatalyst")),
+    ],
 )
 def test_matched_pair_gives_zero_gradient(objective):
     edit = random_edit()
     matched = replace(edit, x0_tgt=edit.x0_src, tgt_prompt=edit.src_prompt)
     assert torch.equal(objective.gradient(FakePrior(), matched), torch.zeros_like(edit.x0_src))
+
+
+def test_dreamcatalyst_is_pds_with_its_weights_and_each_term_has_one_of_its_own():
+    edit = random_edit()
+    same = PDS(guidance_scale=7.5, weighting="dreamcatalyst").gradient(FakePrior(), edit)
+    torch.testing.assert_close(DreamCatalyst().gradient(FakePrior(), edit), same)
+    terms = [DreamCatalyst(**weight).gradient(FakePrior(), edit) for weight in ({"hold": 0.0}, {"change": 0.0})]
+    torch.testing.assert_close(sum(terms), same)
+    share = (edit.t / 1000)[:, None, None, None]
+    x_t, x_t_src = (SCHEDULE.add_noise(x0, edit.t, edit.eps) for x0 in (edit.x0_tgt, edit.x0_src))
+    torch.testing.assert_close(terms[1], 0.075 * share.exp() * (x_t - x_t_src))
 
 
 def test_sds_of_a_perfect_prediction_is_zero():

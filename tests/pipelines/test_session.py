@@ -19,10 +19,12 @@ from pds_nerfstudio.pipelines.snapshot import Snapshot
 from pds_nerfstudio.pipelines.steering import (
     NAMES,
     SESSION_FILE,
+    Change,
     adopt_settings,
     begin_of,
     change_setting,
     read_session,
+    settings_at,
     settings_of,
 )
 from pds_nerfstudio.pipelines.trainer import EditTrainer
@@ -376,3 +378,14 @@ def test_dataset_updates_are_steered_too(steered, toy_splats, method):
     assert config.pipeline.guidance_scale != 3.0
     changes = [change.change for change in read_session(config.get_base_dir() / SESSION_FILE)]
     assert changes == ["begin", "snapshot", "prompts", "guidance_scale", "strength", "restore", "restore"]
+
+
+def test_another_objective_keeps_what_all_have_live_and_replayed():
+    live, replayed = (copy.deepcopy(METHODS["pds-edit-splat"].config.pipeline) for _ in range(2))
+    live.src_prompt, live.tgt_prompt = "a red ball", "a blue ball"
+    live.objective = PDS(guidance_scale=7.5, stride=4, redraw_below=0.1, normalise=0.2)
+    changes = [Change(0, "begin", begin_of(live)), Change(3, "objective", "dds")]
+    change_setting(live, "objective", "dds")
+    adopt_settings(replayed, settings_at(changes, 5))
+    assert live.objective == DDS(guidance_scale=7.5, redraw_below=0.1, normalise=0.2)
+    assert replayed.objective == live.objective
