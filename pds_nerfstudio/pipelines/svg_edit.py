@@ -21,7 +21,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import written
 from pds_nerfstudio.images import working_size
 from pds_nerfstudio.objectives.base import Edit, ScoreDistillation, surrogate_loss
-from pds_nerfstudio.objectives.controls import Draw, take_step
+from pds_nerfstudio.objectives.controls import CONTROLS, Draw, take_step
 from pds_nerfstudio.pipelines.image_edit import _fresh_adapters
 from pds_nerfstudio.pipelines.svg_settings import SvgSettings
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
@@ -146,7 +146,12 @@ def _fingerprint(
     settings: SvgSettings,
     size: tuple[int, int],
 ) -> str:
-    """What an edit is, so that its state is not taken for another's."""
+    """What an edit is, so that its state is not taken for another's.
+
+    Controls that are off are left out: edits that were begun before there were any go on.
+    """
+    of_kind = asdict(type(objective)())
+    chosen = {n: value for n, value in asdict(objective).items() if n not in CONTROLS or value != of_kind[n]}
     source = hashlib.sha256()
     for value in drawing.source.tensors().values():
         source.update(value.numpy().tobytes())
@@ -154,7 +159,7 @@ def _fingerprint(
         {
             "drawing": source.hexdigest(),
             "prior": str(getattr(prior.denoiser.config, "_name_or_path", "")),
-            "objective": {"name": type(objective).__name__, **asdict(objective)},
+            "objective": {"name": type(objective).__name__, **chosen},
             "prompts": prompts,
             "settings": asdict(settings),
             "size": size,
