@@ -341,7 +341,7 @@ class Edit:
         console.print()
         console.print(table, soft_wrap=False)
         for name, shown in _measured(stages[-1].result.parent / "report.json"):
-            console.print(f"  {in_rich(name)}: [bold]{in_rich(shown)}[/]")
+            console.print(f"  {in_rich(name)}: {in_rich(shown)}")
         *_, edited = (stage.result for stage in stages if stage.trains)
         look, *_, export = after_edit(edited)  # what lies between has been done
         say_next(console, [look, export])
@@ -375,6 +375,8 @@ def _measured(path: Path) -> list[tuple[str, str]]:
     try:
         means, metrics = report["runs"][0]["mean"], report["metrics"]
         known = {key: value for key, value in means.items() if value is not None}
-        return [(metrics[k]["name"], v if isinstance(v, str) else f"{v:.3f}") for k, v in known.items()]
+        shown = {key: value if isinstance(value, str) else f"{value:.3f}" for key, value in known.items()}
+        readings = {key: f" ({said})" if (said := metrics[key].get("reading")) else "" for key in shown}
+        return [(metrics[key]["name"], f"{value}{readings[key]}") for key, value in shown.items()]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"The report {path} is damaged ({error!r}): {remedy}.") from error

@@ -43,8 +43,16 @@ class Metric:
     better: str
     """ "higher" or "lower", or "" where neither is."""
     over: str = "held-out views"
+    says: str = ""
+    """What more of it means, where that is not simply a better edit."""
+
+    @property
+    def reading(self) -> str:
+        """How its values are read, in a few words; empty where neither end is better."""
+        return self.says or (f"{self.better} is better" if self.better else "")
 
 
+KEPT = "higher: more of the scene has stayed"
 METRICS: dict[str, Metric] = {
     "clip_score": Metric("CLIP score", "mean of cos(C(a), C(target prompt))", "higher"),
     "clip_score_before": Metric("CLIP score before", "mean of cos(C(b), C(target prompt))", ""),
@@ -59,14 +67,19 @@ METRICS: dict[str, Metric] = {
         "higher",
         "neighbouring frames of the interpolated path",
     ),
-    "psnr": Metric("PSNR to the source", "mean of 10·log₁₀(1 / mean((a − b)²)) in dB; inf where a = b", "higher"),
-    "ssim": Metric("SSIM to the source", "mean of SSIM(a, b), 11-pixel Gaussian window", "higher"),
-    "distance": Metric("distance to the source", "mean of d(a, b)", "lower"),
+    "psnr": Metric(
+        "PSNR to the source", "mean of 10·log₁₀(1 / mean((a − b)²)) in dB; inf where a = b", "higher", says=KEPT
+    ),
+    "ssim": Metric("SSIM to the source", "mean of SSIM(a, b), 11-pixel Gaussian window", "higher", says=KEPT),
+    "distance": Metric(
+        "distance to the source", "mean of d(a, b)", "lower", says="lower: more of the scene has stayed"
+    ),
     "a_distance": Metric(
         "distance of neighbours",
         "mean of d(aᵢ, aᵢ₊₁) (A-LPIPS)",
         "lower",
         "neighbouring frames of the interpolated path",
+        "lower: neighbouring views agree more",
     ),
     "a_distance_before": Metric(
         "distance of neighbours before", "mean of d(bᵢ, bᵢ₊₁)", "", "neighbouring frames of the interpolated path"

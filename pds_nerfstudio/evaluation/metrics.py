@@ -64,6 +64,9 @@ class ClipScorer:
             UserError: the folder is missing or incomplete.
         """
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
         try:
             model = CLIPModel.from_pretrained(

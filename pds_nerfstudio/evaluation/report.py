@@ -43,7 +43,7 @@ def as_json(entries: Sequence[Entry], judges: Judges) -> dict[str, Any]:
         "clip": judges.clip_name,
         "distance": judges.distance_name,
         "metrics": {
-            key: {"name": m.name, "formula": m.formula, "better": m.better, "over": m.over}
+            key: {"name": m.name, "formula": m.formula, "better": m.better, "over": m.over, "reading": m.reading}
             for key, m in METRICS.items()
         },
         "runs": [
@@ -89,7 +89,7 @@ def as_html(entries: Sequence[Entry], judges: Judges) -> str:
     rows = formulas = ""
     for key, metric in METRICS.items():
         cells = "".join(f"<td>{'<b>' + v + '</b>' if best else v}</td>" for v, best in _row(key, entries))
-        better = f" ({metric.better} is better)" if metric.better else ""
+        better = f" ({metric.reading})" if metric.reading else ""
         rows += f"<tr><th>{html.escape(metric.name)}{better}</th>{cells}</tr>\n"
         formulas += f"<dt>{html.escape(metric.name)}</dt>"
         formulas += f"<dd>{html.escape(metric.formula)}; over {html.escape(metric.over)}</dd>\n"

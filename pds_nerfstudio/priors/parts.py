@@ -31,6 +31,9 @@ def load_tokenizer(folder: Path, part: str) -> Any:
 
 def load_part(kind: Any, folder: Path, part: str, **settings: Any) -> Any:
     """One network of the folder. Weights that its file lacks are an error, not the random numbers they would become."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of one that is read in an instant it would stay on the page
     weights = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
     whole = (folder / part / f"{weights}{ending}" for ending in (".safetensors", ".safetensors.index.json"))
     variant = None if any(path.is_file() for path in whole) else "fp16"
