@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pds_nerfstudio.estimates import METHODS
-from pds_nerfstudio.objectives import DDS, DVRF, PDS, SDS, SSD, VSD, Edit, Piva, Query, surrogate_loss
+from pds_nerfstudio.objectives import DDS, DVRF, PDS, SDS, SSD, VSD, DreamCatalyst, Edit, Piva, Query, surrogate_loss
 from pds_nerfstudio.objectives.base import EDITED, SOURCE, ScoreDistillation
 from pds_nerfstudio.priors.learning import LearningPrior, Lesson
 from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
@@ -50,6 +50,7 @@ OBJECTIVES: dict[str, ScoreDistillation] = {
     "pds": PDS(),
     "ssd": SSD(),
     "dvrf": DVRF(),
+    "dreamcatalyst": DreamCatalyst(),
     "vsd": VSD(),
     "piva": Piva(),
     "piva, separate": Piva(noisy_source="separate"),
