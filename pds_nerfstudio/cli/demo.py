@@ -197,7 +197,7 @@ class Demo:
             ]
         console.print(f"{seconds:.0f} s in all. Look here first:")
         for what, purpose in [*lines, (self.out / "report.json", "all numbers")]:
-            console.print(f"  {in_rich(what)}   [dim]# {purpose}", soft_wrap=True)
+            console.print(f"  {in_rich(what)}   [dim]# {in_rich(purpose)}", soft_wrap=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -280,8 +280,9 @@ class Preview:
         write_whole(self.out / "preview.json", json.dumps(record, indent=2) + "\n")
         console = Console(soft_wrap=True)
         sheet = in_rich(self.out / "sheet.png")
-        made = f"{len(variants)} edit{'s' * (len(variants) > 1)} of {len(source)} photograph{'s' * (len(source) > 1)}"
-        console.print(f"{made} in {seconds:.0f} s: {sheet}")
+        several, many = ("s" * (number > 1) for number in (len(variants), len(source)))
+        made = f"{len(variants)} edit{several} of {len(source)} photograph{many} in {seconds:.0f} s"
+        console.print(f"{in_rich(made)}: {sheet}")
         if photographs.run is None:
             console.print(
                 printable(f"First: {shlex.join(reconstruction(photographs.data))}"), highlight=False, markup=False
