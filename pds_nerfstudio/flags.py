@@ -43,7 +43,8 @@ def tidied(arguments: Sequence[str], prefix: str) -> list[str]:
             continue
         flag = prefix + name if name in PROMPTS else flag
         alone = len(left) == 1 or (len(left) > 1 and left[1].startswith("--"))
-        if not equals and alone and _is_text(left[0]):
+        is_value = name.endswith("-args") and bool(left) and left[0].startswith("-")
+        if not equals and (is_value or (alone and _is_text(left[0]))):
             equals, value = "=", left.pop(0)
         words.append(flag + equals + value)
     return words

@@ -120,3 +120,4 @@ def test_arguments_for_a_stage_need_no_equals_sign():
     assert tidied(["RUN", "--edit-args", "--vis tensorboard", "--out", "x"], "--") == [
         *("RUN", "--edit-args=--vis tensorboard", "--out", "x")
     ]
+    assert tidied(["--edit-args", "--pipeline.seed=3", "RUN"], "--") == ["--edit-args=--pipeline.seed=3", "RUN"]

@@ -7,6 +7,7 @@ call at a time writes there.
 """
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -50,7 +51,8 @@ class Record:
         if not file.is_file():
             if not is_vacant(self._folder, LOCK):
                 raise UserError(
-                    f"--out {self._folder} is not empty: give a folder that is new, such as --out {self._folder}-2."
+                    f"--out {self._folder} is not empty: give a folder that is new, such as --out "
+                    f"{shlex.quote(f'{self._folder}-2')}."
                 )
             return {}
         before = _read_state(file)
@@ -73,10 +75,10 @@ class Record:
         return done
 
     def _another(self, name: str, command: str) -> UserError:
-        call = call_in(self._folder)
+        call, new = call_in(self._folder), shlex.quote(f"{self._folder}-2")
         return UserError(
             f"--out {self._folder} holds another edit, {call}: give a folder that is new, such as --out "
-            f"{self._folder}-2, or the arguments of that edit."
+            f"{new}, or the arguments of that edit."
             if call
             else f"--out {self._folder} holds an edit whose stage {name} was another command ({command}): give a "
             "folder that is new, or the arguments of that edit."

@@ -53,7 +53,7 @@ def follow(config: TrainerConfig, given: Container[str]) -> str:
         return ""
     asked = "" if ask is None else f", {ask}" + " as the prompts seem to ask" * (wanted.ask is None)
     how = "measured" if recipe.measured else "not measured"
-    how += f", {' '.join(wanted.budgets)} not" * (recipe.measured and bool(wanted.budgets))
+    how += f", but not with {' '.join(wanted.budgets)}" * (recipe.measured and bool(wanted.budgets))
     shared = STAGES if "max_num_iterations" in given else ()  # by which that number is shared, and so replaces them
     values = ", ".join(f"{_short(name)} {value}" for name, value in taken.items() if name not in shared)
     return f"By the recipe {recipe.name} ({how}{asked}; --pipeline.recipe none for the method's own): {values}."
