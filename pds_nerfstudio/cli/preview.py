@@ -50,19 +50,6 @@ OWN = {"steps": int, "learning_rate": float, "seed": int}
 
 
 @dataclass(frozen=True)
-class OfPnr:
-    """What `pnr-edit` can be told of whichever objective it takes."""
-
-    guidance_scale: float = 0.0
-    min_step_percent: float = 0.0
-    max_step_percent: float = 0.0
-    redraw_below: float = 0.0
-    most_redraws: int = 0
-    normalise: float = 0.0
-    normalise_end: float = 0.0
-
-
-@dataclass(frozen=True)
 class Variant:
     """One edit of the sheet."""
 
@@ -166,8 +153,10 @@ class Preview:
         Raises:
             UserError: prompts that are missing, a setting or value that is unknown, or more than two that vary.
         """
+        from pds_nerfstudio.objectives.base import ScoreDistillation
+
         self._check_words()
-        editors = known_editors() | {PNR: OfPnr}
+        editors = known_editors() | {PNR: ScoreDistillation}  # which has what every objective can be told
         choices: dict[str, Sequence[Any]] = {"tgt_prompt": self.tgt_prompt, "objective": self.objective}
         if self.guidance_scale:
             choices["guidance_scale"] = self.guidance_scale

@@ -8,7 +8,7 @@ import pytest
 import tyro
 from PIL import Image
 
-from pds_nerfstudio.cli.preview import EDITORS, OfPnr, Preview, known_editors, ns_train_line, parsed_setting
+from pds_nerfstudio.cli.preview import EDITORS, Preview, known_editors, ns_train_line, parsed_setting
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import DDS, OBJECTIVES, PDS, Piva, ScoreDistillation
 from pds_nerfstudio.scenes.photographs import Photographs
@@ -35,8 +35,15 @@ def test_settings_with_several_values_are_the_axes_of_the_sheet(tmp_path):
     assert [cell.number for cell in cells] == [1, 2, 3, 4]
 
 
-def test_pnr_can_be_told_what_all_objectives_can():
-    assert [field.name for field in fields(OfPnr)] == [field.name for field in fields(ScoreDistillation)]
+def test_pnr_can_be_told_what_all_objectives_can(tmp_path):
+    names = {field.name for field in fields(ScoreDistillation)}
+    shared = ("guidance_scale", "min_step_percent", "max_step_percent", "redraw_below", "normalise", "normalise_end")
+    assert names == {*shared, "most_redraws"}
+    for name in shared:
+        (cell,), _ = preview(tmp_path, set=(f"{name.replace('_', '-')}=0.5",))._variants()
+        assert getattr(cell.editor, name) == 0.5
+    (cell,), _ = preview(tmp_path, set=("normalise=0.1", "most-redraws=3"))._variants()
+    assert (cell.editor.normalise, cell.editor.most_redraws) == (0.1, 3)
 
 
 def test_a_value_given_twice_is_one(tmp_path):
