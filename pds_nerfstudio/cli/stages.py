@@ -16,6 +16,9 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.flags import refuse_mistyped, unknown_flags
 from pds_nerfstudio.runs import require_run
 
+MAY_BE_GIVEN = ("viewer.quit-on-train-completion",)
+"""What `pds edit` sets in a stage, and a user may set otherwise: the viewer then waits for Ctrl-C."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -112,30 +115,23 @@ def words_of(flag: str, text: str) -> list[str]:
         raise UserError(f"{flag} {text!r} cannot be split into arguments ({error}): close its quotes.") from error
 
 
-OWN = (
-    *("--output-dir", "--experiment-name", "--timestamp", "--load-dir", "--load-step", "--load-config"),
-    *("--load-checkpoint", "--pipeline.src-prompt", "--pipeline.tgt-prompt", "--pipeline.prior", "--source", "--out"),
-    *("--src-prompt", "--tgt-prompt", "--prior", "--instance-prompt", "--class-prompt"),
-)
-"""Flags of stages that `pds edit` sets itself, and finds their results by."""
-
-
 def refuse_unknown(stage: Stage, flag: str, words: Sequence[str]) -> None:
     """Refuse flags that a stage's command does not have, and values that it cannot read, before any stage runs: the
     last one may begin after hours.
 
     Args:
         flag: by which the words were given.
-        words: what was given for this stage.
+        words: what was given for this stage, with which its command ends.
 
     Raises:
-        UserError: a flag is mistyped or unknown, or `pds edit` sets it itself.
+        UserError: a flag is mistyped or unknown, or the command has it already.
         SystemExit: a value cannot be read, which has been said.
     """
     if not words:
         return
-    if own := [word for word in words if word.partition("=")[0].replace("_", "-") in OWN]:
-        raise UserError(f"{flag} holds {own[0]}, which pds edit sets itself: leave it out (pds edit --help).")
+    own = set(unknown_flags(stage.command[: -len(words)], MAY_BE_GIVEN))
+    if twice := [word for word in unknown_flags(words, ()) if word.replace("_", "-") in own]:
+        raise UserError(f"{flag} holds {twice[0]}, which pds edit sets itself: leave it out (pds edit --help).")
     program, name, *_ = stage.command
     if program == "pds":
         from pds_nerfstudio.cli import command_of

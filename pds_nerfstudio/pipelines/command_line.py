@@ -150,7 +150,8 @@ def parsed(config: Any, arguments: Sequence[str], command: str) -> Any:
     """
     import tyro
 
-    return tyro.cli(type(config), default=config, args=list(arguments), prog=command)
+    kind: Any = tyro.conf.FlagConversionOff[type(config)]  # as nerfstudio has it: True and False are written out
+    return tyro.cli(kind, default=config, args=list(arguments), prog=command)
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:

@@ -323,7 +323,7 @@ def test_a_stage_that_ends_with_0_before_its_last_step_is_not_finished(begun, mo
         ("edit_args", "--max-num-iterations 3 nerfstudio-data --zzzz 3", "pnr-edit-splat has no --zzzz"),
         ("edit_args", "--output-dir elsewhere", "--edit-args holds --output-dir, which pds edit sets itself"),
         ("edit_args", "--pipeline.src_prompt='a cube'", "which pds edit sets itself"),
-        ("render_args", "--out=elsewhere", "--render-args holds --out=elsewhere, which pds edit sets itself"),
+        ("render_args", "--out=elsewhere", "--render-args holds --out, which pds edit sets itself"),
         ("refine_args", "--pipeline.gudance-scale=3", "sdedit-refine-splat has no .* did you mean --pipeline.guidance"),
     ],
 )
@@ -331,6 +331,13 @@ def test_a_flag_that_a_stage_does_not_have_is_refused_before_the_first_one(toy_s
     with pytest.raises(UserError, match=said):
         edit(toy_splats.parent, tmp_path / "out", **{flag: words}).run()
     assert not (tmp_path / "out").exists()
+
+
+def test_what_pds_edit_leaves_open_in_a_stage_can_be_set(toy_splats, tmp_path):
+    prior = edit(toy_splats.parent, tmp_path / "out", refine_args="--pipeline.prior toybox-flow")
+    prior._check_arguments(prior.stages())
+    viewer = edit(toy_splats.parent, tmp_path / "out", edit_args="--viewer.quit-on-train-completion False")
+    viewer._check_arguments(viewer.stages())
 
 
 def test_values_that_a_stage_cannot_read_are_refused_before_the_first_one(toy_splats, tmp_path, capsys):
