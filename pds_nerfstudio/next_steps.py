@@ -61,6 +61,17 @@ def after_reconstruction(folder: Path, data: Path | None = None) -> list[NextSte
     ]
 
 
+def reconstructing(scene: Path, settings: Iterable[object]) -> NextStep:
+    """What reconstructs a scene that `pds toybox` or `pds studio` has written.
+
+    Args:
+        scene: its folder, after which its runs are named.
+        settings: flags that its photographs need.
+    """
+    line = ("ns-train", "source-splatfacto", "--data", scene / "source", "--experiment-name", scene.name)
+    return step("reconstruct it", *line, *settings)
+
+
 def described_in(path: Path) -> tuple[str, ...]:
     """The prompts of a scene that `pds toybox` or `pds studio` has made, and the prior that knows it, as flags; of any
     other, words in their place."""

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
-from pds_nerfstudio.next_steps import described_in
+from pds_nerfstudio.next_steps import described_in, reconstructing
 from pds_nerfstudio.prompts import check_prompts, unknown_words
 from pds_nerfstudio.ranges import Guidance, LearningRate, Pixels, Seed, Steps, check_ranges
 from pds_nerfstudio.text import in_rich, printable
@@ -347,13 +347,13 @@ def read_photographs(paths: Sequence[Path], prior: Any, resolution: int | None) 
     return torch.cat(images)
 
 
-def reconstruction(data: Path | None) -> list[str]:
+def reconstruction(data: Path | None) -> tuple[str, ...]:
     """What reconstructs the scene that photographs show; of one that `pds toybox` has written, as that says."""
     from pds_nerfstudio.cli.toybox import RECONSTRUCTION
 
-    of_toybox = data is not None and "toybox" in described_in(data.parent / "edit.json")
-    line = ["ns-train", "source-splatfacto", "--data", str(data or "DATA")]
-    return line + [str(word) for word in RECONSTRUCTION * of_toybox]
+    if data is not None and described_in(data.parent / "edit.json")[-2:] == ("--prior", "toybox"):
+        return reconstructing(data.parent, RECONSTRUCTION).command
+    return "ns-train", "source-splatfacto", "--data", str(data or "DATA")
 
 
 def ns_train_line(variant: Variant, preview: Preview, photographs: "Photographs") -> str:

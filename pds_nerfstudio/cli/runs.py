@@ -121,13 +121,11 @@ def obstacle_of(run: Run, runs: Sequence[Run]) -> str | None:
 
 def state_of(run: Run, runs: Sequence[Run]) -> str:
     """The same as it is shown; of an edit that is running also how far its history is."""
-    state = obstacle_of(run, runs) or "can be resumed"
-    if not is_running(run.folder):
-        return state
-    with suppress(UserError):
-        reached = max((moment.step for moment in read_moments(run.folder / FOLDER).taken.values()), default=0)
-        return f"{state}, beyond step {reached:,}" if reached > run.steps_done else state
-    return state
+    state, reached = obstacle_of(run, runs) or "can be resumed", 0
+    if is_running(run.folder):
+        with suppress(UserError):
+            reached = max((moment.step for moment in read_moments(run.folder / FOLDER).taken.values()), default=0)
+    return f"{state}, beyond step {reached:,}" if reached > run.steps_done else state
 
 
 def next_of(run: Run) -> list[NextStep]:
@@ -140,8 +138,8 @@ def next_of(run: Run) -> list[NextStep]:
 
 def going_on(run: Run) -> NextStep:
     """What resumes a run: of a stage of `pds edit` that command itself, which then goes on with the other stages."""
-    out = run.folder.parents[2] if len(run.folder.parents) > 2 else run.folder
-    call = call_in(out) if run.folder.name.partition(".")[0] == "run" else ""
+    stage_of = run.folder.parent.parent.parent  # OUT/edit/METHOD/run, or run.1
+    call = call_in(stage_of) if run.folder.name.partition(".")[0] == "run" else ""
     return step("go on", *shlex.split(call)) if call else resuming(run.method, run.folder, run.is_edit)
 
 

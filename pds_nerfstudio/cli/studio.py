@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import is_vacant, require_writable
-from pds_nerfstudio.next_steps import say_next, step
+from pds_nerfstudio.next_steps import reconstructing, say_next, step
 from pds_nerfstudio.ranges import Seed, check_ranges
 from pds_nerfstudio.studio.photography import Photography
 from pds_nerfstudio.text import printable
@@ -111,9 +111,8 @@ class Studio:
 
 def _say_written(console: Console, out: Path, source: str, target: str) -> None:
     console.print(f"{printable(out)}: “{source}” → “{target}”")
-    reconstruct = ("ns-train", "source-splatfacto", "--data", out / "source", "--experiment-name", out.name)
     edit_it = ("pds", "edit", "outputs/latest", "--from", source, "--to", target)
-    say_next(console, [step("reconstruct it", *reconstruct, *RECONSTRUCTION), step("and edit that", *edit_it)])
+    say_next(console, [reconstructing(out, RECONSTRUCTION), step("and edit that", *edit_it)])
 
 
 def _list(console: Console) -> None:

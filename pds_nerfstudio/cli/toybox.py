@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
-from pds_nerfstudio.next_steps import say_next, step
+from pds_nerfstudio.next_steps import reconstructing, say_next, step
 from pds_nerfstudio.ranges import Pixels, Seed, check_ranges
 from pds_nerfstudio.text import printable
 
@@ -77,6 +77,5 @@ class Toybox:
         write_edit(found, out, size=self.size, seed=self.seed, **sizes)
         console.print(f"{printable(out)}: “{found.source_prompt}” → “{found.target_prompt}”")
         prompts = ("--from", found.source_prompt, "--to", found.target_prompt, "--prior", "toybox")
-        reconstruct = ("ns-train", "source-splatfacto", "--data", out / "source", "--experiment-name", out.name)
         edit_it = ("pds", "edit", "outputs/latest", *prompts)
-        say_next(console, [step("reconstruct it", *reconstruct, *RECONSTRUCTION), step("and edit that", *edit_it)])
+        say_next(console, [reconstructing(out, RECONSTRUCTION), step("and edit that", *edit_it)])

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -125,7 +125,7 @@ class SceneTrainer(Trainer):
     """Whether it begins with another run's scene, and goes on by itself alone."""
     _waiting = False
     """Whether nothing is left to do but to show the result in the viewer."""
-    _held = ExitStack()
+    _held: AbstractContextManager[Any] = nullcontext()
     """What tells others that this process writes the run."""
     _runs_on: threading.Thread | None = None
     """The thread that trains, while it does."""
@@ -133,8 +133,8 @@ class SceneTrainer(Trainer):
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; a dataset that cannot be read ends in one sentence."""
         if distributed.rank() == 0:
-            self._held = ExitStack()  # let go by `train`, or with this object
-            self._held.enter_context(held(self.base_dir))
+            self._held = holding = ExitStack()  # let go by `train`, or with this object
+            holding.enter_context(held(self.base_dir))
         with self._leaving_nothing(), reading_dataset(family_of(self.config) == "splatfacto"):
             if (family := family_of(self.config)) is not None:
                 scene_type(family).require(str(self.device))
