@@ -13,7 +13,15 @@ from multiprocessing import parent_process
 
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal that a process gets when its parent ends."""
+A_STAGE = "PDS_A_STAGE"
+"""The environment variable by which a command knows that it is a stage of another, which warns of what is likely a
+mistake and says what is next."""
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
+
+
+def is_a_stage() -> bool:
+    """Whether this process is a stage of another command."""
+    return A_STAGE in os.environ
 
 
 @dataclass(frozen=True)

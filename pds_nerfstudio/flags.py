@@ -86,7 +86,8 @@ def refuse_unquoted(
             other words may be meant.
     """
     for i, word in enumerate(arguments):
-        if not word.startswith("--") or _plain(word).removeprefix("pipeline.") not in TEXTS:
+        name = _plain(word).removeprefix("pipeline.")
+        if not word.startswith("--") or SHORT.get(name, name) not in TEXTS:
             continue
         words = list(takewhile(lambda word: not word.startswith("--"), arguments[i + 1 :]))
         marked = bool(words) and words[0].startswith(tuple(TYPOGRAPHIC))

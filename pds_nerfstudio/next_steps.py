@@ -4,7 +4,6 @@ A line can be copied as it is: what it is for stands behind a # and means nothin
 """
 
 import json
-import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pds_nerfstudio.children import is_a_stage
 from pds_nerfstudio.text import printable
 
-A_STAGE = "PDS_A_STAGE"
-"""The environment variable by which a command knows that it is a stage of another, which says itself what is next."""
 PROMPTS = ("--from", "what it shows", "--to", "what it should show")
 
 
@@ -37,7 +35,7 @@ def step(purpose: str, *words: object) -> NextStep:
 
 def say_next(console: Console, steps: Iterable[NextStep], title: str = "Next:") -> None:
     """Print the steps, one to a line; as a stage of another command, nothing."""
-    if A_STAGE in os.environ:
+    if is_a_stage():
         return
     steps = list(steps)
     if steps:

@@ -3,6 +3,7 @@
 import re
 from typing import Any, Literal, NamedTuple
 
+from pds_nerfstudio.children import is_a_stage
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.priors.families import PACKAGED
 
@@ -63,8 +64,9 @@ def require_read_differently(src_prompt: str, tgt_prompt: str, tokenizer: Any) -
 
 
 def unknown_words(prior: str, *prompts: str) -> str:
-    """A sentence about words that a prior of a closed vocabulary does not know; empty where it knows them all."""
-    if prior not in PACKAGED:
+    """A sentence about words that a prior of a closed vocabulary does not know; empty where it knows them all, and in a
+    stage of another command, which has said it."""
+    if prior not in PACKAGED or is_a_stage():
         return ""
     from pds_nerfstudio.toybox.spec import words
 
@@ -72,9 +74,11 @@ def unknown_words(prior: str, *prompts: str) -> str:
     unknown = [word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()) if word not in known]
     if not unknown:
         return ""
+    *before, last = map(repr, dict.fromkeys(unknown))
+    listed = f"{', '.join(before)} or {last}" if before else last
     return (
-        f"The toybox prior does not know {', '.join(map(repr, dict.fromkeys(unknown)))} and will not draw what they "
-        f"mean. It knows {', '.join(sorted(known))}."
+        f"The toybox prior does not know {listed}, and will not draw what that means. It knows "
+        f"{', '.join(sorted(known))}."
     )
 
 

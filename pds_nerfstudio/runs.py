@@ -187,6 +187,13 @@ def result_of_edit(folder: Path) -> Path:
     return next((run for run in runs if any(run.glob("*/step-*.ckpt"))), folder)
 
 
+def place_beside(given: Path, run: Path, name: str) -> Path:
+    """Where something of that name that is made of a run goes by default: into the folder of `pds edit` where that was
+    given, else into the run's."""
+    given = behind_latest(given.expanduser())
+    return (given if result_of_edit(given) != given else run) / name
+
+
 def checkpoints_in(folder: Path) -> dict[int, Path]:
     """The checkpoints of a folder by their steps."""
     files = folder.glob("step-*.ckpt")

@@ -5,6 +5,8 @@ control characters, which terminals obey.
 """
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 ANYWHERE = re.compile(r"([\\`*_\[\]<>!|~$&])")
 """What means something to Markdown anywhere in a line."""
@@ -38,3 +40,15 @@ def in_rich(text: object) -> str:
 def in_markdown(text: object) -> str:
     """Text as Markdown shows it unchanged: no picture, link, emphasis or HTML begins in it."""
     return AT_THE_BEGIN.sub(r"\1\\\2", ANYWHERE.sub(r"\\\1", visible(text)))
+
+
+def meant(typed: str, known: Iterable[str]) -> str:
+    """The one of these names that a mistyped one is nearly; empty where it is like none."""
+    return next(iter(get_close_matches(typed, list(known), 1)), "")
+
+
+def choices(typed: str, known: Iterable[str], several: str = "choose among") -> str:
+    """How a sentence goes on about a name that there is not: with the one that was meant, and with all there are."""
+    known = list(known)
+    close = meant(typed, known)
+    return f"{f'did you mean {close}? Otherwise ' if close else ''}{several} {', '.join(known)}."

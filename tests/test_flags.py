@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from pds_nerfstudio import cli
+from pds_nerfstudio.children import A_STAGE
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, refuse_unquoted, tidied
 from pds_nerfstudio.prompts import check_prompts, require_read_differently, unknown_words
@@ -99,10 +100,16 @@ def test_prompts_that_differ_beyond_what_is_read_are_refused():
 
 def test_words_that_toybox_does_not_know_are_named():
     warning = unknown_words("toybox", "a photo of a red ball", "a photo of a Zebra, a ball")
-    assert warning.startswith("The toybox prior does not know 'zebra' and")
+    assert warning.startswith("The toybox prior does not know 'zebra', and")
     assert "blue, " in warning
     assert unknown_words("toybox", "a photo of a man raising his arms", "A photo of a blue ball") == ""
     assert unknown_words("owner/other", "zebra") == ""
+    assert "know 'zebra' or 'stripes', and" in unknown_words("toybox", "a zebra", "a photo of stripes")
+
+
+def test_a_stage_of_another_command_does_not_warn_again(monkeypatch):
+    monkeypatch.setenv(A_STAGE, "edit")
+    assert unknown_words("toybox", "a zebra") == ""
 
 
 def test_a_flag_like_no_other_is_refused_too():
@@ -114,6 +121,8 @@ def test_the_words_of_a_prompt_without_quotes_are_told_from_a_run_behind_it():
     refuse_unquoted(["--src-prompt", "a can", "RUN", "--to", "a cone"], behind=1)
     with pytest.raises(UserError, match='write --src-prompt "a can on RUN"'):
         refuse_unquoted(["--src-prompt", "a", "can", "on", "RUN", "--to", "a cone"], behind=1)
+    with pytest.raises(UserError, match='write --from "a can on RUN"'):  # by the name that was typed
+        refuse_unquoted(["--from", "a", "can", "on", "RUN", "--to", "a cone"], behind=1)
 
 
 def test_arguments_for_a_stage_need_no_equals_sign():

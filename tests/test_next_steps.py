@@ -5,7 +5,8 @@ import json
 import pytest
 from rich.console import Console
 
-from pds_nerfstudio.next_steps import A_STAGE, PROMPTS, after_reconstruction, described_in, say_next, step
+from pds_nerfstudio.children import A_STAGE
+from pds_nerfstudio.next_steps import PROMPTS, after_reconstruction, described_in, say_next, step
 from pds_nerfstudio.toybox.dataset import write_description
 from pds_nerfstudio.toybox.spec import find_edit
 

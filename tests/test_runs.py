@@ -23,7 +23,7 @@ from pds_nerfstudio.pipelines import pace as pace_module
 from pds_nerfstudio.pipelines.pace import SETTLED, Pace, at_least, in_words, is_counted, product_rate
 from pds_nerfstudio.prompts import LONGEST_WORDS, folder_words
 from pds_nerfstudio.run_yaml import read_plain
-from pds_nerfstudio.runs import behind_latest, point_latest_at, read_run, require_run, runs_below
+from pds_nerfstudio.runs import behind_latest, place_beside, point_latest_at, read_run, require_run, runs_below
 
 OLD_RUNS = Path(__file__).parent / "fixtures" / "runs_of_0_1_0"
 MAN = "a photo of a man"
@@ -271,3 +271,15 @@ def test_what_pds_edit_left_unfinished_goes_on_by_its_own_line_and_its_folder_is
     shutil.rmtree(run.parent)
     Runs(tmp_path / "out").run()
     assert f"  {line}   # begin the edit again" in capsys.readouterr().out
+
+
+def test_what_is_made_of_an_edit_goes_to_the_folder_that_was_given(tmp_path):
+    edit = tmp_path / "edit"
+    run = edit / "refinement" / "sdedit-refine-splat" / "run"
+    (run / "nerfstudio_models").mkdir(parents=True)
+    (run / "nerfstudio_models" / "step-000000009.ckpt").touch()
+    (run / "config.yml").touch()
+    (edit / "edit.json").write_text("[]")
+    assert place_beside(edit, run, "renders") == edit / "renders"
+    for given in (run, run / "nerfstudio_models", run / "config.yml"):
+        assert place_beside(given, run, "renders") == run / "renders"

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.table import Table
 
-from pds_nerfstudio.text import in_markdown, in_rich, visible
+from pds_nerfstudio.text import choices, in_markdown, in_rich, meant, visible
 
 HOSTILE = (
     "a [/x] ball",
@@ -90,3 +90,10 @@ def test_a_tables_title_and_cells_show_text_as_it_is(text):
     console = Console(file=io.StringIO(), width=300, color_system=None)
     console.print(table)
     assert console.file.getvalue().count(visible(text)) == 2  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_mistyped_name_is_answered_by_the_one_that_was_meant():
+    assert meant("toyboks", ["toybox", "toybox-flow"]) == "toybox"
+    assert meant("nowhere", ["toybox", "toybox-flow"]) == ""
+    assert choices("colours", ["colour", "style"]) == "did you mean colour? Otherwise choose among colour, style."
+    assert choices("zebra", ["quick", "quality"]) == "choose among quick, quality."

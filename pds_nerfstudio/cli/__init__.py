@@ -8,6 +8,7 @@ from typing import Any
 from pds_nerfstudio import __version__
 from pds_nerfstudio.errors import UserError, one_sentence
 from pds_nerfstudio.quiet import silence_children, silence_libraries
+from pds_nerfstudio.text import meant
 
 DESCRIPTION = """Edit nerfstudio scenes from text. Start with `pds edit RUN --from "…" --to "…"`, or with `pds demo`.
 
@@ -88,11 +89,11 @@ def command_of(arguments: Sequence[str]) -> Any:
     from pds_nerfstudio.help_texts import join_lines
 
     join_lines()
-    known, arguments = commands(), tidied(arguments, "--")
-    name = next(iter(arguments), "")
+    known, name = commands(), next(iter(arguments), "")
     if name in known:
         kind = known[name]
         refuse_unquoted(arguments[1:], behind=1 if name == "edit" else None)
+        arguments = tidied(arguments, "--")
         refuse_mistyped(arguments[1:], f"pds {name}", lambda: flags_of(parser_of(kind)))
     elif name and not name.startswith("-"):
         raise UserError(no_such_command(name, known))
@@ -101,7 +102,5 @@ def command_of(arguments: Sequence[str]) -> Any:
 
 def no_such_command(typed: str, known: Iterable[str]) -> str:
     """What to say about a mistyped command."""
-    from difflib import get_close_matches
-
-    close = get_close_matches(typed, list(known), 1)
-    return f"There is no command pds {typed}: {f'did you mean pds {close[0]}?' if close else 'pds --help lists all.'}"
+    close = meant(typed, known)
+    return f"There is no command pds {typed}: {f'did you mean pds {close}?' if close else 'pds --help lists all.'}"

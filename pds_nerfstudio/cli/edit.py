@@ -20,18 +20,18 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pds_nerfstudio.children import run_child
+from pds_nerfstudio.children import A_STAGE, run_child
 from pds_nerfstudio.cli.edit_record import Record
 from pds_nerfstudio.cli.stages import Stage, progress, refuse_unknown, words_of
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.estimates import estimates
 from pds_nerfstudio.files import read_json, require_writable
-from pds_nerfstudio.next_steps import A_STAGE, after_edit, say_next
+from pds_nerfstudio.next_steps import after_edit, say_next
 from pds_nerfstudio.priors.dreambooth_settings import CARD
 from pds_nerfstudio.priors.families import PACKAGED
 from pds_nerfstudio.prompts import check_prompts, sought, unknown_words
 from pds_nerfstudio.runs import Run, behind_latest, data_gone, require_run
-from pds_nerfstudio.text import in_rich, printable
+from pds_nerfstudio.text import choices, in_rich, printable
 
 METHODS = (
     *("pnr-edit", "pds-edit", "dds-edit", "sds-edit", "piva-edit", "ssd-edit", "dvrf-edit", "dreamcatalyst-edit"),
@@ -202,8 +202,9 @@ class Edit:
             "evaluate": ("--evaluate-args", self.evaluate_args),
         }
         for stage in stages:
-            if stage.name in given:
-                flag, text = given[stage.name]
+            flag, text = given.get(stage.name, ("", ""))
+            if text.strip():
+                print(f"Reading {flag} before anything begins, which takes some ten seconds.", file=sys.__stderr__)
                 refuse_unknown(stage, flag, words_of(flag, text))
 
     def _asked_before(self) -> str | None:
@@ -244,7 +245,7 @@ class Edit:
         check_extras_of(local_folder(self.prior), self.lora, self.embedding, flags="--")
         read_wanted(self.recipe, "--recipe")
         if self.method.removesuffix("-splat") not in METHODS:
-            raise UserError(f"There is no method {self.method!r}: choose among {', '.join(METHODS)}.")
+            raise UserError(f"There is no method {self.method!r}: {choices(self.method, METHODS)}")
         source = require_run(self.run_folder, called="RUN")
         if (source.data is None or not source.data.exists()) and "--data" not in self.edit_args:
             raise data_gone(source.folder, source.data, '--edit-args="--data DATA"')

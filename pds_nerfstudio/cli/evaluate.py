@@ -14,7 +14,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
 from pds_nerfstudio.next_steps import say_next, step
 from pds_nerfstudio.ranges import check_ranges
-from pds_nerfstudio.runs import require_pair
+from pds_nerfstudio.runs import behind_latest, place_beside, require_pair
 from pds_nerfstudio.text import in_rich
 
 ROOM = 2 << 20
@@ -34,7 +34,8 @@ class Evaluate:
     run_folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders of the edited runs."""
     out: Path | None = None
-    """Folder of report.json and report.html; by default `evaluation` in the run's, outputs/evaluation for several."""
+    """Folder of report.json and report.html; by default `evaluation` in the one that was given, outputs/evaluation for
+    several."""
     source: Path | None = None
     """Run to compare all edits with; by default the one that each began with."""
     clip: str = "auto"
@@ -63,7 +64,10 @@ class Evaluate:
         from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 
         plans = [plan_pair(folder, source=self.source, data=self.data) for folder in self.run_folders]
-        out = self.out or (plans[0].folder / "evaluation" if len(plans) == 1 else Path("outputs/evaluation"))
+        only = self.run_folders[0] if len(plans) == 1 else None
+        out = self.out or (
+            Path("outputs/evaluation") if only is None else place_beside(only, plans[0].folder, "evaluation")
+        )
         require_writable(out, room=ROOM)
         console = Console(soft_wrap=True, highlight=False)
         from pds_nerfstudio.evaluation.measure import load_judges, measure
@@ -86,7 +90,12 @@ class Evaluate:
         write_whole(out / "report.html", as_html(entries, judges))
         console.print(f"{in_rich(out / 'report.html')}  [dim]to look at or to send to somebody")
         console.print(str(out / "report.json"), markup=False)
-        films = [step("film it before and after", "pds", "render", plan.folder) for plan in plans[:1]]
+        unfilmed = [
+            folder
+            for folder, plan in zip(self.run_folders, plans, strict=True)
+            if not place_beside(folder, plan.folder, "renders").exists()
+        ]
+        films = [step("film it before and after", "pds", "render", behind_latest(folder)) for folder in unfilmed[:1]]
         say_next(console, [*films, step("find other edits to compare with", "pds", "runs")])
 
 

@@ -19,7 +19,7 @@ from pds_nerfstudio.next_steps import say_next, step
 from pds_nerfstudio.prompts import check_prompts, unknown_words
 from pds_nerfstudio.ranges import Steps, check_ranges
 from pds_nerfstudio.runs import Run, require_run
-from pds_nerfstudio.text import in_rich, printable
+from pds_nerfstudio.text import choices, in_rich, printable
 
 if TYPE_CHECKING:
     from pds_nerfstudio.evaluation.cells import Cell
@@ -118,7 +118,7 @@ class Gallery:
             for number, name in enumerate(names):
                 known = (*METHODS, REFINES) if number else METHODS
                 if name not in known:
-                    raise UserError(f"There is no method {name!r}: choose among {', '.join(known)}.")
+                    raise UserError(f"There is no method {name!r}: {choices(name, known)}")
         needs_source = any(name not in NEED_NO_SOURCE for names in chains.values() for name in names)
         for prompt in self.tgt_prompt:
             check_prompts(self.src_prompt, prompt, needs_source=needs_source)

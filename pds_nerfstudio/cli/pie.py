@@ -13,6 +13,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable, write_whole
 from pds_nerfstudio.next_steps import PROMPTS, NextStep, say_next, step
 from pds_nerfstudio.ranges import Guidance, Seed, Steps, check_ranges
+from pds_nerfstudio.text import choices
 
 if TYPE_CHECKING:
     from pds_nerfstudio.evaluation.pie import PieEdit
@@ -102,7 +103,7 @@ class PieBench:
 
         method, changes = read_link(text)
         if method not in image_methods():
-            raise UserError(f"There is no method {text!r} for pictures: choose among {', '.join(image_methods())}.")
+            raise UserError(f"There is no method {text!r} for pictures: {choices(text, image_methods())}")
         config: Any = copy.deepcopy(METHODS[method].config)
         config.pipeline.objective = replace(config.pipeline.objective, guidance_scale=self.guidance_scale)
         return changed(config, changes)

@@ -17,23 +17,21 @@ import tyro
 from annotated_types import Ge, Le
 from rich.console import Console
 
+from pds_nerfstudio.cli.preview_lines import PNR, SDEDIT, ns_train_line, reconstruction, whole_edit
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
-from pds_nerfstudio.next_steps import described_in, reconstructing
+from pds_nerfstudio.next_steps import say_next
 from pds_nerfstudio.prompts import check_prompts, unknown_words
 from pds_nerfstudio.ranges import Guidance, LearningRate, Pixels, Seed, Steps, check_ranges
-from pds_nerfstudio.text import in_rich, printable
+from pds_nerfstudio.text import choices, in_rich, printable
 
 if TYPE_CHECKING:
     from pds_nerfstudio.objectives import ScoreDistillation
     from pds_nerfstudio.objectives.sdedit import SDEdit
     from pds_nerfstudio.scenes.photographs import Photographs
 
-SDEDIT = "sdedit"
 EDITORS = ("sds", "dds", "pds", "vsd", "piva", "ssd", "dvrf", "dreamcatalyst", SDEDIT)
 """Those of `known_editors`, which imports torch."""
-PNR = "pnr"
-"""Whichever of them `pnr-edit`, the method of `pds edit`, revises a scene by with this prior."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ class Preview:
         """Raise UserError for an objective that there is not, or prompts that make no edit."""
         for name in self.objective:
             if name not in (PNR, *EDITORS):
-                raise UserError(f"There is no objective {name!r}: choose among {', '.join((PNR, *EDITORS))}.")
+                raise UserError(f"There is no objective {name!r}: {choices(name, (PNR, *EDITORS))}")
         needs_source = any(name not in ("sds", SDEDIT) for name in self.objective)
         for prompt in self.tgt_prompt or ("",):
             check_prompts(self.src_prompt, prompt, needs_source=needs_source)
@@ -280,6 +278,8 @@ class Preview:
             name = ", ".join(variant.label(axis) for axis in axes) or variant.tgt_prompt
             console.print(f"[bold]{variant.number}[/] [cyan]{in_rich(name)}[/]", highlight=False)
             console.print(f"  {printable(lines[variant.number])}", highlight=False, markup=False)
+        wholes = (whole_edit(variant, self, photographs, len(variants) > 1) for variant in variants)
+        say_next(console, itertools.islice(filter(None, wholes), 1))
 
 
 def known_editors() -> dict[str, type]:
@@ -345,36 +345,3 @@ def read_photographs(paths: Sequence[Path], prior: Any, resolution: int | None) 
         if images[-1].shape != images[0].shape:
             raise UserError(f"{path} has another shape than {paths[0]}: preview photographs of one shape at a time.")
     return torch.cat(images)
-
-
-def reconstruction(data: Path | None) -> tuple[str, ...]:
-    """What reconstructs the scene that photographs show; of one that `pds toybox` has written, as that says."""
-    from pds_nerfstudio.cli.toybox import RECONSTRUCTION
-
-    if data is not None and described_in(data.parent / "edit.json")[-2:] == ("--prior", "toybox"):
-        return reconstructing(data.parent, RECONSTRUCTION).command
-    return "ns-train", "source-splatfacto", "--data", str(data or "DATA")
-
-
-def ns_train_line(variant: Variant, preview: Preview, photographs: "Photographs") -> str:
-    """The command that edits the scene with a variant's settings."""
-    name = variant.settings["objective"]
-    if name == SDEDIT:
-        return "(ns-train sdedit-refine refines a finished edit by SDEdit; none begins with it)"
-    suffix = "" if photographs.family == "nerfacto" else "-splat"
-    run = photographs.run or Path("RUN")
-    arguments = [f"{name}-edit{suffix}", "--load-dir", str(run / "nerfstudio_models")]
-    if preview.src_prompt:
-        arguments += ["--pipeline.src-prompt", preview.src_prompt]
-    arguments += ["--pipeline.tgt-prompt", variant.tgt_prompt, "--pipeline.prior", preview.prior]
-    for flag, added in (("--pipeline.lora", preview.lora), ("--pipeline.embedding", preview.embedding)):
-        arguments += [flag, *map(str, added)] if added else []
-    if preview.resolution is not None:
-        arguments += ["--pipeline.resolution", str(preview.resolution)]
-    default = type(variant.editor)()
-    for field in dataclasses.fields(variant.editor):
-        value = getattr(variant.editor, field.name)
-        named = field.name in variant.settings  # anything else pnr-edit takes from the same recipe
-        if named or (name != PNR and value != getattr(default, field.name)):
-            arguments += [f"--pipeline.objective.{field.name.replace('_', '-')}", str(value)]
-    return shlex.join(["ns-train", *arguments])

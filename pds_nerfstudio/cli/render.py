@@ -12,7 +12,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
 from pds_nerfstudio.next_steps import say_next, step
 from pds_nerfstudio.ranges import check_ranges
-from pds_nerfstudio.runs import require_pair
+from pds_nerfstudio.runs import behind_latest, place_beside, require_pair
 from pds_nerfstudio.text import in_rich, printable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Render:
     """What --export writes of splats besides splat.ply: Niantic's .spz (a quarter of the size or less), .splat (without
     view dependence), glTF with KHR_gaussian_splatting (.glb)."""
     out: Path | None = None
-    """Folder to write to; by default `renders` in the run's own."""
+    """Folder to write to; by default `renders` in the one that was given."""
     resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
     """Shorter side of pictures and films in pixels, where the photographs are not smaller."""
     frames: Annotated[int, Ge(2), Le(100_000)] = 60
@@ -82,7 +82,7 @@ class Render:
             raise UserError(
                 f"--formats {self.formats[0]} is a format of splats, and {plan.folder} a NeRF: leave it out."
             )
-        out = self.out or plan.folder / "renders"
+        out = self.out or place_beside(self.run_folder, plan.folder, "renders")
         require_writable(out, room=ROOM)
         console = Console(soft_wrap=True, highlight=False)
         written = []
@@ -103,8 +103,8 @@ class Render:
             console.print(f"  {printable(path)}", markup=False)
         config = usable_config(plan.run.config_path, plan.run.config, out)
         steps = [step("walk around it", "ns-viewer", "--load-config", config)]
-        if plan.edit is not None:
-            steps.append(step("measure it", "pds", "evaluate", plan.folder))
+        if plan.edit is not None and not place_beside(self.run_folder, plan.folder, "evaluation").exists():
+            steps.append(step("measure it", "pds", "evaluate", behind_latest(self.run_folder)))
         if not self.export:
             exports = export_commands(config, plan.family, out / "export")
             steps += [step("take it elsewhere (or --export)", *command) for command in exports]

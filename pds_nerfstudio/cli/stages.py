@@ -124,14 +124,28 @@ def refuse_unknown(stage: Stage, flag: str, words: Sequence[str]) -> None:
         words: what was given for this stage, with which its command ends.
 
     Raises:
-        UserError: a flag is mistyped or unknown, or the command has it already.
-        SystemExit: a value cannot be read, which has been said.
+        UserError: a flag is mistyped or unknown, or the command has it already, or a value cannot be read.
     """
     if not words:
         return
     own = set(unknown_flags(stage.command[: -len(words)], MAY_BE_GIVEN))
     if twice := [word for word in unknown_flags(words, ()) if word.replace("_", "-") in own]:
         raise UserError(f"{flag} holds {twice[0]}, which pds edit sets itself: leave it out (pds edit --help).")
+    try:
+        _read(stage, words)
+    except SystemExit as error:
+        raise UserError(
+            f"{flag} holds what {stage.command[1]} cannot read, for the reason above: correct it."
+        ) from error
+
+
+def _read(stage: Stage, words: Sequence[str]) -> None:
+    """Read a stage's command as it will read it itself.
+
+    Raises:
+        UserError: a flag is mistyped or unknown.
+        SystemExit: a value cannot be read, which has been said.
+    """
     program, name, *_ = stage.command
     if program == "pds":
         from pds_nerfstudio.cli import command_of

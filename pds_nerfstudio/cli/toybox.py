@@ -62,7 +62,8 @@ class Toybox:
             width = max(len(edit.name) for edit in EDITS)
             for edit in EDITS:
                 console.print(f"{edit.name:{width}}  {edit.kind:10}  “{edit.source_prompt}” → “{edit.target_prompt}”")
-            say_next(console, [step("make one of them", "pds", "toybox", EDITS[0].name)])
+            kinds = {edit.kind: edit for edit in reversed(EDITS)}  # the first of each
+            say_next(console, [step(f"{kind}", "pds", "toybox", edit.name) for kind, edit in reversed(kinds.items())])
             return
         try:
             found = find_edit(self.edit)

@@ -40,6 +40,7 @@ from pds_nerfstudio.evaluation.suite import Suite
 from pds_nerfstudio.files import appended, read_json
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.settings_tree import changed
+from pds_nerfstudio.text import choices
 
 AFRESH = "eta=1.0", "eta_opacity=1.0", "eta_colour=1.0", "perturb=everywhere", "refine_steps=0"
 MEANINGS = {REGENERATE: f"pnr-edit[{','.join(f'pipeline.{setting}' for setting in AFRESH)}]"}
@@ -124,13 +125,13 @@ def plan_cells(suite: Suite, methods: Sequence[str], benchmark: Benchmark, seeds
 
 
 def _check_row(text: str, benchmark: Benchmark) -> None:
-    before = None
-    for method, changes in read_chain(text):
+    before, chain = None, read_chain(text)
+    for method, changes in chain:
         known = benchmark.methods(first=before is None)
         if method not in known:
             where = f" to go on with in {text!r}" * (before is not None)
-            known = [*ANCHORS * (before is None), *known]
-            raise UserError(f"There is no method {method!r}{where}: choose among {', '.join(known)}.")
+            known = [*ANCHORS * (len(chain) == 1), *known]
+            raise UserError(f"There is no method {method!r}{where}: {choices(method, known)}")
         if method == before:
             raise UserError(f"{text!r}: {method} would resume the edit before it: give that one more steps instead.")
         changed(METHODS[of_family(method, benchmark.family)].config, changes)

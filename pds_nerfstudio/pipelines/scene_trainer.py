@@ -229,7 +229,7 @@ class SceneTrainer(Trainer):
         if self._last_step is not None:
             self.save_checkpoint(self._last_step)
             going_on = resuming(str(self.config.method_name), self.base_dir.resolve(), self.is_edit)
-            CONSOLE.print(f"Stopped after step {self._last_step:d}.", highlight=False)
+            CONSOLE.print(f"Stopped after {self._last_step + 1:d} steps.", highlight=False)
             say_next(CONSOLE, [going_on], "To go on:")
         raise SystemExit(FAILED + self._signal)
 

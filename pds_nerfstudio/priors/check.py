@@ -21,6 +21,7 @@ from pds_nerfstudio.priors.folder import (
 )
 from pds_nerfstudio.priors.hub import KNOWN, cached_snapshot, check_hub, download, is_hub_id
 from pds_nerfstudio.priors.one_file import check_file, convert, converted, is_one_file, read_header
+from pds_nerfstudio.text import meant
 
 TOYBOX = Path(__file__).resolve().parents[1] / "toybox" / "weights" / "prior"
 TOYBOX_FLOW = TOYBOX.with_name("flow")
@@ -133,10 +134,9 @@ def local_folder(name: str) -> Path | None:
     if path.exists():
         raise UserError(f"The prior {name} is a file: give the diffusers folder that holds model_index.json.")
     if not is_hub_id(name):
-        raise UserError(
-            f"The prior {name} is neither an existing folder nor a hub id of the form owner/name: "
-            f"correct the path, or use {KNOWN}."
-        )
+        close = meant(name, PACKAGED)
+        remedy = f"did you mean {close}?" if close else f"correct the path, or use {KNOWN}."
+        raise UserError(f"The prior {name} is neither an existing folder nor a hub id of the form owner/name: {remedy}")
     return cached_snapshot(name)
 
 

@@ -25,6 +25,7 @@ from pds_nerfstudio.priors.check import local_folder, lora_folder
 from pds_nerfstudio.priors.folder import camera_layout, is_flow
 from pds_nerfstudio.priors.folder import read_json as read_config
 from pds_nerfstudio.prompts import Ask, guess_ask
+from pds_nerfstudio.text import choices
 
 FILE = "recipe.json"
 COMMON, OF_VIEWS, OF_FLOWS = (
@@ -141,8 +142,8 @@ def read_wanted(words: Sequence[str], flag: str = "--pipeline.recipe") -> Wanted
     if len(set(asks)) > 1 or len(paths) > 1:
         raise UserError(f"{flag} {' '.join(words)}: give one kind of edit and one file at most.")
     if paths and not paths[0].exists():
-        known = ", ".join((NONE, *get_args(Ask), *get_args(Budget)))
-        raise UserError(f"{flag} {paths[0]} is neither a file nor one of {known}.")
+        known = NONE, *get_args(Ask), *get_args(Budget)
+        raise UserError(f"{flag} {paths[0]} is no file: {choices(str(paths[0]), known, 'give one, or a word of')}")
     path = paths[0] / FILE if paths and paths[0].is_dir() else (paths or [None])[0]
     return Wanted(path, asks[0] if asks else None, budgets)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, get_args
 
+from pds_nerfstudio.text import choices
 from pds_nerfstudio.toybox.spec import EditKind
 
 Thing = Literal["vase", "bottle", "bowl", "mug", "teapot"]
@@ -188,7 +189,7 @@ def find_edit(name: str) -> StudioEdit:
     for edit in EDITS:
         if edit.name == name:
             return edit
-    raise ValueError(f"There is no studio edit {name!r}; choose one of: {', '.join(edit.name for edit in EDITS)}.")
+    raise ValueError(f"There is no studio edit {name!r}: {choices(name, [edit.name for edit in EDITS])}")
 
 
 def still_of(edit: StudioEdit) -> Still:

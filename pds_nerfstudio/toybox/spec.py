@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, get_args
 
+from pds_nerfstudio.text import choices
+
 Shape = Literal[
     "ball",
     "cube",
@@ -140,7 +142,7 @@ def find_edit(name: str) -> ToyEdit:
     for edit in EDITS:
         if edit.name == name:
             return edit
-    raise ValueError(f"There is no toybox edit {name!r}; choose one of: {', '.join(edit.name for edit in EDITS)}.")
+    raise ValueError(f"There is no toybox edit {name!r}: {choices(name, [edit.name for edit in EDITS])}")
 
 
 @functools.cache

@@ -8,7 +8,9 @@ import pytest
 import tyro
 from PIL import Image
 
-from pds_nerfstudio.cli.preview import EDITORS, Preview, known_editors, ns_train_line, parsed_setting
+from pds_nerfstudio.cli import command_of
+from pds_nerfstudio.cli.preview import EDITORS, Preview, known_editors, parsed_setting
+from pds_nerfstudio.cli.preview_lines import ns_train_line, whole_edit
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import DDS, OBJECTIVES, PDS, Piva, ScoreDistillation
 from pds_nerfstudio.scenes.photographs import Photographs
@@ -104,7 +106,8 @@ def test_settings_are_read_as_what_they_are(text, expected):
         ({"tgt_prompt": ("a ball", " ")}, "target prompt is empty"),
         ({"src_prompt": ""}, "source prompt is empty"),
         ({"tgt_prompt": (PROMPTS["src_prompt"],)}, "give two"),
-        ({"objective": ("ddpm",)}, "no objective 'ddpm'"),
+        ({"objective": ("ddpm",)}, "no objective 'ddpm': choose among"),
+        ({"objective": ("pdss",)}, "did you mean pds"),
         ({"steps": 0}, "--steps"),
         ({"set": ("steps=3,0",)}, "--set steps is 0"),
         ({"set": ("strength=0.5",)}, "NAME can be"),
@@ -164,6 +167,24 @@ def test_the_printed_line_is_one_that_ns_train_reads_as_the_same_edit(tmp_path, 
     assert config.pipeline.network.lora == asked.lora
 
 
+def test_what_is_proposed_is_the_whole_edit_of_the_scene(tmp_path):
+    photographs = Photographs((), tmp_path / "a run", "splatfacto")
+
+    def proposed(**changes):
+        asked = preview(tmp_path, **changes)
+        (cell,), _ = asked._variants()
+        step = whole_edit(cell, asked, photographs)
+        return None if step is None else command_of(step.command[1:])
+
+    plain = proposed()
+    assert (plain.run_folder, plain.src_prompt, plain.prior) == (tmp_path / "a run", PROMPTS["src_prompt"], "toybox")
+    assert (plain.tgt_prompt, plain.method, plain.edit_args) == (*PROMPTS["tgt_prompt"], "pnr-edit", "")
+    told = proposed(objective=("pds",), guidance_scale=(12.5,), resolution=48, lora=("add detail.safetensors:0.5",))
+    assert (told.method, told.lora) == ("pds-edit", ("add detail.safetensors:0.5",))
+    assert "--pipeline.resolution 48 --pipeline.objective.guidance-scale 12.5" in told.edit_args
+    assert proposed(objective=("sdedit",)) is None
+
+
 @pytest.mark.slow
 def test_a_sheet_over_prompts_and_guidance(run_command, toy_scene, tmp_path):
     done = run_command(
@@ -185,6 +206,7 @@ def test_a_sheet_over_prompts_and_guidance(run_command, toy_scene, tmp_path):
     assert "source-splatfacto --data" in done.stdout
     for cell in record["cells"]:
         assert cell["line"] in done.stdout
+    assert "edit it from start to end, as number 1 here" in done.stdout
 
 
 @pytest.mark.slow

@@ -200,7 +200,7 @@ class Judged:
     [
         ("piva-edit[", "cannot be read"),
         ("pds-edit+nothing", "no method 'nothing' to go on with"),
-        ("sdedit-refine+pds-edit", "no method 'sdedit-refine': choose among nothing"),
+        ("sdedit-refine+pds-edit", "no method 'sdedit-refine': choose among sds-edit"),
         ("nothing+pds-edit", "no method 'nothing': choose"),
         ("pds-edit+", "no method '' to go on with"),
         ("pds-edit+pds-edit[pipeline.seed=1]", "would resume the edit before it"),

@@ -45,13 +45,13 @@ def test_a_signal_ends_an_edit_with_a_checkpoint_and_the_line_that_resumes_it(
     output, _ = process.communicate(timeout=120)
     assert process.returncode == code, output[-3000:]
     assert "Traceback" not in output
-    said = re.search(r"Stopped after step (\d+)\.\s+To go on:\s+(ns-train .+)", output)
+    said = re.search(r"Stopped after (\d+) steps\.\s+To go on:\s+(ns-train .+)", output)
     assert said is not None, output[-3000:]
     (run,) = (path.parent for path in (tmp_path / "stopped").rglob("config.yml"))
-    assert find_run(run).step == int(said[1])
+    assert find_run(run).step == int(said[1]) - 1
     method, *flags = shlex.split(said[2], comments=True)[1:]
-    resumed = ns_train(method, *flags, "--max-num-iterations", int(said[1]) + 3)
-    assert find_run(resumed.get_base_dir()).step == int(said[1]) + 2
+    resumed = ns_train(method, *flags, "--max-num-iterations", int(said[1]) + 2)
+    assert find_run(resumed.get_base_dir()).step == int(said[1]) + 1
 
 
 def test_a_second_signal_stops_at_once(toy_splats, ns_train, monkeypatch, tmp_path):

@@ -78,7 +78,7 @@ def test_a_folder_without_a_recipe_has_the_common_one_and_a_lora_its_own(tmp_pat
     [
         (("none", "quick"), "leave the other words out"),
         (("colour", "shape"), "one kind of edit"),
-        (("fast",), "neither a file nor one of none, colour"),
+        (("fast",), "is no file: give one, or a word of none, colour"),
     ],
 )
 def test_words_that_mean_nothing_are_refused(words, reason):

@@ -56,7 +56,7 @@ def test_there_are_edits_of_all_three_kinds_and_the_raised_arms_are_among_them()
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"choose one of: .*raise-arms"):
+    with pytest.raises(ValueError, match=r"choose among .*raise-arms"):
         find_edit("fly")
     with pytest.raises(ValueError, match="choose one of: ball, cube"):
         SceneSpec("teapot")  # pyright: ignore[reportArgumentType]
