@@ -32,7 +32,8 @@ def load_vae(folder: Path, device: str) -> AutoencoderKL:
 
 def plain_unet(vae: AutoencoderKL) -> UNet2DConditionModel:
     """Toybox's, for the VAE's latents of a photograph; without cameras."""
-    return make_unet(CHANNELS, TEXT_WIDTH, IMAGE_SIZE // 2 ** (len(vae.config.block_out_channels) - 1))
+    side = IMAGE_SIZE // 2 ** (len(vae.config.block_out_channels) - 1)
+    return make_unet(CHANNELS, TEXT_WIDTH, side, vae.config.latent_channels)
 
 
 @torch.no_grad()

@@ -14,14 +14,14 @@ KL_WEIGHT = 2e-5
 CURVE = ("step", "minutes", "seconds_per_step", "shards", "psnr", "latents_std")
 
 
-def make_vae(channels: tuple[int, ...]) -> AutoencoderKL:
-    """Its stride is 2 to the power of one less than there are numbers of channels."""
+def make_vae(channels: tuple[int, ...], latents: int) -> AutoencoderKL:
+    """With so many channels of latents; its stride is 2 to the power of one less than there are numbers of channels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),
         block_out_channels=channels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=latents,
         norm_num_groups=8,
         sample_size=IMAGE_SIZE,
     )
@@ -41,10 +41,10 @@ def psnr_of(vae: AutoencoderKL, images: Tensor) -> tuple[float, Tensor]:
     return float(-10 * errors.log10().mean()), results
 
 
-def train_vae(folder: Path, views: Path, channels: tuple[int, ...], batch_size: int, pace: Pace) -> None:
+def train_vae(folder: Path, views: Path, channels: tuple[int, ...], latents: int, batch_size: int, pace: Pace) -> None:
     """By absolute and squared error with a light KL term, as toybox's; FOLDER/vae has the average of the weights."""
     torch.manual_seed(pace.seed)
-    vae = make_vae(channels).to(pace.device)
+    vae = make_vae(channels, latents).to(pace.device)
     training = LongTraining("vae", folder / "vae_training", vae, pace)
     data = Photographs.load(views)
     valid = Photographs.load(views, "valid.pt").images.flatten(0, 1)

@@ -30,12 +30,14 @@ def make_vae() -> AutoencoderKL:
     )
 
 
-def make_unet(channels: tuple[int, ...], text_width: int, sample_size: int = IMAGE_SIZE // 4) -> UNet2DConditionModel:
-    """A U-Net of latents of 4 channels, `sample_size` a side."""
+def make_unet(
+    channels: tuple[int, ...], text_width: int, sample_size: int = IMAGE_SIZE // 4, latents: int = 4
+) -> UNet2DConditionModel:
+    """A U-Net of latents of so many channels, `sample_size` a side."""
     return UNet2DConditionModel(
         sample_size=sample_size,
-        in_channels=4,
-        out_channels=4,
+        in_channels=latents,
+        out_channels=latents,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=channels,

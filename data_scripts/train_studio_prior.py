@@ -1,7 +1,7 @@
 """Trains the studio prior from scratch on rendered photographs (data_scripts/studio_views.py), stage by stage.
 
-    python data_scripts/train_studio_prior.py vae --steps 12000 --finish 3000
-    python data_scripts/train_studio_prior.py unet --steps 20000 --finish 3000    # once the VAE is finished
+    python data_scripts/train_studio_prior.py vae --steps 10000 --finish 2500
+    python data_scripts/train_studio_prior.py unet --steps 20000 --finish 4000    # once the VAE is finished
     python data_scripts/train_studio_prior.py clip --steps 3000 --finish 1000     # the judge
 
 Every stage goes to `--steps` at a constant rate, then its copy to the end of `--finish` with a rate that falls to zero.
@@ -43,6 +43,8 @@ class Settings(Pace):
     """0 for the stage's own: 0.0015 for the VAE, otherwise 0.0006."""
     vae_channels: tuple[int, ...] = (16, 32, 64, 64)
     """Of the VAE's levels; one level fewer halves the stride."""
+    vae_latents: int = 4
+    """Channels of its latents."""
     vae_pictures: int = 8
     """In a batch of the VAE."""
     clip_pictures: int = 96
@@ -56,7 +58,14 @@ class Settings(Pace):
 def train(settings: Settings) -> None:
     match settings.stage:
         case "vae":
-            train_vae(settings.folder, settings.views, settings.vae_channels, settings.vae_pictures, settings)
+            train_vae(
+                settings.folder,
+                settings.views,
+                settings.vae_channels,
+                settings.vae_latents,
+                settings.vae_pictures,
+                settings,
+            )
         case "unet":
             train_unet(settings.folder, settings.views, settings.singles, settings.groups, settings)
         case "clip":

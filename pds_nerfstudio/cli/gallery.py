@@ -67,7 +67,7 @@ class Gallery:
     fps: Annotated[int, Ge(1), Le(240)] = 20
     """Frames per second."""
     resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
-    """Shorter side of films and stills, in pixels. Smaller photographs are not enlarged."""
+    """Shorter side of films and stills, in pixels. Stills, and films of NeRFs, are no larger than the photographs."""
     export: bool = True
     """Also write splats as .ply files, and link to them from the page."""
     clip: str = "auto"

@@ -45,7 +45,8 @@ class Render:
     out: Path | None = None
     """Folder to write to; by default `renders` in the one that was given."""
     resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
-    """Shorter side of pictures and films in pixels, where the photographs are not smaller."""
+    """Shorter side of pictures and films in pixels; of NeRFs, where the photographs are not smaller. None: that of the
+    photographs."""
     frames: Annotated[int, Ge(2), Le(100_000)] = 60
     """Frames of each film, at most as many as there are training views for "training"."""
     fps: Annotated[int, Ge(1), Le(240)] = 20
@@ -115,7 +116,7 @@ class Render:
 
         from pds_nerfstudio.evaluation.renders import film, still_views
         from pds_nerfstudio.scenes.paths import camera_path
-        from pds_nerfstudio.scenes.shots import before_after_sheet, prompts_title, view_camera
+        from pds_nerfstudio.scenes.shots import before_after_sheet, prompts_title, shown_camera
 
         written = []
         src_prompt, tgt_prompt = pair.plan.prompts
@@ -128,7 +129,7 @@ class Render:
                 advance = lambda task=task: bar.advance(task)  # noqa: E731
                 still_views(pair, out / "held_out", sheet, f"{title}   (held-out views)", self.resolution, advance)
                 written += [sheet, out / "held_out"]
-            first = view_camera(pair.training, 0, self.resolution)
+            first, times = shown_camera(pair.training, 0, self.resolution, pair.after)
             size = int(first.height), int(first.width)
             for kind in self.paths:
                 cameras = camera_path(pair.training, kind, self.frames, *size)
@@ -143,6 +144,7 @@ class Render:
                     (folder / "before.mp4", folder / "after.mp4"),
                     self.fps,
                     lambda task=task: bar.advance(task),
+                    times,
                 )
                 before_after_sheet([b for b, _ in shots], [a for _, a in shots], sheet, f"{title}   ({kind} path)")
                 written += [folder / "side_by_side.mp4", folder / "before.mp4", folder / "after.mp4", sheet]

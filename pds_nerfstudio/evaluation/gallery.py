@@ -31,7 +31,7 @@ from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.settings_tree import changed
 from pds_nerfstudio.prompts import folder_words, guess_ask
 from pds_nerfstudio.scenes.paths import CameraPath, camera_path, evenly
-from pds_nerfstudio.scenes.shots import view_camera
+from pds_nerfstudio.scenes.shots import shown_camera
 from pds_nerfstudio.scenes.views import Views, train_views
 
 BEFORE, AFTER, STILLS, SPLATS = "before.mp4", "after.mp4", "stills", "splat.ply"
@@ -74,7 +74,7 @@ class Look:
     frames: int = 60
     fps: int = 20
     resolution: int | None = 512
-    """Shorter side in pixels, where the photographs are not smaller."""
+    """Shorter side in pixels; of NeRFs and of what is measured, where the photographs are not smaller."""
     export: bool = True
     """Whether the Gaussians of splats are written as a .ply."""
     clip: str = "auto"
@@ -86,9 +86,9 @@ class Look:
 
     def film(self, scene: Model, views: Views, path: Path) -> None:
         """Film a scene along this look's path through the training views."""
-        first = view_camera(views, 0, self.resolution)
+        first, times = shown_camera(views, 0, self.resolution, scene)
         cameras = camera_path(views, self.path, self.frames, int(first.height), int(first.width))
-        film_alone(scene, cameras, path, self.fps)
+        film_alone(scene, cameras, path, self.fps, times)
 
 
 @dataclass(frozen=True, eq=False)

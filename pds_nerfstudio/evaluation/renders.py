@@ -18,7 +18,7 @@ from pds_nerfstudio.scenes.formats.splat_files import WRITERS, read_splats
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.pinholes import pinholes
 from pds_nerfstudio.scenes.scene import Family
-from pds_nerfstudio.scenes.shots import Shot, before_after_sheet, depth_pictures, shoot, view_camera
+from pds_nerfstudio.scenes.shots import Shot, before_after_sheet, depth_pictures, shoot, shown_camera, view_camera
 from pds_nerfstudio.scenes.views import train_views
 
 SHEET_COLUMNS = 8
@@ -39,12 +39,14 @@ def film(
     sides: tuple[Path, Path] | None = None,
     fps: int = 20,
     on_frame: OnFrame = lambda: None,
+    times: float = 1.0,
 ) -> list[tuple[Shot, Shot]]:
     """Film both scenes along one path, side by side.
 
     Args:
         path: where the film goes, an MP4.
         sides: where each side goes as a film of its own, frame by frame the same: what a before/after slider takes.
+        times: how many times larger it is than the photographs.
 
     Returns:
         up to eight frames of it, evenly chosen, before and after.
@@ -54,7 +56,7 @@ def film(
         both = stack.enter_context(video(path, fps))
         each = [stack.enter_context(video(side, fps)) for side in sides or ()]
         for i in range(len(cameras)):
-            pair = shoot(before, cameras[i : i + 1]), shoot(after, cameras[i : i + 1])
+            pair = shoot(before, cameras[i : i + 1], times), shoot(after, cameras[i : i + 1], times)
             both(side_by_side(pair[0].image, pair[1].image, labels))
             for add, shot in zip(each, pair, strict=False):
                 add(shot.image)
@@ -64,11 +66,11 @@ def film(
     return kept
 
 
-def film_alone(scene: Model, cameras: Cameras, path: Path, fps: int = 20) -> None:
-    """Film one scene along a path: an MP4."""
+def film_alone(scene: Model, cameras: Cameras, path: Path, fps: int = 20, times: float = 1.0) -> None:
+    """Film one scene along a path: an MP4, so many times larger than the photographs."""
     with video(path, fps) as add:
         for i in range(len(cameras)):
-            add(shoot(scene, cameras[i : i + 1]).image)
+            add(shoot(scene, cameras[i : i + 1], times).image)
 
 
 def still_views(
@@ -77,8 +79,8 @@ def still_views(
     """The held-out views: FOLDER/{before,after,change,depth_before,depth_after}/VIEW.png; a sheet of up to eight."""
     keep, kept = evenly(len(pair.held_out), SHEET_COLUMNS), []
     for i, name in enumerate(distinct_names(pair.held_out.names)):
-        camera = view_camera(pair.held_out, i, short_side)
-        before, after = shoot(pair.before, camera), shoot(pair.after, camera)
+        camera, times = shown_camera(pair.held_out, i, short_side, pair.after)
+        before, after = shoot(pair.before, camera, times), shoot(pair.after, camera, times)
         depth_before, depth_after = depth_pictures(before, after)
         pictures = {
             "before": before.image,

@@ -170,8 +170,10 @@ def film(edit: ToyEdit, source: Path, edited: Path, path: Path) -> None:
     """One turn around the scene, before and after side by side."""
     before, after = load_run(source), load_run(edited)
     frames, size = scene_of(before.model).film
-    cameras = camera_path(train_views(before.datamanager), "orbit", frames, size, size)
-    renders.film(before.model, after.model, cameras, path, (edit.source_prompt, edit.target_prompt))
+    views = train_views(before.datamanager)
+    cameras = camera_path(views, "orbit", frames, size, size)
+    labels = edit.source_prompt, edit.target_prompt
+    renders.film(before.model, after.model, cameras, path, labels, times=size / min(views.size(0)))
 
 
 @torch.no_grad()

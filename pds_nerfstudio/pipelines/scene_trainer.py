@@ -42,8 +42,9 @@ from pds_nerfstudio.pipelines.pace import Pace
 from pds_nerfstudio.ranges import require_steps
 from pds_nerfstudio.runs import point_latest_at
 from pds_nerfstudio.scenes.dataset import reading_dataset
-from pds_nerfstudio.scenes.families import family_of, scene_type
+from pds_nerfstudio.scenes.families import family_of, scene_of, scene_type
 from pds_nerfstudio.scenes.places import absolute, make_absolute
+from pds_nerfstudio.scenes.views import train_views
 from pds_nerfstudio.text import in_rich
 
 LAST_PICTURE = 30
@@ -142,6 +143,8 @@ class SceneTrainer(Trainer):
                 share_heaps()
             super().setup(test_mode)
             self._load_images()
+            if family is not None:
+                scene_of(self.pipeline.model).made_from(train_views(self.pipeline.datamanager))
 
     def _load_images(self) -> None:
         """Decode what a splats' datamanager otherwise decodes in the first steps, held-out photographs too."""

@@ -55,6 +55,7 @@ class NerfScene(Scene):
     model_type = NerfactoModel
     config_type = NerfactoModelConfig
     film = (24, 64)
+    enlarges = False
 
     def __init__(self, model: Model):
         super().__init__(model)

@@ -66,6 +66,8 @@ class Scene(ABC):
     """The settings of that model."""
     film: ClassVar[tuple[int, int]]
     """Frames and shorter side in pixels of a film that a CPU renders in about a minute."""
+    enlarges: ClassVar[bool]
+    """Whether its pictures may be larger than the photographs: as fast, and nicer to look at."""
 
     def __init__(self, model: Model):
         self.model: Any = model
@@ -77,6 +79,9 @@ class Scene(ABC):
 
     def begin_edit(self, densify: Densify | None = None) -> None:  # noqa: B027 - a NeRF has nothing to prepare
         """Show the scene as a finished one and count its edit from step 0; without `densify` its size stays."""
+
+    def made_from(self, views: Views) -> None:  # noqa: B027 - a NeRF is as smooth at any size
+        """Know the photographs, so that the viewer's pictures, which may be larger, are as smooth as they are."""
 
     def show_on(self, other: Model) -> None:  # noqa: B027 - a NeRF has its own background
         """Take over the background that the viewer has given to another model of this family."""

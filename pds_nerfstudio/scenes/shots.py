@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pds_nerfstudio.images import working_size
 from pds_nerfstudio.pictures import contact_sheet, heat
-from pds_nerfstudio.scenes.families import render
+from pds_nerfstudio.scenes.enlarge import enlarged
+from pds_nerfstudio.scenes.families import render, scene_of
 from pds_nerfstudio.scenes.views import Views, eval_views, train_views
 
 
@@ -30,9 +31,14 @@ class Shot:
 
 
 @torch.no_grad()
-def shoot(model: Model, camera: Cameras) -> Shot:
-    """Render one camera, batch size 1, in evaluation mode."""
-    rendering = render(model, camera)
+def shoot(model: Model, camera: Cameras, times: float = 1.0) -> Shot:
+    """Render one camera, batch size 1, in evaluation mode.
+
+    Args:
+        times: how many times larger the picture is than the photographs; see `shown_camera`.
+    """
+    with enlarged(times):
+        rendering = render(model, camera)
     return Shot(*(value[0].cpu() for value in (rendering.image, rendering.depth[:, 0], rendering.accumulation[:, 0])))
 
 
@@ -50,6 +56,19 @@ def view_camera(views: Views, index: int, short_side: int | None, device: torch.
     height, width = views.size(index)
     wanted = min(height, width) if short_side is None else min(height, width, short_side)
     return views.camera(index, *working_size(height, width, wanted, multiple=2), device=device)
+
+
+def shown_camera(views: Views, index: int, short_side: int | None, model: Model) -> tuple[Cameras, float]:
+    """A view's camera for pictures that are looked at, and how many times larger than its photograph they are.
+
+    Splats are shown with `short_side` pixels on the shorter side whatever the size of the photographs, a NeRF as
+    `view_camera` shows it.
+    """
+    height, width = views.size(index)
+    if short_side is None or not scene_of(model).enlarges:
+        return view_camera(views, index, short_side), 1.0
+    camera = views.camera(index, *working_size(height, width, short_side, multiple=2))
+    return camera, max(1.0, int(camera.height) / height, int(camera.width) / width)
 
 
 def depth_pictures(

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from pds_nerfstudio.compat import deferred_lpips
+from pds_nerfstudio.scenes.enlarge import enlarged, spread
 from pds_nerfstudio.scenes.rasterize import rasterization
 from pds_nerfstudio.scenes.scene import FROZEN
 from pds_nerfstudio.scenes.views import SIZE
@@ -57,6 +58,9 @@ class SplatfactoScene(SplatfactoModel):
     """gsplat's record of each rendering of this edit step that gradients may reach, for densification."""
     first_edit_step: int | None = None
     """The trainer's step at which the edit began; None while the scene is being reconstructed."""
+    focal: float | None = None
+    """Focal length in pixels of the sharpest photographs, where a trainer has told it: the viewer's larger pictures are
+    blurred as much as those (see `enlarge`)."""
 
     @property
     def frozen(self) -> Bool[Tensor, " gaussians"] | None:
@@ -201,6 +205,11 @@ class SplatfactoScene(SplatfactoModel):
         size = (camera.metadata or {}).get(SIZE) if self._get_downscale_factor() == 1 else None
         return _outputs(self, _placed(camera, self.device, size))
 
+    def get_outputs_for_camera(self, camera, obb_box=None):
+        """splatfacto's outputs for a camera of the viewer's, or of a photograph."""
+        with enlarged(1.0 if self.focal is None else float(camera.fx.max()) / self.focal):
+            return super().get_outputs_for_camera(camera, obb_box)
+
     def get_image_metrics_and_images(self, outputs, batch):
         """splatfacto's metrics, without those that could not be computed."""
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
@@ -224,7 +233,11 @@ def _reading(function: Callable, **names) -> Callable:
 viewmat_of = getattr(upstream.get_viewmat, "_torchdynamo_orig_callable", upstream.get_viewmat)
 """World-to-camera matrices [n 4 4] of poses [n 3 4]. Compiling its ten lines costs seconds, and on a CPU needs a C++
 compiler."""
-_outputs = _reading(SplatfactoModel.get_outputs, rasterization=rasterization, get_viewmat=viewmat_of)
+_outputs = _reading(
+    SplatfactoModel.get_outputs,
+    rasterization=lambda **arguments: rasterization(**arguments, eps2d=spread()),
+    get_viewmat=viewmat_of,
+)
 
 
 class EditStrategy(DefaultStrategy):

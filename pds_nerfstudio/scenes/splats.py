@@ -33,7 +33,8 @@ class SplatScene(Scene):
     family = "splatfacto"
     model_type = SplatfactoModel
     config_type = SplatfactoModelConfig
-    film = (60, 128)
+    film = (60, 256)
+    enlarges = True
 
     @staticmethod
     def require(device: str) -> None:
@@ -51,6 +52,10 @@ class SplatScene(Scene):
             refine_every=densify.every,
             grow_share=densify.share,
         )
+
+    def made_from(self, views: Views) -> None:
+        """See `SplatfactoScene.focal`."""
+        self.model.focal = float(views.cameras.fx.max())
 
     def show_on(self, other: Model) -> None:
         """See `Scene.show_on`."""

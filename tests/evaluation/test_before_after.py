@@ -96,7 +96,7 @@ def test_render_writes_matched_films_pictures_and_files(edits, toy_splats, run_c
             name: iio.imread(tmp_path / kind / f"{name}.mp4", plugin="FFMPEG")
             for name in ("before", "after", "side_by_side")
         }
-        assert films["before"].shape == films["after"].shape == (5, 32, 32, 3)
+        assert films["before"].shape == films["after"].shape == (5, 512, 512, 3)
         assert films["side_by_side"].shape[0] == 5
         assert (tmp_path / f"{kind}.png").stat().st_size > 1000
     for part in ("before", "after", "change", "depth_before", "depth_after"):

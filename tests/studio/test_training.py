@@ -61,7 +61,7 @@ def trained(views, tmp_path_factory):
         patch.setattr(view_training, "VALID_GROUPS", 16)
         patch.setattr(studio_unet, "SHEET_STEPS", 2)
         common = {"folder": folder, "views": views, "steps": 2, "finish": 2, **TINY}
-        main(Settings(stage="vae", vae_channels=(8, 8, 16, 16), vae_pictures=2, **common))
+        main(Settings(stage="vae", vae_channels=(8, 8, 16, 16), vae_latents=6, vae_pictures=2, **common))
         main(Settings(stage="unet", singles=1, groups=1, **common))
         main(Settings(stage="clip", clip_pictures=4, **common))
     return folder
