@@ -28,7 +28,7 @@ from pds_nerfstudio.ranges import Guidance, Seed, Steps, check_ranges
 from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
-    from pds_nerfstudio.evaluation.trial import Comparison
+    from pds_nerfstudio.pictures import Images
     from pds_nerfstudio.toybox.spec import ToyEdit
 
 Family = Literal["splatfacto", "nerfacto"]
@@ -92,7 +92,7 @@ class Demo:
         console = Console(file=sys.stdout)
         started: dict[str, float] = {}
         with self._stage("import", "Loading nerfstudio", console, started):
-            from pds_nerfstudio.evaluation import trial
+            from pds_nerfstudio.evaluation import trial  # noqa: F401 - what it loads may warn
             from pds_nerfstudio.pictures import contact_sheet
             from pds_nerfstudio.pipelines import scene_trainer
 
@@ -100,12 +100,12 @@ class Demo:
         outcomes = [self._edit(edit, method, console) for edit, method in jobs]
         rows = {}
         for outcome in outcomes:
-            comparison: trial.Comparison = outcome.comparison
-            rows |= {
-                comparison.edit.source_prompt.removeprefix("a photo of "): comparison.source,
-                f"{outcome.report['method']}: {comparison.edit.name}": comparison.edited,
-                f"truth: {comparison.edit.target_prompt.removeprefix('a photo of ')}": comparison.truth,
-            }
+            labels = (
+                outcome.report["source_prompt"].removeprefix("a photo of "),
+                f"{outcome.report['method']}: {outcome.report['edit']}",
+                f"truth: {outcome.report['target_prompt'].removeprefix('a photo of ')}",
+            )
+            rows |= dict(zip(labels, outcome.pictures, strict=True))
         contact_sheet(rows, self.out / "contact_sheet.png", "held-out views: before, edited, ground truth")
 
         reports = [outcome.report for outcome in outcomes]
@@ -154,6 +154,7 @@ class Demo:
         ):
             comparison = trial.compare(edit, scene, source, edited)
             comparison.sheet(out / "contact_sheet.png")
+            pictures = trial.to_look_at(edit, scene, source, edited)
             trial.film(edit, source, edited, out / "orbit.mp4")
         with self._stage("export", "Exporting the edited scene", console, seconds):
             mesh: dict[str, Any] = {"resolution": 96, "batch_size": 4, "num_pixels_per_side": 256}  # for 64-pixel views
@@ -167,7 +168,7 @@ class Demo:
             **comparison.numbers,
             "seconds": seconds,
         }
-        return Outcome(report, comparison, edited, exported)
+        return Outcome(report, pictures, edited, exported)
 
     @contextmanager
     def _stage(self, name: str, title: str, console: Console, seconds: dict[str, float]) -> Iterator[None]:
@@ -205,7 +206,8 @@ class Outcome:
     """What became of one edit."""
 
     report: dict[str, Any]
-    comparison: "Comparison"
+    pictures: "tuple[Images, Images, Images]"
+    """Its held-out views, before and after, and as they should be."""
     edited: Path
     """The edited run's `config.yml`."""
     exported: Path

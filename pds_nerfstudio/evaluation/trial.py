@@ -37,8 +37,10 @@ from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 from pds_nerfstudio.scenes.families import render, scene_of
 from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.scene import Family
+from pds_nerfstudio.scenes.shots import shoot, shown_camera
 from pds_nerfstudio.scenes.views import eval_views, train_views
 from pds_nerfstudio.toybox.dataset import read_geometry, write_edit
+from pds_nerfstudio.toybox.render import render as render_toybox
 from pds_nerfstudio.toybox.render import toybox_matrices
 from pds_nerfstudio.toybox.spec import ToyEdit
 
@@ -71,6 +73,8 @@ SETTINGS: dict[Family | Literal["2d"], TrialSettings] = {
 }
 
 SIDES = ("source", "target")
+LARGE = 256
+"""Shorter side in pixels of pictures that are looked at."""
 SPLAT_RATES = {"means": 1e-3, "features_dc": 0.02}
 """Learning rates of splats that train on images: splatfacto's own are for 30,000 steps."""
 
@@ -149,6 +153,27 @@ def against_truth(
         "view_consistency": float(consistency),
     }
     return Comparison(edit, source_render, edited_render, pictures.target, numbers)
+
+
+@torch.no_grad()
+def to_look_at(
+    edit: ToyEdit, scene: Path, source: Path, edited: Path, which: Sequence[int] | None = None
+) -> tuple[Images, Images, Images]:
+    """Held-out views before the edit, after it, and as they should be: larger than what is measured, where scenes may
+    be shown larger than their photographs.
+
+    Args:
+        which: of these views; of all by default.
+    """
+    before, after = load_run(source), load_run(edited)
+    views = eval_views(before.datamanager)
+    which = range(len(views)) if which is None else which
+    shown = [shown_camera(views, i, LARGE, before.model) for i in which]
+    was, became = (torch.stack([shoot(run.model, *one).image for one in shown]) for run in (before, after))
+    _, cameras = read_geometry(scene / "target", [Path(views.names[i]).name for i in which])
+    height, width = int(shown[0][0].height), int(shown[0][0].width)
+    truth = render_toybox(edit.target, cameras, height, width).image.movedim(-1, 1)
+    return was, became, truth
 
 
 def seen_from(prior: StableDiffusionPrior, side: Path, names: Sequence[str]) -> Viewpoints | None:

@@ -14,24 +14,22 @@ from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig
 from pds_nerfstudio.scenes.families import scene_type
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.scene import Family
-from pds_nerfstudio.scenes.shots import before_after_sheet, held_out_views, prompts_title, shoot, view_camera
+from pds_nerfstudio.scenes.shots import before_after_sheet, held_out_views, prompts_title, shoot, shown_camera
 from pds_nerfstudio.text import in_rich
 
 SHEET = "before_after.png"
 """What lies in a run's folder when its edit has ended."""
 SHEET_VIEWS = 6
 SHEET_SHORT_SIDE = 256
-"""In pixels, where the edit itself does not say at which size it shows its views."""
+"""In pixels; more where the prior was shown more."""
 
 
 def write_sheet(pipeline: EditPipeline, path: Path) -> None:
-    """A few held-out views before and after, at the size that the prior was shown."""
+    """A few held-out views before and after, at the size that the prior was shown, or larger."""
     views = held_out_views(pipeline.datamanager)
-    short_side = pipeline.short_side() or SHEET_SHORT_SIDE
-    cameras = [view_camera(views, i, short_side) for i in evenly(len(views), SHEET_VIEWS)]
-    before, after = (
-        [shoot(model, camera) for camera in cameras] for model in (pipeline.source_scene(), pipeline.model)
-    )
+    short_side = max(pipeline.short_side() or 0, SHEET_SHORT_SIDE)
+    shown = [shown_camera(views, i, short_side, pipeline.model) for i in evenly(len(views), SHEET_VIEWS)]
+    before, after = ([shoot(model, *one) for one in shown] for model in (pipeline.source_scene(), pipeline.model))
     before_it, after_it = pipeline.source_caption, pipeline.config.tgt_prompt
     title = prompts_title(before_it, after_it) if before_it != after_it else f"{after_it}, before and after refinement"
     before_after_sheet(before, after, path, f"{title}   (held-out views)")
