@@ -10,8 +10,9 @@ import pytest
 import torch
 from gsplat.strategy import DefaultStrategy
 
-from pds_nerfstudio.scenes import rasterize
-from pds_nerfstudio.scenes.rasterize import composite, list_tiles, rasterization
+from pds_nerfstudio.scenes import composite as compositing
+from pds_nerfstudio.scenes.composite import composite, list_tiles
+from pds_nerfstudio.scenes.rasterize import rasterization
 
 WIDTH, HEIGHT = 19, 13
 NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats")
@@ -264,8 +265,8 @@ def test_the_result_does_not_depend_on_how_tiles_are_grouped(monkeypatch):
     render, alpha, _ = draw(scene, Ks)
     expected = gradients(render, alpha, list(scene.values()))
     for chunk, side in ((1, 4), (10_000_000, 16), (500, 2)):
-        monkeypatch.setattr(rasterize, "CHUNK", chunk)
-        monkeypatch.setattr(rasterize, "SUBTILE", side)
+        monkeypatch.setattr(compositing, "CHUNK", chunk)
+        monkeypatch.setattr(compositing, "SUBTILE", side)
         other, other_alpha, _ = draw(scene, Ks)
         assert_same(other, render, 1e-10)
         for a, b in zip(gradients(other, other_alpha, list(scene.values())), expected, strict=True):
@@ -274,8 +275,8 @@ def test_the_result_does_not_depend_on_how_tiles_are_grouped(monkeypatch):
 
 def test_alphas_that_are_computed_again_give_the_same_gradients_and_are_not_kept(monkeypatch):
     results = []
-    for limit in (rasterize.KEPT_BYTES, 0):
-        monkeypatch.setattr(rasterize, "KEPT_BYTES", limit)
+    for limit in (compositing.KEPT_BYTES, 0):
+        monkeypatch.setattr(compositing, "KEPT_BYTES", limit)
         scene, Ks = make_scene(5, n=60)
         kept: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
