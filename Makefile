@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: demo test lint docs wheel prior studio clean
+.PHONY: install demo test lint docs wheel prior studio clean
+
+install: $(READY)
 
 demo: $(READY)
 	$(BIN)/pds demo $(ARGS)

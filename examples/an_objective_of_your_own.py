@@ -30,10 +30,10 @@ def main(photograph: Path, src_prompt: str, tgt_prompt: str, /, steps: int = 200
     prior = load_prior("toybox", "cpu")
     picture = read_photograph(photograph, 64, prior.latent_stride)
     x0, rows = prior.encode(picture).detach(), {"photograph": picture}
-    for pull in (0.0, 0.05, 0.5):
-        editor = Tethered(guidance_scale=15.0, pull=pull)
-        rows[f"pull {pull:g}"] = prior.decode(edit_latents(prior, editor, x0, src_prompt, tgt_prompt, steps))
-    contact_sheet(rows, Path("outputs/examples/own_objective.png"), f"{src_prompt}   to   {tgt_prompt}")
+    for editor in (Tethered(15.0, pull=pull) for pull in (0.0, 0.05, 0.5)):
+        rows[f"pull {editor.pull:g}"] = prior.decode(edit_latents(prior, editor, x0, src_prompt, tgt_prompt, steps))
+    print(sheet := Path("outputs/examples/own_objective.png"))
+    contact_sheet(rows, sheet, f"{src_prompt}   to   {tgt_prompt}")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ def main(steps: int = 200) -> None:
         surrogate_loss(x0_tgt, objective.gradient(prior, edit)).backward()
         optimizer.step()
         optimizer.zero_grad()
-    rows = {"before": picture, "after": prior.decode(x0_tgt.detach())}
-    contact_sheet(rows, Path("outputs/examples/latent.png"), "a red ball   to   a blue ball")
+    print(sheet := Path("outputs/examples/latent.png"))
+    contact_sheet({"before": picture, "after": prior.decode(x0_tgt.detach())}, sheet, "a red ball   to   a blue ball")
 
 
 if __name__ == "__main__":

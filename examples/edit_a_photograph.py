@@ -25,7 +25,8 @@ def main(photograph: Path, src_prompt: str, tgt_prompt: str, /, prior: str = "to
     for editor in (PDS(15.0), DDS(15.0), SDEdit(guidance_scale=7.5)):
         edited = edit_latents(model, editor, x0, src_prompt, tgt_prompt, steps)
         rows[type(editor).__name__] = model.decode(edited).cpu()
-    contact_sheet(rows, Path("outputs/examples/photograph.png"), f"{src_prompt}   to   {tgt_prompt}")
+    print(sheet := Path("outputs/examples/photograph.png"))
+    contact_sheet(rows, sheet, f"{src_prompt}   to   {tgt_prompt}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,14 @@ TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 """Quotation marks that mean nothing to a shell."""
 ALIKE = 0.75
 """How alike two flags must be, by difflib's measure, for one to be a mistyped other."""
+ALIKE_AT_THE_END = 0.8
+"""The same of what stands behind their last dots, which is shorter."""
+ELSEWHERE = {
+    **dict.fromkeys(("steps", "num-steps", "iterations", "num-iterations", "max-iterations"), "max-num-iterations"),
+    **dict.fromkeys(("guidance", "cfg", "cfg-scale"), "pipeline.objective.guidance-scale"),
+    **dict.fromkeys(("out", "output"), "output-dir"),
+}
+"""What flags are called elsewhere, and here."""
 
 
 def tidied(arguments: Sequence[str], prefix: str) -> list[str]:
@@ -62,7 +70,8 @@ def refuse_mistyped(arguments: Sequence[str], command: str, known: Callable[[], 
         typed = _plain(word)
         last = typed.rpartition(".")[2]
         ends = sorted((flag for flag in flags if flag.rpartition(".")[2] == last), key=len)
-        close = ends or get_close_matches(typed, flags, 1, ALIKE) or _alike_at_the_end(typed, flags)
+        known_as = [flag for flag in (ELSEWHERE.get(typed),) if flag in flags]
+        close = known_as or ends or get_close_matches(typed, flags, 1, ALIKE) or _alike_at_the_end(typed, flags)
         if close:
             raise UserError(f"{command} has no --{typed}: did you mean --{close[0]}?")
         raise UserError(f"{command} has no --{typed}: {command} --help lists its flags.")
@@ -89,12 +98,29 @@ def refuse_unquoted(
         name = _plain(word).removeprefix("pipeline.")
         if not word.startswith("--") or SHORT.get(name, name) not in TEXTS:
             continue
+        if name.endswith("-args"):
+            _refuse_unquoted_arguments(arguments, i)
         words = list(takewhile(lambda word: not word.startswith("--"), arguments[i + 1 :]))
         marked = bool(words) and words[0].startswith(tuple(TYPOGRAPHIC))
-        more = behind is not None and len(words) > 1 + behind
+        more = (behind is not None and len(words) > 1 + behind) or _is_one_sentence(words)
         if len(words) > 1 and (marked or more or (subcommands is not None and words[1] not in subcommands())):
             prompt = " ".join(words).strip(TYPOGRAPHIC)
             raise UserError(f'The words behind {word} are not in quotation marks: write {word} "{prompt}".')
+
+
+def _refuse_unquoted_arguments(arguments: Sequence[str], place: int) -> None:
+    """Raise UserError for `--edit-args --vis tensorboard` behind a command's own words, where nothing else can be meant
+    by the last one."""
+    first, second, *_ = (*arguments[place + 1 :], "", "")
+    taken_apart = first.startswith("--") and not set(first) & set(" =") and second and not second.startswith("--")
+    if taken_apart and not arguments[0].startswith("--"):
+        flag = arguments[place]
+        raise UserError(f'The words behind {flag} are not in quotation marks: write {flag}="{first} {second}".')
+
+
+def _is_one_sentence(words: Sequence[str]) -> bool:
+    """Whether words, each of which could be a prompt, are rather one: it begins with an article, or is long."""
+    return not any(" " in word for word in words) and (len(words) > 3 or words[:1] in (["a"], ["an"], ["the"]))
 
 
 def flags_of(parser: Any) -> set[str]:
@@ -128,4 +154,4 @@ def _is_text(word: str) -> bool:
 def _alike_at_the_end(typed: str, flags: set[str]) -> list[str]:
     """Flags whose last part is nearly what was typed, whatever stands before it."""
     by_end = {flag.rpartition(".")[2]: flag for flag in sorted(flags, key=len, reverse=True)}
-    return [by_end[end] for end in get_close_matches(typed.rpartition(".")[2], by_end, 1, ALIKE)]
+    return [by_end[end] for end in get_close_matches(typed.rpartition(".")[2], by_end, 1, ALIKE_AT_THE_END)]

@@ -14,6 +14,7 @@ from rich.console import Console
 from pds_nerfstudio.children import is_a_stage
 from pds_nerfstudio.text import printable
 
+LOADING = "nerfstudio is loading: the next line comes in some ten seconds, or more on a busy machine."
 PROMPTS = ("--from", "what it shows", "--to", "what it should show")
 
 
@@ -42,6 +43,12 @@ def say_next(console: Console, steps: Iterable[NextStep], title: str = "Next:") 
         console.print(title, markup=False, highlight=False)
     for one in steps:
         console.print(f"  {printable(one)}", soft_wrap=True, markup=False, highlight=False)
+
+
+def say_loading(console: Console) -> None:
+    """Announce the import of nerfstudio, during which nothing is printed; as a stage of another command, nothing."""
+    if not is_a_stage():
+        console.print(LOADING, style="dim", highlight=False)
 
 
 def after_reconstruction(folder: Path, data: Path | None = None) -> list[NextStep]:
@@ -82,17 +89,20 @@ def described_in(path: Path) -> tuple[str, ...]:
     return tuple(map(str, asked))
 
 
-def after_edit(folder: Path) -> list[NextStep]:
-    """What to do with an edited scene.
+def after_edit(folder: Path, whole: Path | None = None) -> list[NextStep]:
+    """What to do with an edited scene, and has not been done: to look at it first, to take it elsewhere last.
 
     Args:
         folder: its run's.
+        whole: the folder of the `pds edit` that it is the result of.
     """
+    given = folder if whole is None else whole
+    films, numbers = given / "renders", given / "evaluation"
     return [
         step("walk around it", "ns-viewer", "--load-config", folder / "config.yml"),
-        step("film it before and after", "pds", "render", folder),
-        step("measure it", "pds", "evaluate", folder),
-        step("splats or meshes for other programs", "pds", "render", folder, "--export", "--paths", "--no-held-out"),
+        *([] if films.exists() else [step("film it before and after", "pds", "render", given)]),
+        *([] if numbers.exists() else [step("measure it", "pds", "evaluate", given)]),
+        step("splats or meshes for other programs", "pds", "render", given, "--export", "--paths", "--no-held-out"),
     ]
 
 

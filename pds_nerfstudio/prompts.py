@@ -33,12 +33,13 @@ def check_prompts(src_prompt: str, tgt_prompt: str, flags: str = "--", needs_sou
         flags: what stands before "src-prompt" and "tgt-prompt" on the command line.
         needs_source: whether the source prompt means anything to the objective.
     """
+    source, target = ("--from", "--to") if flags == "--" else (f"{flags}src-prompt", f"{flags}tgt-prompt")
     if not tgt_prompt.strip():
-        raise UserError(f'The target prompt is empty: say what you want with {flags}tgt-prompt "a photo of …".')
+        raise UserError(f'The target prompt is empty: say what you want with {target} "a photo of …".')
     if not needs_source:
         return
     if not src_prompt.strip():
-        raise UserError(f'The source prompt is empty: say what is there, {flags}src-prompt "a photo of …".')
+        raise UserError(f'The source prompt is empty: say what is there, {source} "a photo of …".')
     if src_prompt.strip() == tgt_prompt.strip():
         raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
     if _folded(src_prompt) == _folded(tgt_prompt):
@@ -66,20 +67,33 @@ def require_read_differently(src_prompt: str, tgt_prompt: str, tokenizer: Any) -
 def unknown_words(prior: str, *prompts: str) -> str:
     """A sentence about words that a prior of a closed vocabulary does not know; empty where it knows them all, and in a
     stage of another command, which has said it."""
-    if prior not in PACKAGED or is_a_stage():
-        return ""
-    from pds_nerfstudio.toybox.spec import words
-
-    known = words()
-    unknown = [word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()) if word not in known]
+    unknown = [] if is_a_stage() else _unknown(prior, *prompts)
     if not unknown:
         return ""
     *before, last = map(repr, dict.fromkeys(unknown))
     listed = f"{', '.join(before)} or {last}" if before else last
-    return (
-        f"The toybox prior does not know {listed}, and will not draw what that means. It knows "
-        f"{', '.join(sorted(known))}."
-    )
+    return f"The toybox prior does not know {listed}, and will not draw what that means. It knows {_vocabulary()}."
+
+
+def require_known(prior: str, words: str, flag: str) -> None:
+    """Raise UserError where a prior of a closed vocabulary knows none of the words that name a region."""
+    asked = re.findall(r"\w+", words)
+    if asked and len(_unknown(prior, words)) == len(asked):
+        raise UserError(f"{flag} {words!r}: the toybox prior knows none of these words. It knows {_vocabulary()}.")
+
+
+def _unknown(prior: str, *prompts: str) -> list[str]:
+    if prior not in PACKAGED:
+        return []
+    from pds_nerfstudio.toybox.spec import words
+
+    return [word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()) if word not in words()]
+
+
+def _vocabulary() -> str:
+    from pds_nerfstudio.toybox.spec import words
+
+    return ", ".join(sorted(words()))
 
 
 def guess_ask(src_prompt: str, tgt_prompt: str) -> Ask | None:

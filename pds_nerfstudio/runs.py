@@ -9,6 +9,7 @@ seconds. `scenes.source` opens what is found here.
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -173,10 +174,21 @@ def find_config(load_dir: Path, called: str = "--load-dir") -> Path:
     found = next((path for path in (folder / "config.yml", folder.parent / "config.yml") if path.is_file()), None)
     if found is None:
         raise UserError(
-            f"{called} {load_dir} has no config.yml in it or beside it, so it is no run: give the folder of one (pds "
-            "runs lists them). A dataset is reconstructed first, by ns-train source-splatfacto --data."
+            f"{called} {load_dir} has no config.yml in it or beside it, so it is no run: {_instead(load_dir)}"
         )
     return found
+
+
+def _instead(folder: Path) -> str:
+    """What to give for a folder that is no run: the last run below it, or what a dataset becomes."""
+    below = sorted(runs_below(folder, 3), key=_written_at)
+    if below:
+        return f"did you mean the last one below it, {below[-1].parent}?"
+    data = shlex.quote(str(folder)) if (folder / "transforms.json").is_file() else "DATA"
+    return (
+        "give the folder of one (pds runs lists them). A dataset is reconstructed first, by ns-train source-splatfacto "
+        f"--data {data}."
+    )
 
 
 def result_of_edit(folder: Path) -> Path:

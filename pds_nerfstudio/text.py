@@ -43,8 +43,10 @@ def in_markdown(text: object) -> str:
 
 
 def meant(typed: str, known: Iterable[str]) -> str:
-    """The one of these names that a mistyped one is nearly; empty where it is like none."""
-    return next(iter(get_close_matches(typed, list(known), 1)), "")
+    """The one of these names that a mistyped one is nearly, or begins; empty where it is like none."""
+    known = list(known)
+    begun = [name for name in known if typed and name.startswith(f"{typed}-")]
+    return next(iter([*begun[:1], *get_close_matches(typed, known, 1)]), "")
 
 
 def choices(typed: str, known: Iterable[str], several: str = "choose among") -> str:

@@ -8,7 +8,7 @@ from pds_nerfstudio import cli
 from pds_nerfstudio.children import A_STAGE
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.flags import flags_of, parser_of, refuse_mistyped, refuse_unquoted, tidied
-from pds_nerfstudio.prompts import check_prompts, require_read_differently, unknown_words
+from pds_nerfstudio.prompts import check_prompts, require_known, require_read_differently, unknown_words
 
 FLAGS = {"pipeline.src-prompt", "pipeline.resolution", "pipeline.objective.guidance-scale", "max-num-iterations"}
 
@@ -130,3 +130,36 @@ def test_arguments_for_a_stage_need_no_equals_sign():
         *("RUN", "--edit-args=--vis tensorboard", "--out", "x")
     ]
     assert tidied(["--edit-args", "--pipeline.seed=3", "RUN"], "--") == ["--edit-args=--pipeline.seed=3", "RUN"]
+
+
+def test_arguments_for_a_stage_that_the_shell_has_taken_apart_are_named():
+    with pytest.raises(UserError, match='write --edit-args="--vis tensorboard"'):
+        refuse_unquoted(["RUN", "--edit-args", "--vis", "tensorboard"], behind=1)
+    refuse_unquoted(["RUN", "--edit-args", "--vis tensorboard", "--out", "x"], behind=1)
+    refuse_unquoted(["--edit-args", "--pipeline.seed=3", "RUN"], behind=1)
+
+
+@pytest.mark.parametrize("words", ["a cone", "the ball in blue", "photo of a cone"])
+def test_words_of_one_prompt_are_told_from_several_prompts(words):
+    with pytest.raises(UserError, match=f'write --to "{words}"'):
+        refuse_unquoted(["RUN", "--to", *words.split()])
+    refuse_unquoted(["RUN", "--to", "red", "blue", "green"])
+    refuse_unquoted(["RUN", "--to", "a red ball", "a blue ball"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("--steps", "max-num-iterations"), ("--guidance", "pipeline.objective.guidance-scale"), ("--out", "output-dir")],
+)
+def test_what_other_programs_call_a_flag_is_known(typed, meant):
+    known = {"max-num-iterations", "pipeline.objective.guidance-scale", "output-dir", "optimizers.quats.optimizer.eps"}
+    with pytest.raises(UserError, match=f"did you mean --{meant}\\?"):
+        refuse_mistyped([typed, "1"], "ns-train x", lambda: known)
+
+
+def test_a_region_of_words_that_the_prior_does_not_know_is_refused():
+    with pytest.raises(UserError, match="--region 'dog': the toybox prior knows none of these words"):
+        require_known("toybox", "dog", "--region")
+    require_known("toybox", "red dog", "--region")
+    require_known("toybox", "", "--region")
+    require_known("owner/other", "dog", "--region")

@@ -283,3 +283,21 @@ def test_what_is_made_of_an_edit_goes_to_the_folder_that_was_given(tmp_path):
     assert place_beside(edit, run, "renders") == edit / "renders"
     for given in (run, run / "nerfstudio_models", run / "config.yml"):
         assert place_beside(given, run, "renders") == run / "renders"
+
+
+def test_a_folder_above_a_run_is_answered_with_the_last_run_below_it(tmp_path):
+    run = make_run(tmp_path, "source-splatfacto")
+    with pytest.raises(UserError, match=f"did you mean the last one below it, {run}\\?"):
+        require_run(run.parent.parent)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "transforms.json").write_text("{}")
+    with pytest.raises(UserError, match=f"ns-train source-splatfacto --data {tmp_path / 'data'}\\."):
+        require_run(tmp_path / "data")
+
+
+def test_what_was_made_of_an_edit_is_not_proposed_again(tmp_path):
+    purposes = [step.purpose for step in after_edit(tmp_path / "run", tmp_path)]
+    (tmp_path / "renders").mkdir()
+    (tmp_path / "evaluation").mkdir()
+    left = [step.purpose for step in after_edit(tmp_path / "run", tmp_path)]
+    assert left == [purposes[0], purposes[-1]]

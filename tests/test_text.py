@@ -94,6 +94,7 @@ def test_a_tables_title_and_cells_show_text_as_it_is(text):
 
 def test_a_mistyped_name_is_answered_by_the_one_that_was_meant():
     assert meant("toyboks", ["toybox", "toybox-flow"]) == "toybox"
+    assert meant("pnr", ["pds-edit", "pnr-edit"]) == "pnr-edit"
     assert meant("nowhere", ["toybox", "toybox-flow"]) == ""
     assert choices("colours", ["colour", "style"]) == "did you mean colour? Otherwise choose among colour, style."
     assert choices("zebra", ["quick", "quality"]) == "choose among quick, quality."

@@ -74,6 +74,9 @@ def main() -> None:
         except KeyboardInterrupt:
             print("Interrupted. What was finished is kept.", file=sys.__stderr__)
             raise SystemExit(130) from None
+        except BrokenPipeError:  # `pds --help | head`: whoever read has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise SystemExit(0) from None
 
 
 def command_of(arguments: Sequence[str]) -> Any:
@@ -97,6 +100,8 @@ def command_of(arguments: Sequence[str]) -> Any:
         refuse_mistyped(arguments[1:], f"pds {name}", lambda: flags_of(parser_of(kind)))
     elif name and not name.startswith("-"):
         raise UserError(no_such_command(name, known))
+    if name in known:
+        return tyro.cli(known[name], prog=f"pds {name}", args=arguments[1:])
     return tyro.extras.subcommand_cli_from_dict(known, prog="pds", description=DESCRIPTION, args=arguments)
 
 

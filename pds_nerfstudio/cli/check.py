@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pds_nerfstudio.cli.runs import next_of
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.next_steps import say_next
+from pds_nerfstudio.next_steps import say_loading, say_next
 from pds_nerfstudio.runs import read_run
 
 
@@ -31,13 +31,14 @@ class Check:
         if not path.is_file():
             raise UserError(f"There is no {path}: name a run's folder or its config.yml.")
         run = read_run(path)
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        say_loading(console)
         from pds_nerfstudio.scenes.run_config import load_config
 
         config = load_config(path)
         folder = path.parent / config.relative_model_dir
         if not folder.resolve().is_relative_to(path.parent.resolve()):
             raise UserError(f"{path} keeps its checkpoints outside its folder, in {folder}: do not open it.")
-        console = Console(soft_wrap=True, highlight=False, markup=False)
         console.print(f"{path}: settings of {config.method_name}, no code.")
         checkpoints = sorted(folder.glob("*.ckpt"))
         for checkpoint in checkpoints:

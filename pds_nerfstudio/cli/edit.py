@@ -26,10 +26,10 @@ from pds_nerfstudio.cli.stages import Stage, progress, refuse_unknown, words_of
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.estimates import estimates
 from pds_nerfstudio.files import read_json, require_writable
-from pds_nerfstudio.next_steps import after_edit, say_next
+from pds_nerfstudio.next_steps import after_edit, say_loading, say_next
 from pds_nerfstudio.priors.dreambooth_settings import CARD
 from pds_nerfstudio.priors.families import PACKAGED
-from pds_nerfstudio.prompts import check_prompts, sought, unknown_words
+from pds_nerfstudio.prompts import check_prompts, require_known, sought, unknown_words
 from pds_nerfstudio.runs import Run, behind_latest, data_gone, require_run
 from pds_nerfstudio.text import choices, in_rich, printable
 
@@ -134,7 +134,7 @@ class Edit:
                 console.print("Interrupted before: it goes on from its last checkpoint.")
             console.print(shlex.join(command), style="cyan", markup=False)
             if stage.name != "preview":
-                console.print("nerfstudio is loading: the first line comes in some ten seconds.", style="dim")
+                say_loading(console)
             if stage.opens_a_page():
                 console.print(PAGE.format("edit" if stage.name == "edit" else "refine"), style="dim", markup=False)
             self._execute(stage, command, stages, done)
@@ -204,7 +204,6 @@ class Edit:
         for stage in stages:
             flag, text = given.get(stage.name, ("", ""))
             if text.strip():
-                print(f"Reading {flag} before anything begins, which takes some ten seconds.", file=sys.__stderr__)
                 refuse_unknown(stage, flag, words_of(flag, text))
 
     def _asked_before(self) -> str | None:
@@ -244,6 +243,7 @@ class Edit:
         check_prior(self.prior)
         check_extras_of(local_folder(self.prior), self.lora, self.embedding, flags="--")
         read_wanted(self.recipe, "--recipe")
+        require_known(self.prior, sought(self.region, "").words, "--region")
         if self.method.removesuffix("-splat") not in METHODS:
             raise UserError(f"There is no method {self.method!r}: {choices(self.method, METHODS)}")
         source = require_run(self.run_folder, called="RUN")
@@ -330,8 +330,8 @@ class Edit:
             raise SystemExit(STOPPED.get(ended.code, 128 + (ended.signal or 0)))
         if not finished:
             raise UserError(
-                f"The stage {stage.name} ended with {ended.code or _shortfall(stage)}, for the reason above: run the "
-                "same command again to go on with this stage, or other arguments in a new --out."
+                f"The stage {stage.name} ended with {ended.code or _shortfall(stage)}, for the reason above: mend "
+                "that and run the command again, which goes on with this stage as far as it was saved."
             )
 
     def _summary(self, stages: Sequence[Stage], done: dict[str, float], console: Console) -> None:
@@ -344,7 +344,7 @@ class Edit:
         for name, shown in _measured(stages[-1].result.parent / "report.json"):
             console.print(f"  {in_rich(name)}: {in_rich(shown)}")
         *_, edited = (stage.result for stage in stages if stage.trains)
-        look, *_, export = after_edit(edited)  # what lies between has been done
+        look, *_, export = after_edit(edited, self.out)  # what lies between has been done
         say_next(console, [look, export])
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
-from pds_nerfstudio.next_steps import say_next, step
+from pds_nerfstudio.next_steps import say_loading, say_next, step
 from pds_nerfstudio.ranges import check_ranges
 from pds_nerfstudio.runs import behind_latest, place_beside, require_pair
 from pds_nerfstudio.text import in_rich
@@ -47,9 +47,9 @@ class Evaluate:
     """Frames of the path on which neighbouring frames are compared."""
     data: Path | None = None
     """The dataset, where it has moved; by default where each run names it, or found again from the run."""
-    src_prompt: str | None = None
+    src_prompt: Annotated[str | None, tyro.conf.arg(aliases=("--from",))] = None
     """Source prompt to measure with, in place of each edit's own."""
-    tgt_prompt: str | None = None
+    tgt_prompt: Annotated[str | None, tyro.conf.arg(aliases=("--to",))] = None
     """Target prompt to measure with, in place of each edit's own."""
 
     def __post_init__(self) -> None:
@@ -61,6 +61,8 @@ class Evaluate:
             raise UserError("No run is given: name the folder of one edited run or more.")
         for folder in self.run_folders:
             require_pair(folder, source=self.source, data=self.data)
+        console = Console(soft_wrap=True, highlight=False)
+        say_loading(console)
         from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 
         plans = [plan_pair(folder, source=self.source, data=self.data) for folder in self.run_folders]
@@ -69,7 +71,6 @@ class Evaluate:
             Path("outputs/evaluation") if only is None else place_beside(only, plans[0].folder, "evaluation")
         )
         require_writable(out, room=ROOM)
-        console = Console(soft_wrap=True, highlight=False)
         from pds_nerfstudio.evaluation.measure import load_judges, measure
         from pds_nerfstudio.evaluation.report import Entry, as_html, as_json, as_table
         from pds_nerfstudio.files import write_whole

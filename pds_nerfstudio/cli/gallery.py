@@ -15,7 +15,7 @@ from pds_nerfstudio.cli.render import FilmPath
 from pds_nerfstudio.cli.running import Running, refuse_failures
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable, write_whole
-from pds_nerfstudio.next_steps import say_next, step
+from pds_nerfstudio.next_steps import say_loading, say_next, step
 from pds_nerfstudio.prompts import check_prompts, unknown_words
 from pds_nerfstudio.ranges import Steps, check_ranges
 from pds_nerfstudio.runs import Run, require_run
@@ -41,10 +41,9 @@ class Gallery:
 
     run_folder: Annotated[Path, tyro.conf.Positional]
     """Folder of the run to edit: a reconstruction, or an edit to be edited further. It is never written to."""
-    tgt_prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """What the scene should show. Repeat the flag for each edit: --tgt-prompt "a photo of …" --tgt-prompt "a photo of
-    …"."""
-    src_prompt: str = ""
+    tgt_prompt: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(aliases=("--to",))] = ()
+    """What the scene should show. Repeat the flag for each edit: --to "a photo of …" --to "a photo of …"."""
+    src_prompt: Annotated[str, tyro.conf.arg(aliases=("--from",))] = ""
     """What the scene shows now. SDS does not need it."""
     methods: tuple[str, ...] = ("pnr-edit",)
     """Methods, named without -splat: pnr-edit, pds-edit, dds-edit … Write a method's settings in brackets:
@@ -88,6 +87,7 @@ class Gallery:
         console = Console(soft_wrap=True, highlight=False)
         if warning := unknown_words(self.prior, self.src_prompt, *self.tgt_prompt):
             console.print(f"[yellow]{in_rich(warning)}")
+        say_loading(console)
         cells = self._cells(run, out, console)
         mine = [] if self.only_page else self.running.share_of(cells)
         from pds_nerfstudio.evaluation.summary import sentence
@@ -105,10 +105,10 @@ class Gallery:
             UserError: it cannot.
         """
         if not self.tgt_prompt:
-            raise UserError('No target prompt is given: say what you want with --tgt-prompt "a photo of …".')
+            raise UserError('No target prompt is given: say what you want with --to "a photo of …".')
         if not self.methods:
             raise UserError(f"--methods names none: choose among {', '.join(METHODS)}.")
-        for what, given in (("--tgt-prompt", self.tgt_prompt), ("--methods", self.methods)):
+        for what, given in (("--to", self.tgt_prompt), ("--methods", self.methods)):
             if twice := next((value for value in given if given.count(value) > 1), None):
                 raise UserError(f"{what} {twice!r} is given twice: leave one out.")
         from pds_nerfstudio.evaluation.rows import read_chain

@@ -20,7 +20,7 @@ from rich.console import Console
 from pds_nerfstudio.cli.preview_lines import PNR, SDEDIT, ns_train_line, reconstruction, whole_edit
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
-from pds_nerfstudio.next_steps import say_next
+from pds_nerfstudio.next_steps import say_loading, say_next
 from pds_nerfstudio.prompts import check_prompts, unknown_words
 from pds_nerfstudio.ranges import Guidance, LearningRate, Pixels, Seed, Steps, check_ranges
 from pds_nerfstudio.text import choices, in_rich, printable
@@ -81,9 +81,9 @@ class Preview:
 
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Image files, or one folder: a run, a nerfstudio dataset, or a folder of images."""
-    src_prompt: str = ""
+    src_prompt: Annotated[str, tyro.conf.arg(aliases=("--from",))] = ""
     """What the photographs show. SDS and SDEdit do not ask for it."""
-    tgt_prompt: tuple[str, ...] = ()
+    tgt_prompt: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--to",))] = ()
     """What the photographs should show; one prompt or more."""
     guidance_scale: tuple[Guidance, ...] = ()
     """Classifier-free guidance; one value or more. By default that of the prior's recipe, else the objective's own."""
@@ -127,6 +127,7 @@ class Preview:
         check_prior(self.prior)
         check_extras_of(local_folder(self.prior), self.lora, self.embedding, flags="--")
         require_writable(self.out)
+        say_loading(Console(soft_wrap=True))
         photographs = find_photographs(self.inputs, self.views)
         variants, axes = self._variants(photographs.family or "splatfacto")
         start = time.perf_counter()

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_writable
-from pds_nerfstudio.next_steps import say_next, step
+from pds_nerfstudio.next_steps import say_loading, say_next, step
 from pds_nerfstudio.ranges import check_ranges
 from pds_nerfstudio.runs import behind_latest, place_beside, require_pair
 from pds_nerfstudio.text import in_rich, printable
@@ -73,6 +73,8 @@ class Render:
             raise UserError(f"--formats {self.formats[0]} is of --export: add that.")
         pictures = bool(self.paths or self.held_out)
         require_pair(self.run_folder, self.step, self.source, self.data, pictures)
+        console = Console(soft_wrap=True, highlight=False)
+        say_loading(console)
         from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
         from pds_nerfstudio.evaluation.renders import convert, export, export_splat_mesh
         from pds_nerfstudio.pipelines.conclusion import export_commands
@@ -85,7 +87,6 @@ class Render:
             )
         out = self.out or place_beside(self.run_folder, plan.folder, "renders")
         require_writable(out, room=ROOM)
-        console = Console(soft_wrap=True, highlight=False)
         written = []
         if pictures:
             pair = load_pair(plan)

@@ -16,8 +16,10 @@ from pds_nerfstudio.cli.edit_record import call_in
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.moments import FOLDER, read_moments
 from pds_nerfstudio.next_steps import NextStep, after_edit, after_reconstruction, resuming, say_next, step
-from pds_nerfstudio.runs import LATEST, Run, read_run, runs_below
+from pds_nerfstudio.runs import LATEST, Run, read_run, result_of_edit, runs_below
 from pds_nerfstudio.text import in_rich, printable, visible
+
+RESUMABLE = "can be resumed"
 
 
 @dataclass
@@ -60,7 +62,8 @@ class Runs:
         also = link if link.is_symlink() and link.resolve() == last.folder.resolve() else None
         console.print()
         console.print(printable(f"Last written to: {last.folder}{f' ({also})' if also else ''}"), markup=False)
-        say_next(console, next_of(last))
+        usable = last if next_of(last) else max(found, key=lambda run: (bool(next_of(run)), run.touched))
+        say_next(console, next_of(usable), "Next:" if usable is last else f"Next, with {printable(usable.folder)}:")
 
     def _read(self) -> tuple[list[Run], list[UserError]]:
         found, broken = [], []
@@ -82,6 +85,7 @@ class Runs:
         lines += [f"of {run.base}"] if run.base is not None and depth == 0 else []
         lines += [f"of the photographs in {run.data}"] if run.base is None and run.data is not None else []
         console.print(indent + printable(run.folder), style="bold cyan", markup=False)
+        lines += [f"to go on: {shlex.join(going_on(run).command)}"] if state == RESUMABLE else []
         for line in lines:
             console.print(f"{indent}  {visible(line)}", markup=False)
 
@@ -121,7 +125,7 @@ def obstacle_of(run: Run, runs: Sequence[Run]) -> str | None:
 
 def state_of(run: Run, runs: Sequence[Run]) -> str:
     """The same as it is shown; of an edit that is running also how far its history is."""
-    state, reached = obstacle_of(run, runs) or "can be resumed", 0
+    state, reached = obstacle_of(run, runs) or RESUMABLE, 0
     if is_running(run.folder):
         with suppress(UserError):
             reached = max((moment.step for moment in read_moments(run.folder / FOLDER).taken.values()), default=0)
@@ -133,14 +137,24 @@ def next_of(run: Run) -> list[NextStep]:
     steps = [] if run.obstacle() is not None else [going_on(run)]
     if not run.checkpoints or (run.family is None and not run.is_edit):
         return steps
-    return steps + (after_edit(run.folder) if run.is_edit else after_reconstruction(run.folder, run.data))
+    if not run.is_edit:
+        return steps + after_reconstruction(run.folder, run.data)
+    whole = folder_of_edit(run)
+    return steps + after_edit(run.folder, whole if whole is not None and result_of_edit(whole) == run.folder else None)
+
+
+def folder_of_edit(run: Run) -> Path | None:
+    """The folder of the `pds edit` that a run is a stage of."""
+    above = run.folder.parent.parent.parent  # OUT/edit/METHOD/run, or run.1
+    return above if run.folder.name.partition(".")[0] == "run" and call_in(above) else None
 
 
 def going_on(run: Run) -> NextStep:
     """What resumes a run: of a stage of `pds edit` that command itself, which then goes on with the other stages."""
-    stage_of = run.folder.parent.parent.parent  # OUT/edit/METHOD/run, or run.1
-    call = call_in(stage_of) if run.folder.name.partition(".")[0] == "run" else ""
-    return step("go on", *shlex.split(call)) if call else resuming(run.method, run.folder, run.is_edit)
+    whole = folder_of_edit(run)
+    if whole is None:
+        return resuming(run.method, run.folder, run.is_edit)
+    return step("go on", *shlex.split(call_in(whole)))
 
 
 def record(run: Run, runs: Sequence[Run]) -> dict[str, Any]:

@@ -8,12 +8,14 @@ A training says itself how far it is: by its own checkpoint and its own settings
 
 import shlex
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.flags import refuse_mistyped, unknown_flags
+from pds_nerfstudio.next_steps import LOADING
 from pds_nerfstudio.runs import require_run
 
 MAY_BE_GIVEN = ("viewer.quit-on-train-completion",)
@@ -132,14 +134,14 @@ def refuse_unknown(stage: Stage, flag: str, words: Sequence[str]) -> None:
     if twice := [word for word in unknown_flags(words, ()) if word.replace("_", "-") in own]:
         raise UserError(f"{flag} holds {twice[0]}, which pds edit sets itself: leave it out (pds edit --help).")
     try:
-        _read(stage, words)
+        _read(stage, flag, words)
     except SystemExit as error:
         raise UserError(
             f"{flag} holds what {stage.command[1]} cannot read, for the reason above: correct it."
         ) from error
 
 
-def _read(stage: Stage, words: Sequence[str]) -> None:
+def _read(stage: Stage, flag: str, words: Sequence[str]) -> None:
     """Read a stage's command as it will read it itself.
 
     Raises:
@@ -152,6 +154,7 @@ def _read(stage: Stage, words: Sequence[str]) -> None:
 
         command_of(stage.command[1:])
         return
+    print(f"{flag} is read first. {LOADING}", file=sys.__stderr__)
     from nerfstudio.configs.method_configs import all_methods
 
     from pds_nerfstudio.pipelines.command_line import flag_names, flags_with_datasets, parsed

@@ -5,7 +5,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import tyro
 
@@ -44,9 +44,9 @@ class Svg:
 
     input: tyro.conf.Positional[Path]
     """The SVG file to edit."""
-    src_prompt: str = ""
+    src_prompt: Annotated[str, tyro.conf.arg(aliases=("--from",))] = ""
     """What the drawing shows. SDS does not ask for it."""
-    tgt_prompt: str = ""
+    tgt_prompt: Annotated[str, tyro.conf.arg(aliases=("--to",))] = ""
     """What the drawing should show, "a drawing of a clown"."""
     guidance_scale: Guidance | None = None
     """Classifier-free guidance; by default the objective's own, 100 for PDS."""

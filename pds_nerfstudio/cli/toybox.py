@@ -73,9 +73,10 @@ class Toybox:
         require_writable(out, room=ROOM)
         from pds_nerfstudio.toybox.dataset import require_folder_of, write_edit
 
-        require_folder_of(found.name, out)
-        sizes = {"train_views": self.train_views, "test_views": self.test_views, "num_points": self.num_points}
-        write_edit(found, out, size=self.size, seed=self.seed, **sizes)
+        names = ("size", "train_views", "test_views", "num_points", "seed")
+        settings = {name: getattr(self, name) for name in names}
+        require_folder_of(found.name, out, settings)
+        write_edit(found, out, **settings)
         console.print(f"{printable(out)}: “{found.source_prompt}” → “{found.target_prompt}”")
         prompts = ("--from", found.source_prompt, "--to", found.target_prompt, "--prior", "toybox")
         edit_it = ("pds", "edit", "outputs/latest", *prompts)

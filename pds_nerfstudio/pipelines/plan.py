@@ -30,7 +30,7 @@ from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.settings_tree import check_settings, read, settings, write
 from pds_nerfstudio.pipelines.steering import Change, adopt_settings, settings_at
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
-from pds_nerfstudio.prompts import unknown_words
+from pds_nerfstudio.prompts import require_known, sought, unknown_words
 from pds_nerfstudio.ranges import require_steps
 from pds_nerfstudio.scenes.dataset import photographs_alone
 from pds_nerfstudio.scenes.families import family_of
@@ -130,6 +130,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     if pipeline.compute.prior_device is not None:
         require_device(pipeline.compute.prior_device, "--pipeline.prior-device")
     pipeline.region.check()
+    require_known(pipeline.prior, sought(pipeline.region.region or "", "").words, "--pipeline.region")
     pipeline.view.check()
     pipeline.check_prior()
     if isinstance(pipeline, ReviseConfig):

@@ -132,6 +132,7 @@ def read_wanted(words: Sequence[str], flag: str = "--pipeline.recipe") -> Wanted
     Raises:
         UserError: they contradict each other, or one is neither known nor a file.
     """
+    words = [part for word in words for part in ([word] if Path(word).exists() else word.split(",")) if part]
     if NONE in words:
         if len(words) > 1:
             raise UserError(f"{flag} none takes nothing from any recipe: leave the other words out.")

@@ -9,7 +9,7 @@ FOLDER/sparse.ply           points on the visible surfaces
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,26 +117,37 @@ def write_transforms(
 
 def write_edit(edit: ToyEdit, folder: Path, **settings: Any) -> tuple[RenderedViews, RenderedViews]:
     """Writes FOLDER/source and FOLDER/target, the same cameras in both, and FOLDER/edit.json with the prompts."""
-    write_description(edit, folder, prior="toybox")
+    write_description(edit, folder, prior="toybox", **settings)
     source = write_scene(edit.source, folder / "source", **settings)
     target = write_scene(edit.target, folder / "target", **settings)
     return source, target
 
 
-def require_folder_of(name: str, folder: Path) -> None:
-    """Raise UserError where a folder holds something else than the edit of that name."""
+def require_folder_of(name: str, folder: Path, settings: Mapping[str, int] | None = None) -> None:
+    """Raise UserError where a folder holds something else than the edit of that name, or photographs by other settings,
+    from which a run may have been made."""
     if is_vacant(folder):
         return
+    settings = settings or {}
     try:
-        known = json.loads((folder / "edit.json").read_text())["name"]
-    except (OSError, ValueError, KeyError, TypeError):
-        known = None
+        there = json.loads((folder / "edit.json").read_text())
+        known, written = there["name"], {field: there.get(field, value) for field, value in settings.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        known, written = None, {}
     if known != name:
         raise UserError(f"{folder} holds something else than {name}: give a folder that is new with --out.")
+    other = next((field for field, value in settings.items() if written[field] != value), None)
+    if other is not None:
+        flag = f"--{other.replace('_', '-')}"
+        raise UserError(
+            f"{folder} was made with {flag} {written[other]}, and runs may have been made from it: give a folder that "
+            "is new with --out."
+        )
 
 
-def write_description(edit: Any, folder: Path, **further: str) -> None:
-    """FOLDER/edit.json: name, kind and prompts of an edit of toybox or of studio, and the prior that knows it."""
+def write_description(edit: Any, folder: Path, **further: str | int) -> None:
+    """FOLDER/edit.json: name, kind and prompts of an edit of toybox or of studio, the prior that knows it, and the
+    settings by which it was written."""
     description = further | {
         "name": edit.name,
         "kind": edit.kind,

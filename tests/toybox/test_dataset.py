@@ -8,7 +8,8 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
-from pds_nerfstudio.toybox.dataset import change_mask, surface_points, write_edit
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.toybox.dataset import change_mask, require_folder_of, surface_points, write_edit
 from pds_nerfstudio.toybox.render import focal_length
 from pds_nerfstudio.toybox.spec import find_edit
 
@@ -68,3 +69,12 @@ def test_the_change_mask_covers_the_edit_and_leaves_the_rest(written):
 def test_equal_images_have_an_empty_change_mask(written):
     _, source, _ = written
     assert change_mask(source.image, source.image).sum() == 0
+
+
+def test_photographs_by_other_settings_are_not_replaced(tmp_path):
+    write_edit(find_edit("can-to-cone"), tmp_path / "can", **SETTINGS, seed=0)
+    require_folder_of("can-to-cone", tmp_path / "can", SETTINGS)
+    with pytest.raises(UserError, match="was made with --seed"):
+        require_folder_of("can-to-cone", tmp_path / "can", SETTINGS | {"seed": 99})
+    with pytest.raises(UserError, match="holds something else"):
+        require_folder_of("red-to-blue", tmp_path / "can", SETTINGS)
