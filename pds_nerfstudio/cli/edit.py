@@ -93,7 +93,7 @@ class Edit:
     """Textual inversions (.safetensors) to load. Write a file's name in a prompt to use it."""
     class_prompt: str = ""
     """Finetune the prior on this scene first (DreamBooth). The source prompt without its rare word, for example "a
-    photo of a man" where --src-prompt is "a photo of a sks man"."""
+    photo of a man" where --from is "a photo of a sks man"."""
     dreambooth_args: str = ""
     """Further arguments of `pds dreambooth`, in one string: --dreambooth-args="--steps 400 --layers all"."""
     refine_args: str = ""

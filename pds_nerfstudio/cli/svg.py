@@ -103,7 +103,7 @@ class Svg:
         edited = self.out / self.input.name
         what = ["--prior", self.prior, "--objective", self.objective]
         further = self.out.with_name(f"{self.out.name}-further")
-        line = ["pds", "svg", edited, "--src-prompt", self.tgt_prompt, "--tgt-prompt", PROMPTS[-1], *what]
+        line = ["pds", "svg", edited, "--from", self.tgt_prompt, "--to", PROMPTS[-1], *what]
         return [step("edit it further", *line, "--out", further)]
 
     def _check_words(self) -> None:
@@ -113,9 +113,9 @@ class Svg:
             known = ", ".join(name for name in EDITORS if name != SDEDIT)
             raise UserError(f"{what}: --objective {self.objective!r} can be one of {known}.")
         if not self.tgt_prompt.strip():
-            raise UserError('The target prompt is empty: say what you want with --tgt-prompt "a drawing of …".')
+            raise UserError('The target prompt is empty: say what you want with --to "a drawing of …".')
         if self.objective != "sds" and not self.src_prompt.strip():
-            raise UserError('The source prompt is empty: say what is there, --src-prompt "a drawing of …".')
+            raise UserError('The source prompt is empty: say what is there, --from "a drawing of …".')
         if self.src_prompt.strip() == self.tgt_prompt.strip():
             raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
 

@@ -107,7 +107,7 @@ def test_an_edit_leaves_the_file_a_picture_and_a_film(command, tmp_path, capsys)
     command(steps=3).run()
     said = capsys.readouterr().out
     assert "<text> 'sign' is left as it is" in said
-    assert f"pds svg {tmp_path / 'out' / 'ball.svg'} --src-prompt" in said
+    assert f"pds svg {tmp_path / 'out' / 'ball.svg'} --from" in said
     text = (tmp_path / "out" / "ball.svg").read_text()
     assert [text.index(f'id="{name}"') for name in ("scene", "floor", "sign", "ball")] == sorted(
         text.index(f'id="{name}"') for name in ("scene", "floor", "sign", "ball")
