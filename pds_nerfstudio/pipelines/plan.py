@@ -272,7 +272,7 @@ def _restored(config: TrainerConfig, default: TrainerConfig, given: Given) -> st
     assert isinstance(pipeline, EditConfig)
     own = {name: getattr(holder, name) for name, holder in settings(of_method)}
     parts = [
-        f"{name} {getattr(holder, name)}"
+        f"{name} {_as_typed(getattr(holder, name))}"
         for name, holder in settings(pipeline)
         if holder is not getattr(pipeline, "compute", None)
         and name not in ("_target", "model", "datamanager", *OF_ITS_BEGINNING)
@@ -282,6 +282,11 @@ def _restored(config: TrainerConfig, default: TrainerConfig, given: Given) -> st
     if config.optimizers != default.optimizers and not given.within("optimizers"):
         parts.append("the optimisers' settings")
     return f"Taken from its run: {', '.join(parts)}."
+
+
+def _as_typed(value: Any) -> str:
+    """A setting's value as it follows its flag."""
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _adopt_edit(pipeline: RefineConfig, run: SourceRun, given: Given) -> None:

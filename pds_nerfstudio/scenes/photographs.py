@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.quiet import leave_out_remarks
 from pds_nerfstudio.runs import require_run
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -85,6 +86,7 @@ def _training_images(dataparser: Any, data: Path) -> tuple[list[Path], Any]:
     """Their files, and what `viewpoints` makes of their cameras."""
     from pds_nerfstudio.scenes.viewpoints import capture_of
 
+    leave_out_remarks()
     dataparser.data = data
     try:
         outputs = dataparser.setup().get_dataparser_outputs("train")

@@ -85,6 +85,7 @@ class SplatfactoScene(SplatfactoModel):
             self.seed_points = (points[0], points[1][:0])
         with deferred_lpips():
             super().populate_modules()
+        self.strategy.verbose = False  # its notes would tear the progress bar
         self.seed_points = points
         if points is not None and not self.config.random_init and len(points[1]):
             rgb = points[1] / 255
