@@ -1,4 +1,4 @@
-"""Draw a wall of toybox edits of splats: one held-out view of each, larger than the photographs that were measured.
+"""Draw a wall of toybox edits: one held-out view of each, splats larger than the photographs that were measured.
 
 pds bench --suite suites/dev.yaml --methods pnr-edit pnr-edit+sdedit-refine
 python data_scripts/draw_wall.py --bench outputs/bench/dev/splatfacto --out docs/figures/dev_views_wall.png
@@ -10,6 +10,7 @@ from typing import Any
 
 import tyro
 
+from pds_nerfstudio.evaluation.cells import as_file_name
 from pds_nerfstudio.evaluation.suite import read_suite
 from pds_nerfstudio.evaluation.trial import to_look_at
 from pds_nerfstudio.pictures import contact_sheet
@@ -27,33 +28,39 @@ def main(
     out: Path,
     suite: Path = Path("suites/dev.yaml"),
     methods: tuple[str, ...] = ("pnr-edit", "pnr-edit+sdedit-refine"),
-    view: int = 0,
+    views: tuple[int, ...] = (0,),
     seed: int = 0,
+    tile: int = 96,
 ) -> None:
     """Draw.
 
     Args:
         bench: the folder of a suite and family, as `pds bench` leaves it.
         out: a picture.
-        suite: whose edits are drawn, in its order.
+        suite: whose edits are drawn, in its order, as far as all methods have made them.
         methods: a row for each, between the source and the truth.
-        view: which held-out view.
+        views: which held-out views.
         seed: of the cells.
+        tile: width of each picture in pixels.
     """
+    edits: list[Any] = read_suite(suite).edits
+    files = {method: as_file_name(method) for method in methods}
     rows: dict[str, list] = {"source": [], **{method: [] for method in methods}, "ground truth": []}
-    shown: list[Any] = read_suite(suite).edits
-    for edit in shown:
+    columns = []
+    for edit in edits:
+        cells = {method: bench / "cells" / f"{edit.name}.{file}.{seed}" for method, file in files.items()}
+        if not all((cell / "record.json").is_file() for cell in cells.values()):
+            continue
         shared = bench / "scenes" / f"{edit.name}.{seed}"
         scene, source = next(shared.rglob("edit.json")).parent, last_run([shared])
-        for method in methods:
-            edited = last_run([bench / "cells" / f"{edit.name}.{method}.{seed}"])
-            before, after, truth = to_look_at(edit, scene, source, edited, [view])
-            rows[method].append(after[0])
-        rows["source"].append(before[0])
-        rows["ground truth"].append(truth[0])
-    labels = {method: method.replace("+", " + ") for method in rows}
-    named = {labels[method]: pictures for method, pictures in rows.items()}
-    contact_sheet(named, out, "One held-out view of each edit", tile=96, columns=[edit.name for edit in shown])
+        for method, cell in cells.items():
+            before, after, truth = to_look_at(edit, scene, source, last_run([cell]), views)
+            rows[method] += list(after)
+        rows["source"] += list(before)
+        rows["ground truth"] += list(truth)
+        columns += [edit.name, *[""] * (len(views) - 1)]
+    named = {method.partition("[")[0].replace("+", " + "): pictures for method, pictures in rows.items()}
+    contact_sheet(named, out, "Held-out views of each edit", tile, columns)
 
 
 if __name__ == "__main__":

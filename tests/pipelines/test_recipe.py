@@ -59,14 +59,14 @@ def test_the_guidance_of_one_objective_is_not_given_to_another(by, guidance):
     assert (config.pipeline.by, part(config, GUIDANCE)) == (by, guidance)
 
 
-@pytest.mark.parametrize("prior", ["toybox", "toybox-flow"])
-def test_toybox_revises_splats_by_dds_and_nerfs_by_pds(prior):
+@pytest.mark.parametrize(("prior", "of_nerfs"), [("toybox", ("dds", 2.0)), ("toybox-flow", ("pds", 15.0))])
+def test_toybox_revises_by_dds_and_its_flow_prior_splats_alone(prior, of_nerfs):
     chosen = {}
     for method in ("pnr-edit-splat", "pnr-edit"):
         config = config_of(method, prior=prior)
         follow(config, ())
         chosen[method] = config.pipeline.by, part(config, GUIDANCE)
-    assert chosen == {"pnr-edit-splat": ("dds", 2.0), "pnr-edit": ("pds", 15.0)}
+    assert chosen == {"pnr-edit-splat": ("dds", 2.0), "pnr-edit": of_nerfs}
 
 
 def test_none_leaves_the_methods_own_and_a_recipe_is_followed_once():
