@@ -63,7 +63,7 @@ class Toybox:
             for edit in EDITS:
                 console.print(f"{edit.name:{width}}  {edit.kind:10}  “{edit.source_prompt}” → “{edit.target_prompt}”")
             kinds = {edit.kind: edit for edit in reversed(EDITS)}  # the first of each
-            say_next(console, [step(f"{kind}", "pds", "toybox", edit.name) for kind, edit in reversed(kinds.items())])
+            say_next(console, [step(kind, "pds", "toybox", edit.name) for kind, edit in reversed(kinds.items())])
             return
         try:
             found = find_edit(self.edit)

@@ -22,7 +22,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.pictures import read_images
 from pds_nerfstudio.priors.check import TOYBOX, check_prior
-from pds_nerfstudio.priors.dreambooth import read_training_images
+from pds_nerfstudio.priors.dreambooth_pictures import read_training_images
 from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.recipe import recipe_of
 

@@ -1,0 +1,110 @@
+"""The pictures of `pds dreambooth`: photographs that are learned, samples that keep the rest, sheets of both."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from pds_nerfstudio.draws import generator_at
+from pds_nerfstudio.objectives import Latents
+from pds_nerfstudio.pictures import contact_sheet, read_images, read_photograph, save_image
+from pds_nerfstudio.priors.dreambooth_files import saving
+from pds_nerfstudio.priors.dreambooth_settings import CLASS_IMAGES, EMPTY_IMAGES, SAMPLES, DreamBooth
+
+if TYPE_CHECKING:
+    from pds_nerfstudio.priors.latent import LatentPrior
+
+SAMPLES_PER_PROMPT = 4
+Prompted = tuple[Float[Tensor, "_ channels height width"], str]
+"""Latents, of any number, and what they show."""
+
+
+def read_training_images(
+    paths: Sequence[Path], short_side: int, multiple: int
+) -> tuple[Float[Tensor, "photographs 3 height width"], int]:
+    """Photographs at one working size, RGB in [0, 1], and how many of them lost a margin for it.
+
+    The size is that of the commonest shape among them. A photograph of another shape is scaled to cover it and cropped
+    to its centre.
+    """
+    images = [read_photograph(path, short_side, multiple) for path in paths]
+    shapes = [tuple(image.shape[-2:]) for image in images]
+    height, width = max(dict.fromkeys(shapes), key=shapes.count)
+    for i, (h, w) in enumerate(shapes):
+        if (h, w) == (height, width):
+            continue
+        scale = max(height / h, width / w)
+        size = max(height, round(h * scale)), max(width, round(w * scale))
+        scaled = F.interpolate(images[i], size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        images[i] = scaled[..., top : top + height, left : left + width]
+    return torch.cat(images), sum(shape != (height, width) for shape in shapes)
+
+
+@torch.no_grad()
+def encoded(prior: "LatentPrior", images: Tensor) -> Latents:
+    """Latents on the CPU, a few pictures at a time."""
+    return torch.cat([prior.encode(part.to(prior.device)).cpu() for part in images.split(4)])
+
+
+def preserved_latents(
+    settings: DreamBooth, prior: "LatentPrior", accelerator: Any, out: Path, latent_size: Sequence[int]
+) -> list[Prompted]:
+    """What is preserved: latents of pictures of the class and of anything, with the prompt they were drawn under."""
+    if not settings.class_images:
+        return []
+    draw = partial(drawn, settings, prior, accelerator, latent_size)
+    sets = [(draw(out / CLASS_IMAGES, settings.class_prompt, settings.class_images), settings.class_prompt)]
+    if settings.empty_images:
+        sets.append((draw(out / EMPTY_IMAGES, "", settings.empty_images), ""))
+    return sets
+
+
+def drawn(
+    settings: DreamBooth,
+    prior: "LatentPrior",
+    accelerator: Any,
+    latent_size: Sequence[int],
+    folder: Path,
+    prompt: str,
+    count: int,
+) -> Latents:
+    """Latents of what the prior draws under a prompt, made once and kept as files."""
+    from rich.progress import track
+
+    height, width = (side * prior.latent_stride for side in latent_size)
+    files = [folder / f"{i:04d}.png" for i in range(count)]
+    own = range(accelerator.process_index, count, accelerator.num_processes)
+    missing = [i for i in own if not files[i].is_file()]
+    parts = [missing[i : i + 8] for i in range(0, len(missing), 8)]
+    guidance = settings.class_guidance_scale if prompt else 1.0
+    for part in track(parts, f"drawing {folder.name}", disable=not parts or not accelerator.is_main_process):
+        generator = generator_at(settings.seed, part[0])
+        pictures = prior.sample([prompt] * len(part), height, width, settings.sample_steps, guidance, generator)
+        with saving(folder.parents[1], "A class image"):
+            for i, image in zip(part, pictures, strict=True):
+                save_image(image, files[i])
+    accelerator.wait_for_everyone()
+    return encoded(prior, read_images(files))
+
+
+def sample_sheet(settings: DreamBooth, prior: "LatentPrior", images: Tensor, out: Path, step: int) -> None:
+    """Samples of every prompt from the same noise, under photographs."""
+    for network in prior.parts().values():
+        network.eval()
+    prior.forget_texts()
+    height, width = images.shape[-2:]
+    rows: dict[str, Tensor] = {"photographs": images[:SAMPLES_PER_PROMPT]}
+    for prompt in settings.prompts:
+        generator = torch.Generator().manual_seed(settings.seed)
+        asked = [prompt] * SAMPLES_PER_PROMPT
+        rows[prompt] = prior.sample(
+            asked, height, width, settings.sample_steps, settings.guidance_scale, generator
+        ).cpu()
+    with saving(out, f"The samples of step {step}"):
+        contact_sheet(rows, out / SAMPLES / f"step_{step:06d}.png", f"after {step} steps")
