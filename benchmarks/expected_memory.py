@@ -1,6 +1,7 @@
 """What edits are expected to take on a GPU, counted from configurations of published sizes (see `priors.footprint`).
 
     python benchmarks/expected_memory.py        # half a minute; nothing is downloaded, and no GPU is asked
+    python benchmarks/expected_memory.py --stored 8bit
 
 GiB, with what `pipelines.memory_plan` adds for what is not counted, for a scene of 500,000 Gaussians with three bands
 of harmonics beside the prior; and TFLOP of a step, the scene's rendering left out (see `priors.work`).
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 from random_prior import NAMES, TEXT, UNET, VAE
 
 from pds_nerfstudio.estimates import METHODS
 from pds_nerfstudio.pipelines.memory_plan import GIB, Demand, plan_memory
+from pds_nerfstudio.priors.eight_bit import Weights
 from pds_nerfstudio.priors.work import count_work
 
 GAUSSIANS = 500_000
@@ -93,15 +96,19 @@ def _indexed(folder: Path, pipeline: str) -> Path:
     return folder
 
 
-def main() -> None:
-    """Print a table for each prior: encoder in float32, in bfloat16, and run again in the backward pass."""
+def main(stored: Weights = "full") -> None:
+    """Print a table for each prior: encoder in float32, in bfloat16, and run again in the backward pass.
+
+    Args:
+        stored: how the denoiser's weights are.
+    """
     for name in UNET:
         with tempfile.TemporaryDirectory() as temporary:
-            table(f"{NAMES[name]}, U-Net in fp16", folder := folder_of(name, Path(temporary)), SIZES)
+            table(f"{NAMES[name]}, U-Net in fp16", folder := folder_of(name, Path(temporary)), SIZES, stored)
             print_work(folder, SIZES)
     for name in ("SDXL", "SD 3.5 medium"):
         with tempfile.TemporaryDirectory() as temporary:
-            table(f"{name}, denoiser in fp16", folder := newer_folder_of(name, Path(temporary)), LARGER)
+            table(f"{name}, denoiser in fp16", folder := newer_folder_of(name, Path(temporary)), LARGER, stored)
             print_work(folder, LARGER)
 
 
@@ -115,7 +122,7 @@ def print_work(folder: Path, sizes: dict[str, tuple[int, int]]) -> None:
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
-def table(title: str, folder: Path, sizes: dict[str, tuple[int, int]]) -> None:
+def table(title: str, folder: Path, sizes: dict[str, tuple[int, int]], stored: Weights) -> None:
     """A prior's."""
     scene = [torch.empty(GAUSSIANS, VALUES, device="meta")]
     columns = [f"{size}{how}" for size in sizes for how in ("", ", bf16 encoder", ", encoder run again")]
@@ -129,10 +136,11 @@ def table(title: str, folder: Path, sizes: dict[str, tuple[int, int]]) -> None:
                     dtype=torch.float16,
                     vae_dtype=vae_dtype,
                     recompute_encoder=again,
+                    stored=stored,
                 )
                 cells.append(f"{plan.total / GIB:.1f}")
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -123,6 +123,7 @@ class EditPipeline(VanillaPipeline):
             device,
             dtype,
             vae_dtype=DTYPES[config.network.vae_precision],
+            weights=config.network.weights,
             recompute_encoder=config.compute.recompute_encoder,
             encoder=config.network.encoder,
             channels_last=config.compute.channels_last,

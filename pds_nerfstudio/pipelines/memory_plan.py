@@ -14,6 +14,7 @@ from torch import Tensor
 from pds_nerfstudio.estimates import CONTEXT, COPIES, GIB, METHODS, UNCOUNTED
 from pds_nerfstudio.images import working_size
 from pds_nerfstudio.priors.check import prior_folder
+from pds_nerfstudio.priors.eight_bit import Weights
 from pds_nerfstudio.priors.folder import size_multiple, trained_size
 from pds_nerfstudio.priors.footprint import Footprint, count
 from pds_nerfstudio.scenes.views import Views
@@ -70,8 +71,8 @@ class MemoryPlan:
             said += " The encoder runs again in the backward pass (--pipeline.recompute-encoder)."
         if not self.fits:
             said += (
-                " It may not fit: --pipeline.vae-precision bf16, --pipeline.encoder with a tiny one, fewer "
-                "--pipeline.views-per-step, or a smaller --pipeline.resolution need less."
+                " It may not fit: --pipeline.weights 8bit, --pipeline.vae-precision bf16, --pipeline.encoder with a "
+                "tiny one, fewer --pipeline.views-per-step, or a smaller --pipeline.resolution need less."
             )
         return said
 
@@ -100,6 +101,7 @@ def plan_edit(
         dtype=dtype,
         vae_dtype=vae_dtype,
         recompute_encoder=config.compute.recompute_encoder,
+        stored=config.network.weights,
     )
 
 
@@ -133,6 +135,7 @@ def plan_memory(
     dtype: torch.dtype,
     vae_dtype: torch.dtype,
     recompute_encoder: bool,
+    stored: Weights = "full",
 ) -> MemoryPlan:
     """Count a step; where it does not fit, count it again with the encoder run twice.
 
@@ -141,6 +144,7 @@ def plan_memory(
         size: height and width in pixels at which views are shown to it.
         scene: the scene's tensors, if they lie on the prior's device.
         available: bytes.
+        stored: how the denoiser's weights are.
     """
 
     def counted(again: bool) -> Footprint:
@@ -153,6 +157,7 @@ def plan_memory(
             vae_dtype=vae_dtype,
             recompute_encoder=again,
             differentiated=demand.differentiated,
+            stored=stored,
         )
 
     bytes_of_scene = COPIES * sum(value.nbytes for value in scene)

@@ -47,7 +47,7 @@ OF_ITS_BEGINNING = ("base", "base_step", "base_checksum", "carried", "followed")
 """What an edit notes of where it began, which is nobody's setting."""
 OF_THE_EDIT = (
     *("src_prompt", "tgt_prompt", "prior", "recipe", "lora", "embedding"),
-    *("vae_precision", "encoder", "resolution", "box", "masks"),
+    *("vae_precision", "weights", "encoder", "resolution", "box", "masks"),
 )
 """What a refinement takes from the edit that it refines, where the command line does not say otherwise."""
 

@@ -20,6 +20,7 @@ from annotated_types import Ge, Gt, Le
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.perturb import PAPERS_MINIMUM_DECREASE
+from pds_nerfstudio.priors.eight_bit import Weights
 from pds_nerfstudio.ranges import Seed, Share, Steps, Weight
 from pds_nerfstudio.scenes.orbit import VIEWS
 from pds_nerfstudio.scenes.perturb import Eta
@@ -339,6 +340,9 @@ class NetworkSettings(Group):
     """Textual inversions (.safetensors) to load. Write a file's name in a prompt to use it."""
     vae_precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the prior's VAE. bf16 halves what its encoder keeps for the backward pass; fp16 would overflow."""
+    weights: Weights = "full"
+    """How the weights of the prior's U-Net or transformer, and of T5, are stored: in its precision, or in 8 bits, which
+    halves what they take on a GPU, and from which each layer's are made when it is used."""
 
 
 @dataclass

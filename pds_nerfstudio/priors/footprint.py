@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pds_nerfstudio.priors.eight_bit import Weights, bytes_of, to_eight_bits
 from pds_nerfstudio.priors.families import SD, SD3, SDXL, Family
 from pds_nerfstudio.priors.folder import family_in, read_json
 
@@ -59,6 +60,7 @@ def count(
     vae_dtype: torch.dtype = torch.float32,
     recompute_encoder: bool = False,
     differentiated: bool = True,
+    stored: Weights = "full",
 ) -> Footprint:
     """Count a step of a prior in diffusers' folder layout.
 
@@ -70,17 +72,20 @@ def count(
         adapters: how many learn, from one row of each view.
         recompute_encoder: whether the encoder runs again in the backward pass.
         differentiated: whether the rendering's gradient is wanted, as in score distillation.
+        stored: how the denoiser's weights are.
     """
     family = family_in(folder)
     vae, denoiser = networks_of(folder)
     stride, channels = 2 ** (len(vae.config.block_out_channels) - 1), vae.config.latent_channels
-    weights = _weight_bytes(vae, vae_dtype) + _weight_bytes(denoiser, dtype)
-    if family is SD:  # those of larger families wait in main memory
-        weights += _weight_bytes(_text_encoder(folder), dtype)
     torch.nn.Module.to(vae, vae_dtype)
     torch.nn.Module.to(denoiser, dtype)
     for network in (vae, denoiser):
         network.requires_grad_(False).eval()
+    if stored == "8bit":
+        to_eight_bits(denoiser)
+    weights = bytes_of(vae) + bytes_of(denoiser)
+    if family is SD:  # those of larger families wait in main memory
+        weights += bytes_of(torch.nn.Module.to(_text_encoder(folder), dtype))
     if recompute_encoder:
         vae.enable_gradient_checkpointing()
 
@@ -124,10 +129,6 @@ def _text_encoder(folder: Path) -> Any:
 
     with torch.device("meta"):
         return CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder", local_files_only=True))
-
-
-def _weight_bytes(network: torch.nn.Module, dtype: torch.dtype) -> int:
-    return sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
 
 
 def told_beside(denoiser: Any, family: Family, rows: int, dtype: torch.dtype) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 
 from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.priors.check import LORA_WEIGHTS, lora_folder, prior_folder
+from pds_nerfstudio.priors.eight_bit import Weights, to_eight_bits
 from pds_nerfstudio.priors.extras import LoraFile, lora_file
 from pds_nerfstudio.priors.families import SD, SD3, SDXL, is_left_out
 from pds_nerfstudio.priors.folder import camera_layout, family_in, read_index, reads_framing
@@ -46,6 +47,7 @@ def load_prior(
     edits_pictures: bool = False,
     loras: Sequence[str] = (),
     embeddings: Sequence[Path] = (),
+    weights: Weights = "full",
 ) -> Any:
     """Load the prior `name`: `toybox`, a local diffusers folder, one file of a whole model (converted once), a hub id
     (downloaded once), or a LoRA's folder.
@@ -63,6 +65,7 @@ def load_prior(
         edits_pictures: expect the U-Net of an InstructPix2Pix (see `priors.instruct`).
         loras: further ones, PATH[:weight] each, added in this order (see `priors.extras`).
         embeddings: files of textual inversions, whose names prompts may then hold.
+        weights: how those of the denoiser and of T5 are stored (see `priors.eight_bit`).
 
     Returns:
         the `LatentPrior` of the folder's family: a `StableDiffusionPrior`, a `MultiViewPrior` where its U-Net takes
@@ -88,6 +91,10 @@ def load_prior(
     if added and dtype != torch.float32:
         for network in prior.parts().values():
             network.to(dtype)
+    if weights == "8bit":
+        for network in (prior.denoiser, getattr(prior, "text_encoder_3", None)):
+            if network is not None:
+                to_eight_bits(network)
     if encoder is not None:
         prior.tiny = load_tiny(encoder, device, vae_dtype, prior.latent_stride, prior.latent_channels)
     for network in (prior.denoiser, (prior.tiny or prior.vae).encoder):

@@ -30,6 +30,8 @@ def test_a_folder_with_something_else_is_left_alone(make, tmp_path):
 def test_a_toybox_scene_may_be_made_again(tmp_path):
     small = {"size": 16, "train_views": 2, "test_views": 1, "num_points": 10}
     Toybox("red-to-blue", out=tmp_path, **small).run()
-    Toybox("red-to-blue", out=tmp_path, **small, seed=1).run()
+    Toybox("red-to-blue", out=tmp_path, **small).run()
+    with pytest.raises(UserError, match="was made with --seed 0"):
+        Toybox("red-to-blue", out=tmp_path, **small, seed=1).run()
     with pytest.raises(UserError, match="something else than can-to-cone"):
         Toybox("can-to-cone", out=tmp_path, **small).run()

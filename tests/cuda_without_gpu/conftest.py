@@ -119,10 +119,10 @@ def _count_steps(cuda: PretendedCuda, patched: pytest.MonkeyPatch) -> None:
 
 def _replace_kernels(cuda: PretendedCuda, patched: pytest.MonkeyPatch) -> None:
     """Let our rasteriser for CPUs stand for gsplat's kernels, which take float32 on one device."""
-    from pds_nerfstudio.scenes import kernels, rasterize
+    from pds_nerfstudio.scenes import composite, kernels, rasterize
 
     signature = inspect.signature(gsplat.rasterization)
-    backward = rasterize._Composite.backward
+    backward = composite._Composite.backward
 
     def kernel(**given):
         signature.bind(**given)
@@ -141,5 +141,5 @@ def _replace_kernels(cuda: PretendedCuda, patched: pytest.MonkeyPatch) -> None:
             return backward(ctx, grad)
 
     patched.setattr(rasterize, "gsplat_rasterization", kernel)
-    patched.setattr(rasterize._Composite, "backward", staticmethod(kernel_backward))
+    patched.setattr(composite._Composite, "backward", staticmethod(kernel_backward))
     patched.setattr(kernels, "splats_obstacle", lambda _: None)

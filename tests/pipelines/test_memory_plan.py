@@ -125,3 +125,10 @@ def test_an_edit_that_runs_out_of_memory_again_says_what_needs_less(ns_train, to
     said = capfd.readouterr().err
     assert "does not fit into the GPU's memory" in said
     assert "Traceback" not in said
+
+
+def test_an_edit_by_a_prior_in_eight_bits_takes_its_steps(toy_splats, ns_train):
+    edit = ("--load-dir", toy_splats.parent, "--pipeline.prior", "toybox", "--pipeline.weights", "8bit")
+    prompts = ("--pipeline.src-prompt", "a photo of a red can", "--pipeline.tgt-prompt", "a photo of a red cone")
+    config = ns_train("pds-edit-splat", *edit, *prompts, "--max-num-iterations", 2)
+    assert list(config.get_base_dir().rglob("step-*.ckpt"))

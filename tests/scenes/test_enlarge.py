@@ -55,5 +55,5 @@ def test_the_viewer_shows_splats_as_smooth_as_their_photographs(scene):
         smooth = model.get_outputs_for_camera(large)["rgb"]
     finally:
         model.focal = None
-    torch.testing.assert_close(smooth.movedim(-1, 0), shoot(model, large, TIMES).image)
+    torch.testing.assert_close(smooth.movedim(-1, 0), shoot(model, large, float(TIMES)).image)
     assert not torch.equal(smooth, plain)
