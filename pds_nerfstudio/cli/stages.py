@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.flags import refuse_mistyped, unknown_flags
@@ -145,7 +146,7 @@ def _read(stage: Stage, flag: str, words: Sequence[str]) -> None:
     """Read a stage's command as it will read it itself.
 
     Raises:
-        UserError: a flag is mistyped or unknown.
+        UserError: a flag is mistyped or unknown, or a value out of its range.
         SystemExit: a value cannot be read, which has been said.
     """
     program, name, *_ = stage.command
@@ -158,10 +159,16 @@ def _read(stage: Stage, flag: str, words: Sequence[str]) -> None:
     from nerfstudio.configs.method_configs import all_methods
 
     from pds_nerfstudio.pipelines.command_line import flag_names, flags_with_datasets, parsed
+    from pds_nerfstudio.pipelines.settings_tree import check_settings
+    from pds_nerfstudio.ranges import require_steps
 
     config = all_methods[name]
     known = flag_names(config)
     if unknown_flags(words, known):  # perhaps a dataset's, for whose names the whole parser is built
         known |= flags_with_datasets(config)
     refuse_mistyped(words, f"{program} {name}", lambda: known)
-    parsed(config, words, f"{program} {name}")
+    told: Any = parsed(config, words, f"{program} {name}")
+    require_steps(told)
+    check_settings(told.pipeline)
+    told.pipeline.region.check()
+    told.pipeline.view.check()

@@ -22,6 +22,8 @@ from pds_nerfstudio.errors import UserError
             "pnr-edit-splat has no .* did you mean --pipeline.objective",
         ),
         ("edit_args", "--max-num-iterations 3 nerfstudio-data --zzzz 3", "pnr-edit-splat has no --zzzz"),
+        ("edit_args", "--max-num-iterations 0", "--max-num-iterations is 0: give at least 1"),
+        ("edit_args", "--pipeline.views-per-step 0", "--pipeline.views-per-step is 0"),
         ("edit_args", "--output-dir elsewhere", "--edit-args holds --output-dir, which pds edit sets itself"),
         ("edit_args", "--pipeline.src_prompt='a cube'", "which pds edit sets itself"),
         ("render_args", "--out=elsewhere", "--render-args holds --out, which pds edit sets itself"),
