@@ -1,11 +1,12 @@
 """Weights in eight bits: half the memory of half precision, for networks that only predict.
 
-    q = round(w / s),   s = max |w| / 127        of each output channel;        ŵ = s q  where a layer is used
+    q = round(127 w / m),   m = max |w|        of each output channel;        ŵ = m q / 127  where a layer is used
 
 Why it works: nothing is learned in a frozen network, so its weights need their values and no room for small steps. Each
 layer's are made anew when it is used and gone afterwards, so that one layer at a time is whole.
 
-The trap: what is left alone is what is small or sensitive anyway: norms, embeddings, and layers of few weights.
+The trap: m / 127 of small weights is a number that float16 hardly has, so that m is stored, and q divided by 127. What
+is small or sensitive is left alone: norms, embeddings, and layers of few weights.
 """
 
 from typing import Any, Literal
@@ -22,15 +23,15 @@ LARGEST = 127
 
 
 class _Bytes(nn.Module):
-    """A layer's weights, stored as bytes and a scale for each output channel."""
+    """A layer's weights, stored as bytes and the largest of each output channel."""
 
-    def forward(self, values: Tensor, scale: Tensor) -> Tensor:
-        return values.to(scale.dtype) * scale
+    def forward(self, values: Tensor, largest: Tensor) -> Tensor:
+        return values.to(largest.dtype) / LARGEST * largest
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         largest = weight.abs().amax(dim=tuple(range(1, weight.dim())), keepdim=True)
-        scale = (largest / LARGEST).clamp(min=torch.finfo(weight.dtype).tiny)
-        return (weight / scale).round().clamp(-LARGEST, LARGEST).to(torch.int8), scale
+        shares = weight.float() / largest.float().where(largest > 0, 1.0)
+        return (LARGEST * shares).round().to(torch.int8), largest
 
 
 @torch.no_grad()

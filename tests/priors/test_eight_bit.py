@@ -31,6 +31,18 @@ def test_a_weight_is_off_by_half_a_step_of_its_channel_at_most():
     assert bytes_of(layer) == 64 * 96 + 4 * 96 + 4 * 96  # bytes, scales, bias
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [1.0, 1e-2, 1e-3])
+def test_small_weights_in_half_precision_are_as_near(dtype, size):
+    layer = nn.Linear(64, 96).requires_grad_(False)
+    layer.weight.mul_(size)
+    layer.to(dtype)
+    before = layer.weight.detach().float()
+    to_eight_bits(layer)
+    assert layer.weight.dtype == dtype
+    assert float((layer.weight.float() - before).norm() / before.norm()) < 0.01
+
+
 def test_a_channel_of_zeros_and_small_layers_stay_what_they_are():
     layer, small = nn.Conv2d(64, 8, 3).requires_grad_(False), nn.Linear(8, FEWEST // 8 - 1).requires_grad_(False)
     layer.weight[0] = 0
