@@ -64,6 +64,31 @@ def decibels(image: Tensor, other: Tensor, mask: Tensor) -> float:
     return -10 * float(error.log10())
 
 
+class Case:
+    """One held-out view of an edit: what it shows and should show, and where they differ."""
+
+    def __init__(self, name: str, prior):
+        edit = find_edit(name)
+        self.prompts = edit.source_prompt, edit.target_prompt
+        with tempfile.TemporaryDirectory() as folder:
+            write_edit(edit, Path(folder), seed=0)
+            self.source, self.truth = (
+                read_images([Path(folder) / side / "images" / VIEW]) for side in ("source", "target")
+            )
+            self.cameras: Viewpoints | None = seen_from(prior, Path(folder) / "source", [VIEW])
+        self.changed = ((self.source - self.truth).abs().amax(1, keepdim=True) > CHANGED).float()
+        with torch.no_grad():
+            self.x0 = prior.encode(self.source)
+        self._unchanged = prior.decode(self.x0)
+
+    def distances(self, edited: Tensor) -> tuple[float, float]:
+        """PSNR to the truth where source and target differ, and to what the VAE makes of the source elsewhere."""
+        return (
+            decibels(edited, self.truth, self.changed),
+            decibels(edited, self._unchanged, 1 - self.changed),
+        )
+
+
 def main(rows: tuple[str, ...] = tuple(ROWS), steps: int = 200, out: Path = Path("outputs/controls")) -> None:
     """Measure, print, and draw.
 
@@ -75,21 +100,14 @@ def main(rows: tuple[str, ...] = tuple(ROWS), steps: int = 200, out: Path = Path
     prior, pictures = load_prior("toybox", "cpu"), {}
     print("| | edit | in mask, dB | elsewhere, dB | further calls | CPU seconds |\n|---|---|---:|---:|---:|---:|")
     for name in EDITS:
-        edit = find_edit(name)
-        with tempfile.TemporaryDirectory() as folder:
-            write_edit(edit, Path(folder), seed=0)
-            source, truth = (read_images([Path(folder) / side / "images" / VIEW]) for side in ("source", "target"))
-            cameras: Viewpoints | None = seen_from(prior, Path(folder) / "source", [VIEW])
-        changed = ((source - truth).abs().amax(1, keepdim=True) > CHANGED).float()
-        with torch.no_grad():
-            x0 = prior.encode(source)
-        pictures[name] = [source[0], truth[0]]
+        case = Case(name, prior)
+        pictures[name] = [case.source[0], case.truth[0]]
         for row in rows:
             asked, begun = Counting(prior), time.process_time()
-            prompts = edit.source_prompt, edit.target_prompt
-            edited = prior.decode(edit_latents(asked, ROWS[row], x0, *prompts, steps, cameras=cameras))  # pyright: ignore[reportArgumentType]
+            latents = edit_latents(asked, ROWS[row], case.x0, *case.prompts, steps, cameras=case.cameras)  # pyright: ignore[reportArgumentType]
+            edited = prior.decode(latents)
             pictures[name].append(edited[0])
-            found = decibels(edited, truth, changed), decibels(edited, prior.decode(x0), 1 - changed)
+            found = case.distances(edited)
             more = asked.calls / steps - 1
             spent = time.process_time() - begun
             print(f"| {row} | {name} | {found[0]:.1f} | {found[1]:.1f} | {more:.1f} | {spent:.0f} |", flush=True)

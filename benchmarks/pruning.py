@@ -11,21 +11,15 @@ from pathlib import Path
 
 import torch
 import tyro
+from controls import CHANGED, decibels
 
 from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.evaluation.trial import render_eval_views
-from pds_nerfstudio.pictures import Images, read_images
+from pds_nerfstudio.pictures import read_images
 from pds_nerfstudio.scenes.views import eval_views
 
-CHANGED = 0.05
-"""Largest difference of a pixel's channels between source and target from which on it counts as changed."""
 GONE = -20.0
 """Logit of an opacity that shows nothing."""
-
-
-def decibels(pictures: Images, truth: Images, mask: torch.Tensor) -> float:
-    """PSNR where the mask is 1."""
-    return -10 * float((((pictures - truth).square() * mask).sum() / (3 * mask.sum())).log10())
 
 
 def changes(cell: Path, scene: Path, thresholds: tuple[float, ...]) -> torch.Tensor:
