@@ -84,7 +84,7 @@ class Scene(ABC):
         """Know the photographs, so that the viewer's pictures, which may be larger, are as smooth as they are."""
 
     def show_on(self, other: Model) -> None:  # noqa: B027 - a NeRF has its own background
-        """Take over the background that the viewer has given to another model of this family."""
+        """Be shown in the viewer as another model of this family is: on its background, as smooth as it."""
 
     def chunks(
         self, rays: int | None, backward_share: float = 1.0, regularise: bool = False, budget: float = math.inf

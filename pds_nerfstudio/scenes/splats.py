@@ -60,6 +60,7 @@ class SplatScene(Scene):
     def show_on(self, other: Model) -> None:
         """See `Scene.show_on`."""
         self.model.set_background(other.background_color)  # pyright: ignore[reportArgumentType]
+        self.model.focal = getattr(other, "focal", None)
 
     def render(
         self,

@@ -5,6 +5,7 @@ import torch
 
 from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.scenes.enlarge import PIXEL, enlarged, spread
+from pds_nerfstudio.scenes.families import scene_of
 from pds_nerfstudio.scenes.shots import shoot, shown_camera
 from pds_nerfstudio.scenes.views import train_views
 
@@ -44,6 +45,17 @@ def test_nerfs_are_not_enlarged(toy_nerf):
     views = train_views(pipeline.datamanager)
     camera, times = shown_camera(views, 0, 4096, pipeline.model)
     assert ((int(camera.height), int(camera.width)), times) == (views.size(0), 1.0)
+
+
+def test_a_source_is_shown_beside_its_edit_as_smooth_as_it(scene, toy_splats):
+    edited, views = scene
+    source = load_run(toy_splats).model
+    edited.focal = float(views.cameras.fx.max())
+    try:
+        scene_of(source).show_on(edited)
+    finally:
+        expected, edited.focal = edited.focal, None
+    assert source.focal == expected
 
 
 def test_the_viewer_shows_splats_as_smooth_as_their_photographs(scene):
