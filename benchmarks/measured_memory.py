@@ -1,6 +1,7 @@
 """What steps of a prior take on a GPU, beside what `priors.footprint` counts without one: GiB and milliseconds.
 
     python benchmarks/measured_memory.py --priors sd15 sdxl --out outputs/measured_memory.json
+    python benchmarks/measured_memory.py --priors sd15 --stored 8bit      # with --pipeline.weights 8bit
 
 Priors of published sizes and random weights (see `random_folder`) are loaded as trained ones are, denoiser in float16.
 What runs is the package's own code, on pictures in place of renderings; the rows are those of `expected_memory`. Of
@@ -25,6 +26,7 @@ from step_cost import PROMPTS, RANK, gradient_edit
 from pds_nerfstudio.objectives import PDS, VSD, Piva, Query, surrogate_loss
 from pds_nerfstudio.objectives.base import EDITED, SOURCE, ScoreDistillation
 from pds_nerfstudio.pipelines.memory_plan import GIB
+from pds_nerfstudio.priors.eight_bit import Weights
 from pds_nerfstudio.priors.footprint import count
 from pds_nerfstudio.priors.latent import LatentPrior
 from pds_nerfstudio.priors.learning import LearningPrior
@@ -86,13 +88,15 @@ def measure(step: Callable[[], None], repeats: int, device: str) -> dict[str, fl
     }
 
 
-def rows_of(folder: Path, name: str, sizes: tuple[int, ...], repeats: int, methods: tuple[str, ...]) -> list[dict]:
+def rows_of(
+    folder: Path, name: str, sizes: tuple[int, ...], repeats: int, methods: tuple[str, ...], stored: Weights
+) -> list[dict]:
     """A prior's rows, its encoder in float32; of PDS also in bfloat16."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = []
     for vae_dtype in (torch.float32, torch.bfloat16):
         start = time.perf_counter()
-        prior = load_prior(str(folder), device, vae_dtype=vae_dtype)
+        prior = load_prior(str(folder), device, vae_dtype=vae_dtype, weights=stored)
         loaded = time.perf_counter()
         for prompt in ("", *PROMPTS):
             prior.embed(prompt)
@@ -105,14 +109,14 @@ def rows_of(folder: Path, name: str, sizes: tuple[int, ...], repeats: int, metho
             if vae_dtype != torch.float32 and method != "pds":
                 continue
             for size in sizes:
-                counted = count(folder, size, size, dtype=prior.dtype, vae_dtype=vae_dtype, **told)
+                counted = count(folder, size, size, dtype=prior.dtype, vae_dtype=vae_dtype, stored=stored, **told)
                 try:
                     measured = measure(partial(step, prior, method, size), repeats, device)
                 except torch.cuda.OutOfMemoryError:
                     measured = {"ms": None, "allocated": None, "reserved": None}
                 precision = str(vae_dtype).removeprefix("torch.")
-                row = {"prior": name, "method": method, "size": size, "vae": precision, "counted": counted.total / GIB}
-                found.append(row | measured)
+                row = {"prior": name, "stored": stored, "method": method, "size": size, "vae": precision}
+                found.append(row | {"counted": counted.total / GIB} | measured)
                 print(json.dumps(found[-1]), flush=True)
         prior = None
     return found
@@ -122,6 +126,7 @@ def main(
     priors: tuple[Size, ...] = ("sd15", "sd21v", "sdxl", "sd35m"),
     sizes: tuple[int, ...] = (512, 768, 1024),
     methods: tuple[str, ...] = ("sdedit-refine", "pds", "vsd", "piva"),
+    stored: tuple[Weights, ...] = ("full",),
     repeats: int = 5,
     folder: Path | None = None,
     small: bool = False,
@@ -133,6 +138,7 @@ def main(
         priors: whose sizes.
         sizes: sides of the pictures.
         methods: which steps; those that add adapters come last.
+        stored: how the denoiser's weights are.
         repeats: timed steps, after two that are not.
         folder: where priors are written, or lie from an earlier run; by default a temporary one.
         small: small networks, to try the script.
@@ -146,7 +152,8 @@ def main(
             place = (folder or Path(temporary)) / prior
             if not (place / "model_index.json").is_file():
                 write_folder(prior, place, small)
-            result["rows"] += rows_of(place, prior, sizes, repeats, methods)
+            for kind in stored:
+                result["rows"] += rows_of(place, prior, sizes, repeats, methods, kind)
             out.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -34,7 +34,13 @@ SMALL_T5 = {"num_layers": 1, "d_ff": 64, "vocab_size": 8192}
 """To try the scripts."""
 
 
-def write_folder(size: Size, folder: Path, small: bool = False, t5: bool = True, shard: str = "10GB") -> Path:
+def write_folder(
+    size: tyro.conf.Positional[Size],
+    folder: tyro.conf.Positional[Path],
+    small: bool = False,
+    t5: bool = True,
+    shard: str = "10GB",
+) -> Path:
     """A diffusers folder of those sizes, in float16, of random weights that keep activations near unit variance.
 
     Args:

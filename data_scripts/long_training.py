@@ -50,7 +50,7 @@ class LongTraining:
         folder.mkdir(parents=True, exist_ok=True)
         self.parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, pace.learning_rate, weight_decay=1e-2, betas=(0.9, 0.99))
-        self.ema = EMAModel(self.parameters, decay=pace.ema_decay, use_ema_warmup=True, power=0.75)
+        self.ema = EMAModel(self.parameters, decay=pace.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.step, self.minutes, self.finish_from = 0, 0.0, -1
         self._resume()
 
@@ -109,6 +109,11 @@ class LongTraining:
         with curve.open("a", newline="") as file:
             csv.writer(file).writerows([header, *rows] if is_new else rows)
 
+    def _assert_finite(self, loss: float) -> None:
+        """Before anything is saved. A loss that was not finite leaves weights that make all later ones so too."""
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"The loss is {loss} at step {self.step}; lower the learning rate.")
+
     def run(self, loss_of_step: Callable[[], Tensor], note: Callable[[float], None]) -> None:
         """To the last step, with a checkpoint now and then; `note` is told the seconds of a step."""
         pace = self.pace
@@ -116,7 +121,8 @@ class LongTraining:
         torch.manual_seed(pace.seed + self.step)
         if self.step == 0:
             note(0.0)
-        mark, since, running = time.monotonic(), self.step, math.nan
+        mark, since = time.monotonic(), self.step
+        running = torch.tensor(math.nan, device=pace.device)
         while self.step < self.last:
             loss = loss_of_step()
             self.optimizer.zero_grad()
@@ -127,12 +133,10 @@ class LongTraining:
             self.optimizer.step()
             self.ema.step(self.parameters)
             self.step += 1
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise FloatingPointError(f"The loss is {value} at step {self.step}; lower the learning rate.")
-            running = value if math.isnan(running) else 0.99 * running + 0.01 * value
+            running = torch.where(running.isnan(), loss.detach(), running.lerp(loss.detach(), 0.01))
             if self.step % pace.checkpoint_every and self.step != self.last:
-                continue
+                continue  # without asking for a number, so that a GPU need not wait for the next batch
+            self._assert_finite(float(loss.detach()))
             seconds = (time.monotonic() - mark) / (self.step - since)
             self.minutes += (time.monotonic() - mark) / 60
             self._save()

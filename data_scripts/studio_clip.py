@@ -42,7 +42,7 @@ def train_clip(folder: Path, views: Path, batch_size: int, pace: Pace) -> None:
 
     def note(seconds: float) -> None:
         nonlocal data
-        data = Photographs.load(views)  # there may be more by now
+        data = data.with_new(views)
         with training.averaged():
             right = share_right(clip, tokenizer, valid, pace.device)
             write_clip(folder, clip, tokenizer)

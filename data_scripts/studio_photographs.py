@@ -52,6 +52,10 @@ class Photographs:
         images = torch.stack([decoded(file) for file in files]).unflatten(0, (-1, VIEWS))
         return cls(images, *(torch.cat([shard[name] for shard in shards]) for name in ("cameras", "specs")), len(paths))
 
+    def with_new(self, folder: Path) -> "Photographs":
+        """These, or all of the folder where it has more shards by now."""
+        return self if len(list(folder.glob("views_*.pt"))) == self.shards else self.load(folder)
+
 
 def as_floats(images: Tensor, device: torch.device | str) -> Tensor:
     """Bytes as numbers in [0, 1]."""

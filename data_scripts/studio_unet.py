@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 from toybox_networks import make_scheduler, make_unet, text_config, token_ids, write_prior
 from transformers import CLIPTextModel, CLIPTokenizer
+from view_groups import VIEWS
 from view_training import Process, Sampler, ViewData, note_errors, validate, with_cameras, write_unet
 
 from pds_nerfstudio.studio.spec import EDITS
@@ -38,12 +39,13 @@ def plain_unet(vae: AutoencoderKL) -> UNet2DConditionModel:
 
 @torch.no_grad()
 def encoded(vae: AutoencoderKL, photographs: Photographs, device: str) -> ViewData:
-    """Photographs as latents in half precision."""
-    groups = [
-        (vae.encode(2 * as_floats(group, device) - 1).latent_dist.mode() * vae.config.scaling_factor).half().cpu()
-        for group in photographs.images
+    """Photographs as latents in half precision, on that device."""
+    parts = [
+        (vae.encode(2 * as_floats(part, device) - 1).latent_dist.mode() * vae.config.scaling_factor).half()
+        for part in photographs.images.flatten(0, 1).split(64)
     ]
-    return ViewData(torch.stack(groups), photographs.cameras, photographs.specs, photographs.shards)
+    latents = torch.cat(parts).unflatten(0, (-1, VIEWS))
+    return ViewData(latents, photographs.cameras, photographs.specs, photographs.shards)
 
 
 class Shards:
@@ -106,10 +108,17 @@ def train_unet(folder: Path, views: Path, singles: int, groups: int, pace: Pace)
 
 def embedding_by(text: CLIPTextModel, tokenizer: CLIPTokenizer, device: str) -> Callable[[list[str]], Tensor]:
     """Captions to what the U-Net is told, in bfloat16 where that helps; gradients reach the text encoder."""
+    known: dict[str, Tensor] = {}
+
+    def ids(caption: str) -> Tensor:
+        if caption not in known:
+            known[caption] = token_ids(tokenizer, [caption], "cpu")[0]
+        return known[caption]
 
     def embed(captions: list[str]) -> Tensor:
+        tokens = torch.stack([ids(caption) for caption in captions]).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            return text(token_ids(tokenizer, captions, device))[0]
+            return text(tokens)[0]
 
     return embed
 

@@ -61,7 +61,7 @@ def train_vae(folder: Path, views: Path, channels: tuple[int, ...], latents: int
 
     def note(seconds: float) -> None:
         nonlocal data
-        data = Photographs.load(views)  # there may be more by now
+        data = data.with_new(views)
         with training.averaged():
             value, results = psnr_of(vae, valid)
             std = latents_std(vae, valid)

@@ -165,7 +165,7 @@ class Sampler:
         texts = self.text(torch.cat([alone, joint])).to(self.device)
         return Batch(
             *(row.to(self.device) for row in rows),
-            texts.repeat_interleave(repeats.to(texts.device), 0),
+            texts.repeat_interleave(repeats.to(texts.device), 0, output_size=len(x0)),
             ((2 * singles, 1), (groups, VIEWS)),
         )
 

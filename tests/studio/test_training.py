@@ -123,6 +123,14 @@ def test_every_stage_goes_on_from_its_steps_to_its_finish(trained):
         assert sorted(set(steps)) == [0, 2, 4]
 
 
+def test_a_loss_that_is_not_finite_is_refused_before_anything_is_saved(tmp_path):
+    module = torch.nn.Linear(1, 1)
+    training = LongTraining("module", tmp_path, module, Pace(steps=2, **TINY))
+    with pytest.raises(FloatingPointError, match="nan at step 2; lower the learning rate"):
+        training.run(lambda: module(torch.ones(1)).sum() * torch.nan, lambda seconds: None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_vae_comes_closer_to_pictures_it_never_saw(trained):
     start, *_, end = (float(row["psnr"]) for row in curve(trained / "vae_training"))
     assert end > start
