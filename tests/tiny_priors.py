@@ -6,9 +6,13 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
@@ -22,6 +26,8 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
@@ -95,8 +101,8 @@ def write_sdxl(folder: Path) -> Path:
     return folder
 
 
-def t5_tokenizer() -> PreTrainedTokenizerFast:
-    """Words in place of T5's sentence pieces, in the same file format."""
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """Words in place of T5's and Gemma's pieces of words, in the same file format."""
     words = dict.fromkeys(["<pad>", "</s>", "<unk>", *" ".join(PROMPTS).split()])
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
@@ -132,13 +138,64 @@ def write_sd3(folder: Path, t5: bool = True) -> Path:
         text_encoder_3=T5EncoderModel(large) if t5 else None,
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        tokenizer_3=t5_tokenizer() if t5 else None,
+        tokenizer_3=word_tokenizer() if t5 else None,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     ).save_pretrained(folder)
     return folder
 
 
+def write_sana(folder: Path) -> Path:
+    """SANA: stride 4, text features of 16 numbers, shift 3 in the words of another sampler, as published."""
+    torch.manual_seed(0)
+    widths, layers = (8, 8, 16), (1, 1, 1)
+    SanaPipeline(
+        vae=AutoencoderDC(
+            latent_channels=8,
+            attention_head_dim=8,
+            encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+            decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+            encoder_block_out_channels=widths,
+            decoder_block_out_channels=widths,
+            encoder_layers_per_block=layers,
+            decoder_layers_per_block=layers,
+            encoder_qkv_multiscales=((), (), (5,)),
+            decoder_qkv_multiscales=((), (), (5,)),
+            scaling_factor=0.41407,
+        ),
+        text_encoder=Gemma2Model(
+            Gemma2Config(
+                vocab_size=32,
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=8,
+                pad_token_id=0,
+                eos_token_id=1,
+            )
+        ),
+        tokenizer=word_tokenizer(),
+        transformer=SanaTransformer2DModel(
+            in_channels=8,
+            out_channels=8,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=1,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=16,
+            sample_size=8,
+        ),
+        scheduler=DPMSolverMultistepScheduler(
+            flow_shift=3.0, use_flow_sigmas=True, prediction_type="flow_prediction", final_sigmas_type="zero"
+        ),
+    ).save_pretrained(folder)
+    return folder
+
+
 if __name__ == "__main__":
-    for write in (write_sdxl, write_sd3):
+    for write in (write_sdxl, write_sd3, write_sana):
         print(write(Path(sys.argv[1]) / write.__name__.removeprefix("write_")))

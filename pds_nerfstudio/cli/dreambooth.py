@@ -36,7 +36,7 @@ class Dreambooth(DreamBooth):
 
     def run(self) -> None:
         """Check, train, and say what to type next."""
-        from pds_nerfstudio.priors.check import check_prior, has_one_text_encoder
+        from pds_nerfstudio.priors.check import check_prior, trains_its_text_encoder
         from pds_nerfstudio.scenes.photographs import find_photographs
 
         first = os.environ.get("RANK", "0") == "0"  # of several processes, as torchrun and accelerate count them
@@ -45,7 +45,7 @@ class Dreambooth(DreamBooth):
         if (self.data is None) == (self.load_config is None):
             raise UserError("Name the photographs: --data with a dataset, or --load-config with a run's config.yml.")
         check_prior(self.prior)
-        if self.train_text_encoder and not has_one_text_encoder(self.prior):
+        if self.train_text_encoder and not trains_its_text_encoder(self.prior):
             raise UserError(f"The text encoders of {self.prior} are not trained here: leave --train-text-encoder out.")
         photographs = find_photographs([Path(self.data or self.load_config or "")], views=None).paths
         if len(photographs) == 1:

@@ -73,10 +73,10 @@ def prior_folder(name: str, edits_pictures: bool = False) -> Path:
     return folder
 
 
-def has_one_text_encoder(name: str) -> bool:
-    """Whether a prior reads by one text encoder, or that is not known before its download."""
+def trains_its_text_encoder(name: str) -> bool:
+    """Whether a prior's text encoder can be trained too, or that is not known before its download."""
     folder = local_folder(name)
-    return folder is None or len(family_of(read_index(folder), name).encoders) == 1
+    return folder is None or family_of(read_index(folder), name).extended
 
 
 def lora_folder(name: str) -> Path | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.families import SD, SD3, SDXL, Family
+from pds_nerfstudio.priors.families import SD, SDXL, Family
 from pds_nerfstudio.priors.folder import family_in, read_json
 from pds_nerfstudio.priors.one_file import Header, read_header
 
@@ -63,8 +63,7 @@ def text_width(folder: Path | None) -> int | None:
         return None
     if (family := family_in(folder)) is SD:
         return read_json(folder / "text_encoder" / "config.json").get("hidden_size")
-    asked = "joint_attention_dim" if family is SD3 else "cross_attention_dim"
-    return read_json(folder / family.denoiser / "config.json").get(asked)
+    return read_json(folder / family.denoiser / "config.json").get(family.text_width)
 
 
 def check_extras_of(

@@ -4,6 +4,7 @@
     sd                 unet          CLIP                         ε, v or x⁰      512, 768
     sdxl               unet          CLIP-L, CLIP-bigG            ε               1024
     sd3                transformer   CLIP-L, CLIP-bigG, (T5)      a flow's v      1024
+    sana               transformer   Gemma 2                      a flow's v      1024
 
 A new family is a line here, and a class beside `stable_diffusion` that `load` knows.
 """
@@ -33,6 +34,8 @@ class Family:
     """The parts that read prompts."""
     optional: tuple[str, ...] = ()
     """Those of them that `model_index.json` may leave out."""
+    text_width: str = "cross_attention_dim"
+    """What the denoiser's configuration calls the numbers of a text feature."""
     extended: bool = True
     """Whether control pictures, textual inversions, cameras, the editing networks and the text encoder's own training
     are offered with it."""
@@ -46,13 +49,15 @@ SD3 = Family(
     "transformer",
     ("text_encoder", "text_encoder_2", "text_encoder_3"),
     optional=("text_encoder_3",),
+    text_width="joint_attention_dim",
     extended=False,
 )
-FAMILIES = (SD, SDXL, SD3)
+SANA = Family("sana", "SANA", "transformer", ("text_encoder",), text_width="caption_channels", extended=False)
+FAMILIES = (SD, SDXL, SD3, SANA)
 SUPPORTED = ", ".join(family.called for family in FAMILIES)
 PACKAGED = ("toybox", "toybox-flow")
 """The names of the priors in this package: of one world, trained to predict noise and a flow's velocity."""
-DISTILLED = ("Flux",)
+DISTILLED = ("Flux", "SanaSprint")
 """Beginnings of the names of pipelines whose guidance was distilled into the network."""
 
 
@@ -72,6 +77,8 @@ def family_of(index: Mapping[str, Any], where: str) -> Family:
         return SDXL
     if kind.startswith("StableDiffusion3"):
         return SD3
+    if kind == "SanaPipeline":
+        return SANA
     if "unet" in index or not kind or kind.startswith("StableDiffusion"):
         return SD
     raise UserError(f"The prior {where} is a {kind}, a family that is not supported: use {SUPPORTED}.")
@@ -117,6 +124,7 @@ def _needed(family: Family, index: Mapping[str, Any]) -> list[Alternatives]:
                 (f"{tokenizer}/vocab.json", f"{tokenizer}/merges.txt"),
                 (f"{tokenizer}/tokenizer.json",),
                 (f"{tokenizer}/spiece.model",),
+                (f"{tokenizer}/tokenizer.model",),
             ),
             ((f"{encoder}/config.json",),),
             _weights(f"{encoder}/model"),

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.families import SD3, SDXL, SUPPORTED, Family, is_left_out
-from pds_nerfstudio.priors.folder import camera_layout, is_flow
+from pds_nerfstudio.priors.families import SANA, SD3, SDXL, SUPPORTED, Family, is_left_out
+from pds_nerfstudio.priors.folder import camera_layout, is_flow, levels_of
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -57,6 +57,10 @@ def check_newer_parts_fit(configs: dict[str, dict], folder: Path, family: Family
             "text-to-image model, not an inpainting or editing one."
         )
     _check_sizes(denoiser, vae, folder)
+    if family is SANA:
+        width = configs["text_encoder/config.json"].get("hidden_size")
+        _check_width(folder, "transformer", denoiser.get(family.text_width), width)
+        return
     clips = [configs[f"{part}/config.json"] for part in family.encoders[:2]]
     widths, pooled = ([clip.get(name) or 0 for clip in clips] for name in ("hidden_size", "projection_dim"))
     if family is SDXL and all(widths):
@@ -70,7 +74,7 @@ def check_newer_parts_fit(configs: dict[str, dict], folder: Path, family: Family
 
 
 def _check_sizes(denoiser: dict, vae: dict, folder: Path) -> None:
-    blocks = vae.get("block_out_channels")
+    blocks = levels_of(vae)
     if not (isinstance(blocks, list) and 1 <= len(blocks) <= MOST_BLOCKS):
         raise UserError(f"The VAE of {folder} lists no block_out_channels: its config.json is damaged, fetch it again.")
     size = denoiser.get("sample_size", 64)

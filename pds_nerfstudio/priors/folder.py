@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pds_nerfstudio.errors import UserError, first_line
-from pds_nerfstudio.priors.families import SD, SD3, Family, family_of, missing
+from pds_nerfstudio.priors.families import SD, Family, family_of, missing
 
 CAMERA_SETTINGS = "camera.json"
 """Beside the parts of a prior that takes cameras: {"framing": true} where it was trained with aim and distance."""
@@ -46,14 +46,23 @@ def family_in(folder: Path) -> Family:
 def latent_shape(folder: Path) -> tuple[int, int]:
     """Pixels per latent and channels of a latent, by the configuration of a prior's VAE."""
     vae = read_json(folder / "vae" / "config.json")
-    return 2 ** (len(vae["block_out_channels"]) - 1), vae.get("latent_channels", 4)
+    return 2 ** (len(levels_of(vae)) - 1), vae.get("latent_channels", 4)
+
+
+def levels_of(vae: Mapping[str, Any]) -> Any:
+    """Channels of each level of an autoencoder, as its configuration lists them; None where it does not.
+
+    An AutoencoderKL has one list and SANA's AutoencoderDC one for each half.
+    """
+    return vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
 
 
 def size_multiple(folder: Path) -> int:
     """What height and width of a prior's pictures are multiples of, in pixels."""
     stride, _ = latent_shape(folder)
     family = family_in(folder)
-    patch = 1 if family is not SD3 else read_json(folder / family.denoiser / "config.json").get("patch_size", 2)
+    whole = family.denoiser == "unet"
+    patch = 1 if whole else read_json(folder / family.denoiser / "config.json").get("patch_size", 2)
     return stride * patch
 
 

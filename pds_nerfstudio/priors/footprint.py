@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pds_nerfstudio.priors.autoencoders import latents_of, stride_of
+from pds_nerfstudio.priors.autoencoders import recompute_encoder as run_again
 from pds_nerfstudio.priors.eight_bit import Weights, bytes_of, to_eight_bits
-from pds_nerfstudio.priors.families import SD, SD3, SDXL, Family
+from pds_nerfstudio.priors.families import SANA, SD, SD3, SDXL, Family
 from pds_nerfstudio.priors.folder import family_in, read_json
 
-TOKENS, T5_TOKENS = 77, 256
-"""Lengths of CLIP's and T5's prompts."""
+TOKENS, T5_TOKENS, GEMMA_TOKENS = 77, 256, 300
+"""Lengths of CLIP's, T5's and Gemma's prompts."""
 SIZES = 6
 """Numbers by which Stable Diffusion XL is told sizes."""
 
@@ -76,7 +78,7 @@ def count(
     """
     family = family_in(folder)
     vae, denoiser = networks_of(folder)
-    stride, channels = 2 ** (len(vae.config.block_out_channels) - 1), vae.config.latent_channels
+    stride, channels = stride_of(vae.config), vae.config.latent_channels
     torch.nn.Module.to(vae, vae_dtype)
     torch.nn.Module.to(denoiser, dtype)
     for network in (vae, denoiser):
@@ -87,13 +89,11 @@ def count(
     if family is SD:  # those of larger families wait in main memory
         weights += bytes_of(torch.nn.Module.to(_text_encoder(folder), dtype))
     if recompute_encoder:
-        vae.enable_gradient_checkpointing()
+        run_again(vae)
 
     with _fused_attention(), torch.device("meta"):
         if differentiated:
-            kept, encoder = _pass(
-                vae.encode, torch.zeros(views, 3, height, width, dtype=vae_dtype), lambda out: out.latent_dist.mean
-            )
+            kept, encoder = _pass(vae.encode, torch.zeros(views, 3, height, width, dtype=vae_dtype), latents_of)
         else:
             shape = views, channels, height // stride, width // stride
             kept, encoder = 0, _peak(vae.decode, torch.zeros(shape, dtype=vae_dtype))
@@ -110,17 +110,23 @@ def count(
 
 def networks_of(folder: Path) -> tuple[Any, Any]:
     """VAE and denoiser on the meta device."""
+    from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from pds_nerfstudio.priors.camera_unet import unet_config
 
+    family = family_in(folder)
     with torch.device("meta"):
-        vae = AutoencoderKL.from_config(read_json(folder / "vae" / "config.json"))
-        if family_in(folder) is SD3:
-            return vae, SD3Transformer2DModel.from_config(read_json(folder / "transformer" / "config.json"))
-        return vae, UNet2DConditionModel.from_config(unet_config(folder))
+        vae = (AutoencoderDC if family is SANA else AutoencoderKL).from_config(
+            read_json(folder / "vae" / "config.json")
+        )
+        if family.denoiser == "unet":
+            return vae, UNet2DConditionModel.from_config(unet_config(folder))
+        transformer = SanaTransformer2DModel if family is SANA else SD3Transformer2DModel
+        return vae, transformer.from_config(read_json(folder / "transformer" / "config.json"))
 
 
 def _text_encoder(folder: Path) -> Any:
@@ -139,6 +145,10 @@ def told_beside(denoiser: Any, family: Family, rows: int, dtype: torch.dtype) ->
         return torch.zeros(rows, *shape, dtype=dtype)
 
     times = torch.zeros(rows, dtype=torch.long)
+    if family is SANA:
+        mask = torch.zeros(rows, GEMMA_TOKENS, dtype=torch.long)
+        told = {"encoder_hidden_states": zeros(GEMMA_TOKENS, config.caption_channels)}
+        return {"timestep": times, "encoder_attention_mask": mask} | told
     if family is SD3:
         tokens = TOKENS + T5_TOKENS
         told = {"encoder_hidden_states": zeros(tokens, config.joint_attention_dim)}

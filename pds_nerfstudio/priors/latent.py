@@ -34,6 +34,7 @@ from pds_nerfstudio.files import private_folder
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.priors.adapters import Adapters
+from pds_nerfstudio.priors.autoencoders import latents_of, recompute_encoder, stride_of
 from pds_nerfstudio.priors.dialect import Dialect, Times
 from pds_nerfstudio.priors.text_encoders import Text
 
@@ -83,7 +84,7 @@ class LatentPrior(ABC):
         for network in self._networks():
             network.requires_grad_(False).eval()
         if self.recompute_encoder:
-            self.vae.enable_gradient_checkpointing()
+            recompute_encoder(self.vae)
         else:
             self.vae.disable_gradient_checkpointing()
         self.dialect = Dialect.of(self.scheduler)
@@ -145,8 +146,8 @@ class LatentPrior(ABC):
 
     @property
     def latent_stride(self) -> int:
-        """Pixels per latent: 8 for Stable Diffusion, 4 for the toybox prior."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        """Pixels per latent: 8 for Stable Diffusion, 4 for the toybox prior, 32 for SANA."""
+        return stride_of(self.vae.config)
 
     @property
     def latent_channels(self) -> int:
@@ -183,8 +184,8 @@ class LatentPrior(ABC):
                 latents = self.tiny.encode((2 * images - 1).to(self.tiny.device, self.tiny.dtype)).latents
             return latents.float().to(images.device)
         with self._own_precision():
-            posterior = self.vae.encode((2 * images - 1).to(self.vae.device, self.vae.dtype)).latent_dist
-            latents = posterior.mean if generator is None else posterior.sample(generator)
+            encoded = self.vae.encode((2 * images - 1).to(self.vae.device, self.vae.dtype))
+            latents = latents_of(encoded, generator)
         return ((latents.float() - self._shift) * self.vae.config.scaling_factor).to(images.device)
 
     def features(self, images: Images) -> list[Float[Tensor, "batch width feature_height feature_width"]]:

@@ -10,7 +10,7 @@ from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.priors.check import LORA_WEIGHTS, lora_folder, prior_folder
 from pds_nerfstudio.priors.eight_bit import Weights, to_eight_bits
 from pds_nerfstudio.priors.extras import LoraFile, lora_file
-from pds_nerfstudio.priors.families import SD, SD3, SDXL, is_left_out
+from pds_nerfstudio.priors.families import SANA, SD, SD3, SDXL, is_left_out
 from pds_nerfstudio.priors.folder import camera_layout, family_in, read_index, reads_framing
 from pds_nerfstudio.priors.latent import LatentPrior
 from pds_nerfstudio.priors.lora import fuse_lora
@@ -18,9 +18,10 @@ from pds_nerfstudio.priors.parts import load_part, load_scheduler, load_tokenize
 from pds_nerfstudio.priors.tiny import load_tiny
 
 try:
-    from diffusers import AutoencoderKL, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
+    from diffusers import AutoencoderDC, AutoencoderKL, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
+    from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, Gemma2Model, T5EncoderModel
 except (ImportError, RuntimeError) as error:  # RuntimeError: their lazy imports wrap whatever went wrong inside
     raise UserError(
         f"The diffusion prior needs diffusers and transformers, which do not import here "
@@ -31,8 +32,10 @@ ENCODERS = {
     "sd": (CLIPTextModel,),
     "sdxl": (CLIPTextModel, CLIPTextModelWithProjection),
     "sd3": (CLIPTextModelWithProjection, CLIPTextModelWithProjection, T5EncoderModel),
+    "sana": (Gemma2Model,),
 }
 """The classes of a family's text encoders, whatever a folder's index says."""
+CLIP = (CLIPTextModel, CLIPTextModelWithProjection)
 
 
 def load_prior(
@@ -56,7 +59,8 @@ def load_prior(
     is added to its prior's weights in float32.
 
     Args:
-        dtype: precision of denoiser and text encoders; None is float16 on CUDA and float32 elsewhere.
+        dtype: precision of denoiser and text encoders; None is float32 on CPUs, on CUDA bfloat16 for a SANA and
+            float16 for others.
         vae_dtype: precision of the VAE, float32 or bfloat16.
         recompute_encoder: see `LatentPrior`.
         encoder: a tiny encoder in place of the VAE's (see `priors.tiny`).
@@ -69,7 +73,7 @@ def load_prior(
 
     Returns:
         the `LatentPrior` of the folder's family: a `StableDiffusionPrior`, a `MultiViewPrior` where its U-Net takes
-        cameras, an `SDXLPrior` or an `SD3Prior`.
+        cameras, an `SDXLPrior`, an `SD3Prior` or a `SanaPrior`.
 
     Raises:
         UserError: `name` cannot be loaded (see `check_prior`), or the VAE is asked to run in float16.
@@ -77,9 +81,10 @@ def load_prior(
     if vae_dtype == torch.float16:
         raise UserError("vae_dtype is float16, in which Stable Diffusion's VAE overflows: use float32 or bfloat16.")
     device = torch.device(device)
-    if dtype is None:
-        dtype = torch.float16 if device.type == "cuda" else torch.float32
     folder, lora = prior_folder(name, edits_pictures), lora_folder(name)
+    if dtype is None:
+        half = torch.bfloat16 if family_in(folder) is SANA else torch.float16  # Gemma overflows in float16
+        dtype = half if device.type == "cuda" else torch.float32
     added = [] if lora is None else [LoraFile(lora / LORA_WEIGHTS, 1.0)]
     added += [lora_file(named) for named in loras]
     exact = torch.float32 if added else dtype
@@ -132,7 +137,9 @@ def _load(
     """The prior of a checked folder; T5, which no LoRA changes and which keeps parts of itself in float32, apart."""
     family, index = family_in(folder), read_index(folder)
     parts: dict[str, Any] = {
-        "vae": load_part(AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(device),
+        "vae": load_part(AutoencoderDC if family is SANA else AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(
+            device
+        ),
         "scheduler": load_scheduler(folder),
         "recompute_encoder": recompute_encoder,
     }
@@ -143,7 +150,7 @@ def _load(
         # Those of larger families are brought to the GPU when they read.
         parts[part] = network.to(device) if family is SD else network
         tokenizer = part.replace("text_encoder", "tokenizer")
-        parts[tokenizer] = load_tokenizer(folder, tokenizer)
+        parts[tokenizer] = load_tokenizer(folder, tokenizer, kind in CLIP)
     if family is SDXL:
         from pds_nerfstudio.priors.sdxl import SDXLPrior
 
@@ -154,6 +161,11 @@ def _load(
 
         transformer = load_part(SD3Transformer2DModel, folder, "transformer", torch_dtype=dtype).to(device)
         return SD3Prior(transformer=transformer, **parts)
+    if family is SANA:
+        from pds_nerfstudio.priors.sana import SanaPrior
+
+        transformer = load_part(SanaTransformer2DModel, folder, "transformer", torch_dtype=dtype).to(device)
+        return SanaPrior(transformer=transformer, **parts)
     if edits_pictures or camera_layout(folder) is None:
         from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 

@@ -16,16 +16,18 @@ def load_scheduler(folder: Path) -> Any:
     from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler  # pyright: ignore[reportPrivateImportUsage]
 
     where = {"subfolder": "scheduler", "local_files_only": True}
-    if is_flow(read_json(folder / "scheduler" / "scheduler_config.json")):
-        return FlowMatchEulerDiscreteScheduler.from_pretrained(folder, **where)
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    if is_flow(config):
+        other = {"shift": config["flow_shift"]} if "flow_shift" in config else {}  # another sampler's word for it
+        return FlowMatchEulerDiscreteScheduler.from_pretrained(folder, **other, **where)
     return DDIMScheduler.from_pretrained(folder, clip_sample=False, **where)
 
 
-def load_tokenizer(folder: Path, part: str) -> Any:
-    """CLIP's, or of a third encoder T5's."""
+def load_tokenizer(folder: Path, part: str, of_clip: bool) -> Any:
+    """CLIP's, or of another kind of encoder its own."""
     from transformers import AutoTokenizer, CLIPTokenizer
 
-    kind: Any = AutoTokenizer if part == "tokenizer_3" else CLIPTokenizer
+    kind: Any = CLIPTokenizer if of_clip else AutoTokenizer
     return kind.from_pretrained(folder, subfolder=part, local_files_only=True)
 
 

@@ -106,8 +106,15 @@ class StableDiffusionPrior(LatentPrior):
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str], length: int) -> Integer[Tensor, "prompts tokens"]:
-    """Prompts as `length` tokens each, their own and then padding; a prompt that is longer loses its end, with a
-    warning."""
+    """Prompts as `length` tokens each (see `tokens_of`)."""
+    return tokens_of(tokenizer, prompts, length).input_ids
+
+
+def tokens_of(tokenizer: Any, prompts: Sequence[str], length: int) -> Any:
+    """Prompts as `length` tokens each, their own and then padding, and a mask that is 1 at their own.
+
+    A prompt that is longer loses its end, with a warning.
+    """
     for prompt in prompts:
         tokens = len(tokenizer(prompt, verbose=False).input_ids)
         if tokens > length:
@@ -115,6 +122,4 @@ def token_ids(tokenizer: Any, prompts: Sequence[str], length: int) -> Integer[Te
                 f"The prompt has {tokens} tokens and the prior reads {length}: its end is ignored ({prompt!r}).",
                 stacklevel=2,
             )
-    return tokenizer(
-        list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    ).input_ids
+    return tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 ROOM = 1.2
@@ -24,14 +24,18 @@ class Text(NamedTuple):
     """One vector for each token."""
     pooled: Float[Tensor, "*batch pooled"] | None = None
     """One for the whole prompt, where the denoiser takes one."""
+    mask: Integer[Tensor, "*batch tokens"] | None = None
+    """1 at the prompt's own tokens and 0 at its padding, where the denoiser has to know."""
 
     @classmethod
     def stack(cls, texts: Sequence["Text"], dtype: torch.dtype) -> "Text":
         """The prompts of a batch's rows."""
         pooled = [text.pooled for text in texts if text.pooled is not None]
+        masks = [text.mask for text in texts if text.mask is not None]
         return cls(
             torch.stack([text.features for text in texts]).to(dtype),
             torch.stack(pooled).to(dtype) if pooled else None,
+            torch.stack(masks) if masks else None,
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pds_nerfstudio.priors.autoencoders import latents_of, stride_of
 from pds_nerfstudio.priors.folder import family_in
 from pds_nerfstudio.priors.footprint import networks_of, told_beside
 
@@ -43,14 +44,14 @@ def count_work(folder: Path, height: int, width: int) -> Work:
         height, width: of a view in pixels, multiples of the latent stride.
     """
     vae, denoiser = networks_of(folder)
-    stride = 2 ** (len(vae.config.block_out_channels) - 1)
+    stride = stride_of(vae.config)
     dtype = torch.float32
     for network in (vae, denoiser):
         network.requires_grad_(False).eval()
     with torch.device("meta"):
         image = torch.zeros(1, 3, height, width, requires_grad=True)
         with FlopCounterMode(display=False) as forward:
-            encoded = vae.encode(image).latent_dist.mean
+            encoded = latents_of(vae.encode(image))
         with FlopCounterMode(display=False) as back:
             encoded.sum().backward()
         latents = torch.zeros(1, denoiser.config.in_channels, height // stride, width // stride)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_priors import PROMPTS as TEXTS
-from tiny_priors import write_sd3, write_sdxl
+from tiny_priors import write_sana, write_sd3, write_sdxl
 
 from pds_nerfstudio.cli.dreambooth import Dreambooth
 from pds_nerfstudio.cli.preview import Preview
@@ -22,7 +22,8 @@ PROMPTS = ("--pipeline.src-prompt", TEXTS[0], "--pipeline.tgt-prompt", TEXTS[1])
 def folders(tmp_path_factory) -> dict[str, Path]:
     """By family."""
     place = tmp_path_factory.mktemp("families")
-    return {"sdxl": write_sdxl(place / "sdxl"), "sd3": write_sd3(place / "sd3")}
+    writers = {"sdxl": write_sdxl, "sd3": write_sd3, "sana": write_sana}
+    return {name: write(place / name) for name, write in writers.items()}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,9 @@ def photograph(tmp_path_factory) -> Path:
         ("sd3", "vsd-edit", ()),
         ("sd3", "sdedit-refine", ()),
         ("sd3", "idu-edit-splat", ("--pipeline.editor", "inversion")),
+        ("sana", "pds-edit-splat", ("--pipeline.recompute-encoder", True)),
+        ("sana", "piva-edit", ()),
+        ("sana", "sdedit-refine-splat", ()),
     ],
 )
 def test_an_edit_runs_and_moves_the_scene(ns_train, toy_splats, toy_nerf, folders, family, method, more):
@@ -58,7 +62,7 @@ def test_an_edit_runs_and_moves_the_scene(ns_train, toy_splats, toy_nerf, folder
     assert any(value.shape != before[name].shape or not value.equal(before[name]) for name, value in own.items())
 
 
-@pytest.mark.parametrize("family", ["sdxl", "sd3"])
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "sana"])
 def test_a_photograph_is_edited_and_a_subject_learned(folders, photograph, tmp_path, family):
     prior = str(folders[family])
     Preview((photograph,), TEXTS[0], (TEXTS[1],), prior=prior, steps=2, out=tmp_path / "preview").run()
@@ -79,7 +83,7 @@ def test_a_photograph_is_edited_and_a_subject_learned(folders, photograph, tmp_p
     assert not torch.equal(old, dict(after.denoiser.named_parameters())[name])
 
 
-@pytest.mark.parametrize("family", ["sdxl", "sd3"])
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "sana"])
 def test_what_a_family_does_not_offer_is_said_before_anything_is_loaded(
     ns_train, toy_splats, folders, photograph, tmp_path, family, capfd
 ):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_priors import PROMPTS, write_sd3, write_sdxl
+from tiny_priors import PROMPTS, write_sana, write_sd3, write_sdxl
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import DDS, PDS, Edit, Query
@@ -14,8 +14,9 @@ from pds_nerfstudio.priors.check import check_prior
 from pds_nerfstudio.priors.extras import check_extras_of
 from pds_nerfstudio.priors.footprint import count
 from pds_nerfstudio.priors.load import load_prior
+from pds_nerfstudio.priors.sana import TOKENS, SanaPrior
 
-WRITE = {"sdxl": write_sdxl, "sd3": write_sd3}
+WRITE = {"sdxl": write_sdxl, "sd3": write_sd3, "sana": write_sana}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,8 @@ def latents(prior, batch: int, seed: int = 0) -> torch.Tensor:
 
 def test_sampling_is_that_of_diffusers_own_pipeline(prior):
     asked = {"num_inference_steps": 5, "guidance_scale": 4.0, "height": 32, "width": 32, "output_type": "pt"}
+    if isinstance(prior, SanaPrior):
+        asked["use_resolution_binning"] = False  # to the sizes that it was trained with
     pipeline = prior.pipeline()
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(list(PROMPTS), generator=torch.Generator().manual_seed(7), **asked).images
@@ -85,6 +88,35 @@ def test_pictures_of_a_size_that_patches_do_not_divide_are_refused(folders):
         prior.encode(torch.rand(1, 3, 32, 36))
 
 
+def test_sana_reads_a_prompt_after_an_instruction_and_what_guidance_leaves_without(folders):
+    prior = load_prior(str(folders["sana"]), "cpu")
+    read = []
+    prior.text_encoder.register_forward_pre_hook(
+        lambda _m, args, kwargs: read.append(kwargs["attention_mask"].sum().item()), with_kwargs=True
+    )
+    prompt, empty = prior.text(PROMPTS[0]), prior.text("")
+    assert read[0] > 100 + len(PROMPTS[0].split())
+    assert read[1] == 0  # the tiny tokenizer has no first token
+    assert prompt.features.shape == empty.features.shape == (TOKENS, 16)
+    assert prompt.mask is not None
+    assert 0 < int(prompt.mask.sum()) < TOKENS
+
+
+def test_sanas_encoder_run_again_gives_the_same_gradient(folders):
+    def gradient(again: bool) -> tuple[torch.Tensor | None, int]:
+        """Of the picture, and how many numbers were kept for it."""
+        prior, kept = load_prior(str(folders["sana"]), "cpu", recompute_encoder=again), []
+        image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+            encoded = prior.encode(image)
+        encoded.square().sum().backward()
+        return image.grad, sum(kept)
+
+    (plain, kept_plain), (again, kept_again) = gradient(False), gradient(True)
+    torch.testing.assert_close(plain, again)
+    assert kept_again < kept_plain / 2
+
+
 def test_the_empty_prompt_of_sdxl_is_zeros_where_the_folder_says_so(folders, tmp_path):
     prior = load_prior(str(folders["sdxl"]), "cpu")
     assert not prior.embed("").any()
@@ -109,7 +141,12 @@ def test_t5_may_be_left_out_and_is_missed_where_it_is_announced(folders, tmp_pat
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("FluxPipeline", "distilled"), ("KolorsPipeline", "not supported"), ("WanPipeline", "not supported")],
+    [
+        ("FluxPipeline", "distilled"),
+        ("SanaSprintPipeline", "distilled"),
+        ("KolorsPipeline", "not supported"),
+        ("WanPipeline", "not supported"),
+    ],
 )
 def test_families_that_are_none_are_named(folders, tmp_path, kind, words):
     copy = shutil.copytree(folders["sd3"], tmp_path / "copy")

@@ -1,0 +1,37 @@
+"""Two kinds of autoencoders by one name each: AutoencoderKL of Stable Diffusion, and AutoencoderDC of SANA.
+
+The second (Chen et al. 2024) has a stride of 32, gives latents in place of a posterior, and cannot by itself run its
+blocks again in the backward pass.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pds_nerfstudio.priors.folder import levels_of
+
+
+def stride_of(config: Mapping[str, Any]) -> int:
+    """Pixels per latent, by an autoencoder's configuration."""
+    return 2 ** (len(levels_of(config)) - 1)
+
+
+def latents_of(encoded: Any, generator: torch.Generator | None = None) -> Tensor:
+    """Of what `encode` returns: the posterior's mean, or with a generator a sample of it; or the latents themselves."""
+    posterior = getattr(encoded, "latent_dist", None)
+    if posterior is None:
+        return encoded.latent
+    return posterior.mean if generator is None else posterior.sample(generator)
+
+
+def recompute_encoder(autoencoder: Any) -> None:
+    """Keep only the inputs of the encoder's blocks, and run each block again in the backward pass."""
+    if autoencoder._supports_gradient_checkpointing:
+        autoencoder.enable_gradient_checkpointing()
+        return
+    for block in autoencoder.encoder.down_blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
