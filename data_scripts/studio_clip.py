@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from long_training import LongTraining, Pace
 from studio_photographs import IMAGE_SIZE, Photographs, as_floats
@@ -16,6 +17,8 @@ from view_groups import VIEWS
 CURVE = ("step", "minutes", "seconds_per_step", "shards", "caption_right")
 NOISE = 0.04
 """Greatest standard deviation of the noise on pictures."""
+ZOOM, SHIFT = 0.25, 0.1
+"""How much a picture is enlarged at most, and moved, in shares of its side."""
 
 
 def train_clip(folder: Path, views: Path, batch_size: int, pace: Pace) -> None:
@@ -31,7 +34,7 @@ def train_clip(folder: Path, views: Path, batch_size: int, pace: Pace) -> None:
 
     def loss() -> Tensor:
         group, view = torch.randint(len(data.specs), (batch_size,)), torch.randint(VIEWS, (batch_size,))
-        images = seen(vae, as_floats(data.images[group, view], pace.device))
+        images = seen(vae, framed_anew(as_floats(data.images[group, view], pace.device)))
         specs = [EVERY[i] for i in data.specs[group].tolist()]
         said = (torch.rand(batch_size, 3) > torch.tensor([0.25, 0.5, 0.5])).tolist()
         captions = [spec.prompt(*s) for spec, s in zip(specs, said, strict=True)]
@@ -51,6 +54,17 @@ def train_clip(folder: Path, views: Path, batch_size: int, pace: Pace) -> None:
         print(f"CLIP at step {training.step}: {right:.1%} of captions right on scenes held out", flush=True)
 
     training.run(loss, note)
+
+
+def framed_anew(images: Tensor) -> Tensor:
+    """Pictures [B 3 H W], each enlarged, moved and mirrored by chance: of what is told, nothing depends on it."""
+    batch = len(images)
+    scale, mirror = 1 - ZOOM * torch.rand(batch) / (1 + ZOOM), torch.randint(2, (batch,)) * 2 - 1
+    shift = SHIFT * (2 * torch.rand(batch, 2) - 1)
+    matrices = torch.zeros(batch, 2, 3)
+    matrices[:, 0, 0], matrices[:, 1, 1], matrices[:, :, 2] = scale * mirror, scale, shift
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False).to(images.device)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 @torch.no_grad()

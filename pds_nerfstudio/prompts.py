@@ -1,11 +1,12 @@
 """What every command says about prompts that make no edit."""
 
 import re
+from difflib import SequenceMatcher
 from typing import Any, Literal, NamedTuple
 
 from pds_nerfstudio.children import is_a_stage
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.families import PACKAGED
+from pds_nerfstudio.priors.families import WORLDS
 
 Ask = Literal["colour", "addition", "shape", "style", "object"]
 """What an edit can ask for, after the kinds of Le et al. 2024, section 4."""
@@ -14,7 +15,11 @@ LONGEST_WORDS = 48
 COLOUR = re.compile(
     "red|orange|yellow|green|cyan|blue|purple|violet|pink|magenta|brown|beige|black|white|gr[ae]y|golden|silver"
     "|turquoise|crimson|scarlet|teal"
+    # and what things are made of
+    "|wooden|marble|metal|brushed|polished|steel|brass|bronze|copper|chrome|ceramic|glazed|porcelain|clay|stone|granite"
+    "|glass|plastic|leather"
 )
+"""What a thing looks like that remains what it is."""
 STYLE = re.compile(
     r"\b(in the style of|(oil|watercolou?r|pencil|charcoal) (painting|drawing|sketch)|(painting|sketch|cartoon) of)\b"
 )
@@ -22,7 +27,7 @@ NO_UNET = (
     "Cross-attention is read in U-Nets, and this prior is a transformer: find the words with --pipeline.region-by "
     "difference."
 )
-ADDED = re.compile(r"(wearing|holding|carrying|with (an?|the|some|two|three)) \w")
+ADDED = re.compile(r"(wearing|holding|carrying|beside|next to|with (an?|the|some|two|three)) \w")
 """How what is added is said behind a prompt. "with his arms raised" adds nothing."""
 
 
@@ -72,34 +77,39 @@ def unknown_words(prior: str, *prompts: str) -> str:
         return ""
     *before, last = map(repr, dict.fromkeys(unknown))
     listed = f"{', '.join(before)} or {last}" if before else last
-    return f"The toybox prior does not know {listed}, and will not draw what that means. It knows {_vocabulary()}."
+    known = ", ".join(sorted(_vocabulary(prior)))
+    return f"The {WORLDS[prior]} prior does not know {listed}, and will not draw what that means. It knows {known}."
 
 
 def require_known(prior: str, words: str, flag: str) -> None:
     """Raise UserError where a prior of a closed vocabulary knows none of the words that name a region."""
     asked = re.findall(r"\w+", words)
     if asked and len(_unknown(prior, words)) == len(asked):
-        raise UserError(f"{flag} {words!r}: the toybox prior knows none of these words. It knows {_vocabulary()}.")
+        known = ", ".join(sorted(_vocabulary(prior)))
+        raise UserError(f"{flag} {words!r}: the {WORLDS[prior]} prior knows none of these words. It knows {known}.")
 
 
 def _unknown(prior: str, *prompts: str) -> list[str]:
-    if prior not in PACKAGED:
+    if prior not in WORLDS:
         return []
-    from pds_nerfstudio.toybox.spec import words
+    known = _vocabulary(prior)
+    return [word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()) if word not in known]
 
-    return [word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()) if word not in words()]
 
-
-def _vocabulary() -> str:
-    from pds_nerfstudio.toybox.spec import words
-
-    return ", ".join(sorted(words()))
+def _vocabulary(prior: str) -> frozenset[str]:
+    """What a prior of this package can be told."""
+    if WORLDS[prior] == "studio":
+        from pds_nerfstudio.studio.spec import words
+    else:
+        from pds_nerfstudio.toybox.spec import words
+    return words()
 
 
 def guess_ask(src_prompt: str, tgt_prompt: str) -> Ask | None:
     """What two prompts ask for, where their words leave little doubt; None elsewhere.
 
-    A style is named; an addition is said behind or inside the source's prompt; for a colour, only its word changes.
+    A style is named; an addition is said behind or inside the source's prompt; for a colour, as what a material counts
+    too, only its words change.
     """
     source, target = _words(src_prompt), _words(tgt_prompt)
     if STYLE.search(" ".join(target)) and not STYLE.search(" ".join(source)):
@@ -107,15 +117,29 @@ def guess_ask(src_prompt: str, tgt_prompt: str) -> Ask | None:
     if not source or source == target:
         return None
     same = [a == b for a, b in zip(source, target, strict=False)]
+    if all(_is_of_colours(*words) for words in differing(source, target)):
+        return "colour"
     if len(source) == len(target):
-        differing = [pair for pair, alike in zip(zip(source, target, strict=True), same, strict=True) if not alike]
-        recoloured = all(COLOUR.fullmatch(w) for pair in differing if set(pair) != {"a", "an"} for w in pair)
-        return "colour" if recoloured else None
+        return None
     behind = len(source) - len(common_end(source, target))
     added = len(target) - len(source)
     if added > 0 and all(same[:behind]) and ADDED.match(" ".join(target[behind : behind + added])):
         return "addition"
     return None
+
+
+def differing(source: list[str], target: list[str]) -> list[tuple[list[str], list[str]]]:
+    """The runs of words in which two lists differ: what each has there."""
+    changes = SequenceMatcher(a=source, b=target, autojunk=False).get_opcodes()
+    return [(source[a:b], target[c:d]) for kind, a, b, c, d in changes if kind != "equal"]
+
+
+def _is_of_colours(before: list[str], after: list[str]) -> bool:
+    """Whether both name some, or the article alone goes with what follows it."""
+    if {*before, *after} == {"a", "an"}:
+        return True
+    named = [[word for word in words if word not in ("a", "an")] for words in (before, after)]
+    return all(words and all(map(COLOUR.fullmatch, words)) for words in named)
 
 
 def common_end(source: list[str], target: list[str]) -> list[str]:

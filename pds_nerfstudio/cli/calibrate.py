@@ -42,7 +42,7 @@ class CalibrateEta:
     tgt_prompt: str
     """What the scene should show, "a photo of a man wearing a hat"."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """A hub id, a local diffusers folder, or "toybox"."""
+    """A hub id, a local diffusers folder, "toybox" or "studio"."""
     objective: str = "pds"
     """The revising objective, any that --pipeline.by takes."""
     guidance_scale: Guidance | None = None

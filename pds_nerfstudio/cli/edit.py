@@ -73,7 +73,7 @@ class Edit:
     region: str = ""
     """Change only what these words name, for example "the hat"."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """A hub id, a local diffusers folder, a LoRA's folder, or "toybox"."""
+    """A hub id, a local diffusers folder, a LoRA's folder, "toybox" or "studio"."""
     method: str = "pnr-edit"
     """The method: pnr-edit, pds-edit, dds-edit … For splats, -splat is added to the name."""
     refine: bool = True

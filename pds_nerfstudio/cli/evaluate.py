@@ -39,8 +39,8 @@ class Evaluate:
     source: Path | None = None
     """Run to compare all edits with; by default the one that each began with."""
     clip: str = "auto"
-    """A CLIP folder in transformers' layout, a hub id in the local cache, "toybox", or "auto": toybox's for edits by
-    the toybox prior, else an openai/clip-vit that is in the cache."""
+    """A CLIP folder in transformers' layout, a hub id in the local cache, "toybox", "studio", or "auto": that of the
+    prior's world for edits by a prior of this package, else an openai/clip-vit that is in the cache."""
     resolution: Annotated[int, Ge(2), Le(8192)] | None = 512
     """Shorter side of the renderings in pixels, where the photographs are not smaller."""
     frames: Annotated[int, Ge(2), Le(100_000)] = 24

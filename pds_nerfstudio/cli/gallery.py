@@ -52,7 +52,7 @@ class Gallery:
     seeds: Annotated[int, Ge(1), Le(1000)] = 1
     """Number of seeds. Every edit is made once with each of the seeds 0, 1, 2 and so on."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """A hub id, a local diffusers folder, a LoRA's folder, or "toybox"."""
+    """A hub id, a local diffusers folder, a LoRA's folder, "toybox" or "studio"."""
     edit_steps: Steps | None = None
     """Steps of the edits; by default the methods' own."""
     out: Path | None = None
@@ -70,8 +70,8 @@ class Gallery:
     export: bool = True
     """Also write splats as .ply files, and link to them from the page."""
     clip: str = "auto"
-    """The CLIP model to measure with: a folder in transformers' layout, a hub id in the local cache, "toybox", or
-    "auto", which chooses as `pds evaluate` does."""
+    """The CLIP model to measure with: a folder in transformers' layout, a hub id in the local cache, "toybox",
+    "studio", or "auto", which chooses as `pds evaluate` does."""
     only_page: bool = False
     """Run no edits; only rebuild the page from finished ones."""
 

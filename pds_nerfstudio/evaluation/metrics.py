@@ -17,7 +17,9 @@ from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.pictures import Images
 from pds_nerfstudio.toybox.spec import SceneSpec
 
-TOYBOX_CLIP = Path(__file__).resolve().parents[1] / "toybox" / "weights" / "clip"
+TOYBOX_CLIP, STUDIO_CLIP = (
+    Path(__file__).resolve().parents[1] / world / "weights" / "clip" for world in ("toybox", "studio")
+)
 
 
 def psnr(

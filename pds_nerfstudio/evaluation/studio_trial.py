@@ -3,8 +3,8 @@
     SCENES/scene/source/         a packaged capture: 50 photographs and held-out views
     SCENES/scene/EDIT/target/    the held-out views of an edit's right answer
 
-All edits of a capture begin with one reconstruction. As captures, they are edited by the methods' own settings and the
-prior that is named. The right answers are held-out views alone, so that there is no ceiling, and no depth, so that the
+All edits of a capture begin with one reconstruction. They are edited by studio's own prior and its recipe, unless
+another is named. The right answers are held-out views alone, so that there is no ceiling, and no depth, so that the
 agreement of neighbouring views is not measured.
 """
 
@@ -19,9 +19,8 @@ from pds_nerfstudio.evaluation.rows import NOTHING, REGENERATE
 from pds_nerfstudio.evaluation.trial import render_eval_views
 from pds_nerfstudio.evaluation.truth import Comparison, Pictures
 from pds_nerfstudio.pictures import Images, read_images
-from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.scenes.views import eval_views
-from pds_nerfstudio.studio.captures import copy_capture
+from pds_nerfstudio.studio.captures import RECONSTRUCTION, copy_capture
 from pds_nerfstudio.studio.spec import StudioEdit, still_of
 
 
@@ -29,6 +28,7 @@ class Stills(Capture):
     """Packaged captures of studio, whose edits have a known answer."""
 
     anchors: ClassVar = (NOTHING, REGENERATE)
+    own_prior: ClassVar[str] = "studio"
 
     def check(self, edits: Any) -> None:
         """Every suite of studio's edits can be run together."""
@@ -38,7 +38,10 @@ class Stills(Capture):
 
     def prepare(self, edit: StudioEdit, folder: Path, seed: int) -> Path:
         copy_capture(still_of(edit), folder / "scene")
-        return self.reconstruct(folder / "scene" / "source", folder, seed)
+        settings = dict(RECONSTRUCTION) if self.family == "splatfacto" else {}
+        if self.settings.reconstruction_steps is not None:
+            settings["max_num_iterations"] = self.settings.reconstruction_steps
+        return self.reconstruct(folder / "scene" / "source", folder, seed, settings=settings)
 
     def truth(self, edit: StudioEdit, scenes: Path) -> Path:
         return _target(edit, scenes) / "images" / f"test_{SHOWN:03d}.jpg"
@@ -49,7 +52,7 @@ class Stills(Capture):
         target = _target(edit, scenes)
         photographs = (_read(scene / "images", names, ".jpg") for scene in (scenes / "scene" / "source", target))
         pictures = Pictures(render_eval_views(before), render_eval_views(after), *photographs)
-        judges = load_judges("auto", [self.settings.prior or EditConfig.prior])
+        judges = load_judges("auto", [self.prior])
         numbers = pictures.numbers(_read(target / "object_masks", names, ".png")[:, 0], judges.distance)
         if judges.clip is not None:
             prompts = [spec.prompt(room=False, light=False) for spec in edit.alternatives()]

@@ -55,7 +55,7 @@ class EditConfig(VanillaPipelineConfig):
     negative_prompt: str = ""
     """Prompt that guidance leads away from; by default the empty prompt."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """The diffusion model: a hub id, a local diffusers folder, or "toybox" for the small one in this package."""
+    """The diffusion model: a hub id, a local diffusers folder, or "toybox" or "studio", the small ones here."""
     region: Flat[RegionSettings] = field(default_factory=RegionSettings)
     """Where the scene may change."""
     scene: Flat[SceneSettings] = field(default_factory=SceneSettings)

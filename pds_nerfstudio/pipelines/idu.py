@@ -38,7 +38,7 @@ class IduConfig(DatasetUpdateConfig):
     inversion (Inv2N of Koo et al. 2024). flowedit: FlowEdit. The last two take an ordinary text-to-image model as
     --pipeline.prior."""
     prior: str = "timbrooks/instruct-pix2pix"
-    """The editor's diffusion model: a hub id, a local diffusers folder, or "toybox", the small one in this package."""
+    """The editor's diffusion model: a hub id, a local diffusers folder, "toybox" or "studio"."""
     view: Flat[SourceViewSettings] = field(default_factory=lambda: SourceViewSettings(source_images="photograph"))
     """How the editor sees the views. The originals are photographs."""
     guidance_scale: Guidance = 7.5

@@ -1,8 +1,8 @@
 """Can this prior be loaded? Answered in milliseconds, before torch, diffusers or any weight is touched.
 
-A prior is named in one of five ways: `toybox` or `toybox-flow` (those in this package), a local diffusers folder, one
-.safetensors file of a whole model, a hub id `owner/name`, or the folder of a LoRA, which names the prior it changes. A
-hub id that lies complete in the local Hugging Face cache is used from there without asking the network.
+A prior is named in one of five ways: `toybox`, `toybox-flow` or `studio` (those in this package), a local diffusers
+folder, one .safetensors file of a whole model, a hub id `owner/name`, or the folder of a LoRA, which names the prior it
+changes. A hub id that lies complete in the local Hugging Face cache is used from there without asking the network.
 """
 
 from importlib.util import find_spec
@@ -26,6 +26,9 @@ from pds_nerfstudio.text import meant
 TOYBOX = Path(__file__).resolve().parents[1] / "toybox" / "weights" / "prior"
 TOYBOX_FLOW = TOYBOX.with_name("flow")
 """The same prior trained as a rectified flow."""
+STUDIO = TOYBOX.parents[2] / "studio" / "weights" / "prior"
+FOLDERS = {"toybox": TOYBOX, "toybox-flow": TOYBOX_FLOW, "studio": STUDIO}
+"""Of the priors in this package."""
 
 # Removed from the hub by their owners (huggingface/diffusers #9322 and #12874): same weights, other address.
 
@@ -119,7 +122,7 @@ def local_folder(name: str) -> Path | None:
     if not name.strip():
         raise UserError(f"No prior is given: name a local diffusers folder, {KNOWN}.")
     if name in PACKAGED:
-        folder = TOYBOX if name == "toybox" else TOYBOX_FLOW
+        folder = FOLDERS[name]
         if not folder.is_dir():
             raise UserError(f"The {name} prior is not in this installation ({folder}): install pds_nerfstudio again.")
         return folder

@@ -35,7 +35,7 @@ class DreamBooth:
     token: str = "sks"
     """The rare word that stands for the subject."""
     prior: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """What to start from: a hub id, a local diffusers folder, or "toybox"."""
+    """What to start from: a hub id, a local diffusers folder, "toybox" or "studio"."""
     train: Literal["lora", "full"] = "lora"
     """Low-rank changes of the U-Net (small, gentle), or all of its weights."""
     rank: Annotated[int, Ge(1), Le(1024)] = 16

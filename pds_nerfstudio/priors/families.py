@@ -55,8 +55,9 @@ SD3 = Family(
 SANA = Family("sana", "SANA", "transformer", ("text_encoder",), text_width="caption_channels", extended=False)
 FAMILIES = (SD, SDXL, SD3, SANA)
 SUPPORTED = ", ".join(family.called for family in FAMILIES)
-PACKAGED = ("toybox", "toybox-flow")
-"""The names of the priors in this package: of one world, trained to predict noise and a flow's velocity."""
+WORLDS = {"toybox": "toybox", "toybox-flow": "toybox", "studio": "studio"}
+"""The names of the priors in this package, and the world of which each is. toybox-flow predicts a flow's velocity."""
+PACKAGED = tuple(WORLDS)
 DISTILLED = ("Flux", "SanaSprint")
 """Beginnings of the names of pipelines whose guidance was distilled into the network."""
 

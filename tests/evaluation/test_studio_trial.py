@@ -13,7 +13,7 @@ from pds_nerfstudio.evaluation.cells import plan_cells
 from pds_nerfstudio.evaluation.studio_trial import Stills
 from pds_nerfstudio.evaluation.suite import read_suite
 from pds_nerfstudio.pictures import read_images
-from pds_nerfstudio.studio.captures import copy_capture
+from pds_nerfstudio.studio.captures import RECONSTRUCTION, copy_capture
 from pds_nerfstudio.studio.spec import find_edit, find_still
 
 SUITE = Path(__file__).parents[2] / "suites" / "studio.yaml"
@@ -54,6 +54,7 @@ def test_an_edit_begins_with_its_captures_photographs(stills, tmp_path, monkeypa
     (config,) = trained
     assert config.pipeline.datamanager.data == tmp_path / "scene" / "source"
     assert (config.method_name, config.max_num_iterations) == ("source-splatfacto", 7)
+    assert config.pipeline.model.stop_split_at == RECONSTRUCTION["pipeline.model.stop_split_at"]
     assert stills.truth(edit, tmp_path).is_file()
 
 

@@ -9,6 +9,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.priors.check import TOYBOX
 from pds_nerfstudio.priors.recipe import COMMON, OF_VIEWS, editor_settings, read_recipe, read_wanted, recipe_of
 from pds_nerfstudio.prompts import guess_ask
+from pds_nerfstudio.studio.spec import EDITS as STUDIO_EDITS
 from pds_nerfstudio.toybox.spec import EDITS
 
 MAN = "a photo of a man"
@@ -29,7 +30,11 @@ MAN = "a photo of a man"
         (MAN, f"{MAN} with his arms raised", None),
         (MAN, "a photo of a clown wearing a hat", None),
         ("a photo of a red ball", "a photo of a red cube", None),
-        ("a photo of a red ball", "a photo of a wooden ball", None),
+        ("a photo of a red ball", "a photo of a wooden ball", "colour"),
+        ("a photo of a glazed ceramic vase", "a photo of a marble vase", "colour"),
+        ("an orange ball", "a ball", None),
+        (MAN, "a photo of a marble man", None),
+        ("a photo of a blue mug", "a photo of a blue mug beside a book", "addition"),
         ("", "a photo of a blue ball", None),
         (MAN, MAN, None),
         ("a photo of a man wearing a hat", MAN, None),
@@ -39,8 +44,8 @@ def test_what_prompts_ask_for_is_guessed_where_words_leave_little_doubt(source, 
     assert guess_ask(source, target) == ask
 
 
-@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.name)
-def test_of_toybox_edits_every_colour_and_addition_is_known_and_no_shape_is_mistaken(edit):
+@pytest.mark.parametrize("edit", [*EDITS, *STUDIO_EDITS], ids=lambda edit: edit.name)
+def test_of_edits_with_a_known_answer_every_colour_and_addition_is_known_and_no_shape_is_mistaken(edit):
     asks = {"appearance": "colour", "addition": "addition", "shape": None}
     assert guess_ask(edit.source_prompt, edit.target_prompt) == asks[edit.kind]
 
