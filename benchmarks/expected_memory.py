@@ -62,6 +62,14 @@ SD35_MEDIUM: dict[str, Any] = {
     "qk_norm": "rms_norm",
 }
 """As the denoisers' own config.json have it; what is not named is diffusers' default."""
+SANA_VAE: dict[str, Any] = {
+    "encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+    "decoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+    "downsample_block_type": "conv",
+    "upsample_block_type": "interpolate",
+    "scaling_factor": 0.41407,
+}
+"""Of SANA's autoencoder (dc-ae-f32c32-sana-1.0); its transformer of 1.6 billion weights is diffusers' default."""
 
 
 def folder_of(name: str, folder: Path) -> Path:
@@ -77,10 +85,20 @@ def folder_of(name: str, folder: Path) -> Path:
 
 
 def newer_folder_of(name: str, folder: Path) -> Path:
-    """The same of Stable Diffusion XL and 3.5 medium, whose text encoders wait in main memory."""
-    from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
+    """The same of Stable Diffusion XL, 3.5 medium and SANA, whose text encoders wait in main memory."""
+    from diffusers import (
+        AutoencoderDC,
+        AutoencoderKL,
+        SanaTransformer2DModel,
+        SD3Transformer2DModel,
+        UNet2DConditionModel,
+    )
 
     with torch.device("meta"):
+        if name == "SANA 1.6B":
+            AutoencoderDC(**SANA_VAE).save_config(folder / "vae")
+            SanaTransformer2DModel().save_config(folder / "transformer")
+            return _indexed(folder, "SanaPipeline")
         if name == "SDXL":
             AutoencoderKL(**VAE).save_config(folder / "vae")
             UNet2DConditionModel(**SDXL).save_config(folder / "unet")
@@ -106,7 +124,7 @@ def main(stored: Weights = "full") -> None:
         with tempfile.TemporaryDirectory() as temporary:
             table(f"{NAMES[name]}, U-Net in fp16", folder := folder_of(name, Path(temporary)), SIZES, stored)
             print_work(folder, SIZES)
-    for name in ("SDXL", "SD 3.5 medium"):
+    for name in ("SDXL", "SD 3.5 medium", "SANA 1.6B"):
         with tempfile.TemporaryDirectory() as temporary:
             table(f"{name}, denoiser in fp16", folder := newer_folder_of(name, Path(temporary)), LARGER, stored)
             print_work(folder, LARGER)

@@ -24,11 +24,14 @@ ZOOM, SHIFT = 0.25, 0.1
 def train_clip(folder: Path, views: Path, batch_size: int, pace: Pace) -> None:
     """Contrastive, with every caption of the batch that is true of a picture as its positive; FOLDER/clip.
 
-    Half of the pictures come out of the VAE, some with noise, because the judge will see generated ones.
+    Beside that each picture has to find its own among all captions without room and light, which is what the judge is
+    asked. Contrast alone confuses marble with white, and nothing with a book: few batches hold both. Half of the pictures come out of the VAE, some with noise, because the judge will see generated ones.
     """
     torch.manual_seed(pace.seed)
     vae, tokenizer = load_vae(folder, pace.device), build_tokenizer(folder / "tokenizer")
     clip = make_clip(tokenizer, IMAGE_SIZE).to(pace.device)
+    plain = plain_captions()
+    plain_ids = token_ids(tokenizer, plain, pace.device)
     training = LongTraining("clip", folder / "clip_training", clip, pace)
     data, valid = Photographs.load(views), Photographs.load(views, "valid.pt")
 
@@ -40,8 +43,11 @@ def train_clip(folder: Path, views: Path, batch_size: int, pace: Pace) -> None:
         captions = [spec.prompt(*s) for spec, s in zip(specs, said, strict=True)]
         true = [[spec.prompt(*s) == c for c, s in zip(captions, said, strict=True)] for spec in specs]
         positive = torch.tensor(true, dtype=torch.float32, device=images.device)
-        ids = token_ids(tokenizer, captions, pace.device)
-        return contrastive_loss(clip(input_ids=ids, pixel_values=2 * images - 1).logits_per_image, positive)
+        ids = torch.cat([token_ids(tokenizer, captions, pace.device), plain_ids])
+        logits = clip(input_ids=ids, pixel_values=2 * images - 1).logits_per_image
+        own = torch.tensor([plain.index(spec.prompt(room=False, light=False)) for spec in specs]).to(images.device)
+        found = F.cross_entropy(logits[:, batch_size:], own)
+        return contrastive_loss(logits[:, :batch_size], positive) + found
 
     def note(seconds: float) -> None:
         nonlocal data
@@ -54,6 +60,11 @@ def train_clip(folder: Path, views: Path, batch_size: int, pace: Pace) -> None:
         print(f"CLIP at step {training.step}: {right:.1%} of captions right on scenes held out", flush=True)
 
     training.run(loss, note)
+
+
+def plain_captions() -> list[str]:
+    """Of every scene, without room and light."""
+    return sorted({spec.prompt(room=False, light=False) for spec in EVERY})
 
 
 def framed_anew(images: Tensor) -> Tensor:
@@ -78,7 +89,7 @@ def seen(vae: AutoencoderKL, images: Tensor) -> Tensor:
 @torch.no_grad()
 def share_right(clip: CLIPModel, tokenizer: CLIPTokenizer, photographs: Photographs, device: str) -> float:
     """How often object, material and addition of a picture are all as its likeliest caption says."""
-    captions = sorted({spec.prompt(room=False, light=False) for spec in EVERY})
+    captions = plain_captions()
     ids = token_ids(tokenizer, captions, device)
     said: list[str] = []
     for images in photographs.images.flatten(0, 1).split(64):

@@ -43,7 +43,7 @@ class Settings(Pace):
     """0 for the stage's own: 0.0015 for the VAE, otherwise 0.0006."""
     vae_channels: tuple[int, ...] = (16, 32, 64, 64)
     """Of the VAE's levels; one level fewer halves the stride."""
-    vae_latents: int = 4
+    vae_latents: int = 8
     """Channels of its latents."""
     vae_pictures: int = 8
     """In a batch of the VAE."""

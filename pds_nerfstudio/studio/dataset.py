@@ -67,7 +67,7 @@ def write_scene(
 
 def write_edit(edit: StudioEdit, folder: Path, how: Photography, say: Say = print, threads: int = 0) -> None:
     """Writes FOLDER/source, FOLDER/target (the held-out views alone, from the same cameras) and FOLDER/edit.json."""
-    write_description(edit, folder)
+    write_description(edit, folder, prior="studio")
     write_scene(edit.source, folder / "source", how, say, threads)
     write_scene(edit.target, folder / "target", how, say, threads, held_out_only=True)
 
@@ -76,7 +76,7 @@ def write_still(still: Still, folder: Path, how: Photography, say: Say = print, 
     """Writes FOLDER/source and, for each of its edits, FOLDER/EDIT/target and FOLDER/EDIT/edit.json."""
     write_scene(still.source, folder / "source", how, say, threads)
     for edit in still.edits:
-        write_description(edit, folder / edit.name)
+        write_description(edit, folder / edit.name, prior="studio")
         write_scene(edit.target, folder / edit.name / "target", how, say, threads, held_out_only=True)
 
 

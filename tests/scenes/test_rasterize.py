@@ -10,168 +10,10 @@ import pytest
 import torch
 from gsplat.strategy import DefaultStrategy
 
-from pds_nerfstudio.scenes import composite as compositing
-from pds_nerfstudio.scenes.composite import composite, list_tiles
 from pds_nerfstudio.scenes.rasterize import rasterization
 
-WIDTH, HEIGHT = 19, 13
-NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats")
-
-
-def make_scene(seed, n=14, cameras=1, sh_bases=None, dtype=torch.float64, opacity=(0.02, 1.0), size=(0.02, 0.35)):
-    """Random Gaussians in front of, beside and behind cameras that look along z."""
-    g = torch.Generator().manual_seed(seed)
-
-    def uniform(*shape, low=0.0, high=1.0):
-        return low + (high - low) * torch.rand(*shape, generator=g, dtype=torch.float64)
-
-    means = torch.cat([uniform(n, 2, low=-1.2, high=1.2), uniform(n, 1, low=-0.5, high=4)], -1)
-    viewmats = torch.eye(4, dtype=torch.float64).repeat(cameras, 1, 1)
-    angle = uniform(cameras, low=-0.3, high=0.3)
-    viewmats[:, 0, 0] = viewmats[:, 2, 2] = angle.cos()
-    viewmats[:, 0, 2], viewmats[:, 2, 0] = angle.sin(), -angle.sin()
-    viewmats[:, :3, 3] = uniform(cameras, 3, low=-0.2, high=0.2)
-    scene = {
-        "means": means,
-        "quats": torch.randn(n, 4, generator=g, dtype=torch.float64),
-        "scales": uniform(n, 3, low=size[0], high=size[1]),
-        "opacities": uniform(n, low=opacity[0], high=opacity[1]),
-        "colors": uniform(n, 3) if sh_bases is None else uniform(n, sh_bases, 3, low=-0.5, high=0.5),
-        "viewmats": viewmats,
-    }
-    Ks = torch.tensor([[15.0, 0, 9.1], [0, 16.0, 6.7], [0, 0, 1]], dtype=dtype).repeat(cameras, 1, 1)
-    return {k: v.to(dtype).requires_grad_() for k, v in scene.items()}, Ks
-
-
-def draw(scene, Ks, width=WIDTH, height=HEIGHT, **options):
-    return rasterization(**scene, Ks=Ks, width=width, height=height, packed=False, **options)
-
-
-def project_by_definition(means, quats, scales, viewmat, K, width, height, eps2d):
-    """Mean, conic, compensation, 3-sigma radius and depth of each Gaussian: x -> K x / z and its derivative J."""
-    w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True)).unbind(-1)
-    rotation = torch.stack(
-        [
-            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
-            torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
-            torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
-        ],
-        -2,
-    )
-    result = []
-    for mean, R, s in zip(means, rotation, scales, strict=True):
-        tx, ty, tz = viewmat[:3, :3] @ mean + viewmat[:3, 3]
-        if not 0.01 <= tz.item() <= 1e10:
-            result.append(None)
-            continue
-        fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-        margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy
-        lx = (tx / tz).clamp(-(cx / fx + margin_x), (width - cx) / fx + margin_x)
-        ly = (ty / tz).clamp(-(cy / fy + margin_y), (height - cy) / fy + margin_y)
-        zero = torch.zeros_like(tz)
-        J = torch.stack([torch.stack([fx / tz, zero, -fx * lx / tz]), torch.stack([zero, fy / tz, -fy * ly / tz])])
-        M = J @ viewmat[:3, :3] @ R @ torch.diag(s)
-        sharp = M @ M.T
-        blurred = sharp + eps2d * torch.eye(2, dtype=sharp.dtype)
-        compensation = (torch.linalg.det(sharp) / torch.linalg.det(blurred)).sqrt()
-        mean2d = torch.stack([fx * tx / tz + cx, fy * ty / tz + cy])
-        b = blurred.detach().trace() / 2
-        radius = math.ceil(3 * math.sqrt(b + math.sqrt(max(0.01, b * b - torch.linalg.det(blurred.detach())))))
-        result.append((mean2d, torch.linalg.inv(blurred), compensation, radius, tz))
-    return result
-
-
-def composite_by_definition(gaussians, colors, opacities, width, height, tile_size):
-    """The pixel loop: `gaussians` holds (mean2d, conic matrix, radius, depth) or None; nearest first, one by one."""
-    order = sorted((i for i, g in enumerate(gaussians) if g is not None), key=lambda i: gaussians[i][3].item())
-    image, alphas = [], []
-    for row in range(height):
-        for column in range(width):
-            T = torch.ones((), dtype=colors.dtype)
-            C = torch.zeros(colors.shape[-1], dtype=colors.dtype)
-            for i in order:
-                mean, conic, radius, _ = gaussians[i]
-                reaches = True
-                for pixel, m, extent in ((column, mean[0], width), (row, mean[1], height)):
-                    tile = pixel // tile_size
-                    low = math.floor((m.item() - radius) / tile_size)
-                    high = math.ceil((m.item() + radius) / tile_size)
-                    reaches &= low <= tile < high and m.item() + radius > 0 and m.item() - radius < extent
-                if not reaches:
-                    continue
-                d = torch.tensor([column + 0.5, row + 0.5], dtype=colors.dtype) - mean
-                alpha = (opacities[i] * torch.exp(-0.5 * d @ conic @ d)).clamp_max(0.999)
-                if alpha.item() < 1 / 255:
-                    continue
-                if (T * (1 - alpha)).item() <= 1e-4:
-                    break
-                C = C + alpha * T * colors[i]
-                T = T * (1 - alpha)
-            image.append(C)
-            alphas.append(1 - T)
-    return torch.stack(image).view(height, width, -1), torch.stack(alphas).view(height, width, 1)
-
-
-def rasterize_by_definition(
-    scene,
-    Ks,
-    width=WIDTH,
-    height=HEIGHT,
-    render_mode="RGB",
-    rasterize_mode="classic",
-    sh_degree=None,
-    backgrounds=None,
-    eps2d=0.3,
-    tile_size=16,
-):
-    renders, alphas = [], []
-    for camera, (viewmat, K) in enumerate(zip(scene["viewmats"], Ks, strict=True)):
-        projected = project_by_definition(
-            scene["means"], scene["quats"], scene["scales"], viewmat, K, width, height, eps2d
-        )
-        colors = scene["colors"]
-        if sh_degree is not None:
-            origin = torch.linalg.inv(viewmat)[:3, 3]
-            direction = scene["means"] - origin
-            x, y, z = (direction / direction.norm(dim=-1, keepdim=True)).unbind(-1)
-            value = 0.5 * math.sqrt(1 / math.pi) * colors[:, 0]
-            if sh_degree == 1:
-                band = torch.stack([-y, z, -x], -1) * math.sqrt(3 / (4 * math.pi))
-                value = value + (band[..., None] * colors[:, 1:4]).sum(1)
-            colors = (value + 0.5).clamp_min(0)
-        elif colors.dim() == 3:
-            colors = colors[camera]
-        opacities = [
-            o * (p[2] if p is not None and rasterize_mode == "antialiased" else 1)
-            for o, p in zip(scene["opacities"], projected, strict=True)
-        ]
-        depths = torch.stack([colors.new_zeros(()) if p is None else p[4] for p in projected])[:, None]
-        gaussians = [None if p is None else (p[0], p[1], p[3], p[4]) for p in projected]
-        rgbd, alpha = composite_by_definition(
-            gaussians, torch.cat([colors, depths], -1), opacities, width, height, tile_size
-        )
-        rgb, depth = rgbd[..., :-1], rgbd[..., -1:]
-        if backgrounds is not None:
-            rgb = rgb + (1 - alpha) * backgrounds[camera]
-        if "ED" in render_mode:
-            depth = depth / alpha.clamp_min(1e-10)
-        parts = ([rgb] if "RGB" in render_mode else []) + ([depth] if render_mode != "RGB" else [])
-        renders.append(torch.cat(parts, -1))
-        alphas.append(alpha)
-    return torch.stack(renders), torch.stack(alphas)
-
-
-def gradients(render, alpha, inputs, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    weights = [torch.randn(t.shape, generator=g, dtype=torch.float64).to(t) for t in (render, alpha)]
-    loss = (render * weights[0]).sum() + (alpha * weights[1]).sum()
-    return torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
-
-
-def assert_same(actual, expected, tolerance=1e-5, what="the result"):
-    actual, expected = actual.detach(), expected.detach()
-    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
-    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale, msg=lambda m: f"{what}: {m}")
+from .definition import rasterize_by_definition
+from .random_splats import HEIGHT, NAMES, WIDTH, assert_same, draw, gradients, make_scene
 
 
 @pytest.mark.parametrize(
@@ -213,38 +55,6 @@ def test_images_and_all_gradients_equal_the_definition(case):
         assert_same(a, b, what=name)
 
 
-def test_gradcheck_of_the_compositor():
-    g = torch.Generator().manual_seed(3)
-    n = 5
-    means2d = (torch.rand(2, n, 2, generator=g, dtype=torch.float64) * 7).requires_grad_()
-    conics = torch.tensor([0.3, 0.1, 0.25], dtype=torch.float64).repeat(2, n, 1)
-    conics = (conics + 0.05 * torch.rand(2, n, 3, generator=g, dtype=torch.float64)).requires_grad_()
-    colors = torch.rand(2, n, 2, generator=g, dtype=torch.float64, requires_grad=True)
-    opacities = (0.3 + 0.6 * torch.rand(2, n, generator=g, dtype=torch.float64)).requires_grad_()
-    depths = torch.rand(2, n, generator=g, dtype=torch.float64)
-    radii = torch.full((2, n), 9, dtype=torch.int32)
-
-    def function(*inputs):
-        return composite(*inputs, depths, radii, 7, 6)
-
-    assert torch.autograd.gradcheck(function, (means2d, conics, colors, opacities))
-
-
-def test_absgrad_is_the_sum_over_pixels_of_absolute_gradients():
-    scene, Ks = make_scene(20)
-    weights = torch.randn(1, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    render, _, info = draw(scene, Ks)
-    pixels = (render * weights).sum(-1).flatten()
-    brute = sum(torch.autograd.grad(p, info["means2d"], retain_graph=True)[0].abs() for p in pixels)
-    render, _, info = draw(scene, Ks, absgrad=True)
-    info["means2d"].retain_grad()
-    (render * weights).sum().backward()
-    absgrad, grad = info["means2d"].absgrad, info["means2d"].grad
-    torch.testing.assert_close(absgrad, brute, rtol=1e-9, atol=1e-12)
-    assert bool((absgrad >= grad.abs() - 1e-12).all())
-    assert bool((absgrad > 2 * grad.abs()).any())
-
-
 def test_single_precision_equals_double_precision():
     scene, Ks = make_scene(30, n=200, size=(0.01, 0.1))
     single = {k: v.detach().float().requires_grad_() for k, v in scene.items()}
@@ -258,34 +68,6 @@ def test_single_precision_equals_double_precision():
         strict=True,
     ):
         assert_same(a.double(), b, 1e-4)
-
-
-def test_the_result_does_not_depend_on_how_tiles_are_grouped(monkeypatch):
-    scene, Ks = make_scene(31, n=60)
-    render, alpha, _ = draw(scene, Ks)
-    expected = gradients(render, alpha, list(scene.values()))
-    for chunk, side in ((1, 4), (10_000_000, 16), (500, 2)):
-        monkeypatch.setattr(compositing, "CHUNK", chunk)
-        monkeypatch.setattr(compositing, "SUBTILE", side)
-        other, other_alpha, _ = draw(scene, Ks)
-        assert_same(other, render, 1e-10)
-        for a, b in zip(gradients(other, other_alpha, list(scene.values())), expected, strict=True):
-            assert_same(a, b, 1e-10)
-
-
-def test_alphas_that_are_computed_again_give_the_same_gradients_and_are_not_kept(monkeypatch):
-    results = []
-    for limit in (compositing.KEPT_BYTES, 0):
-        monkeypatch.setattr(compositing, "KEPT_BYTES", limit)
-        scene, Ks = make_scene(5, n=60)
-        kept: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
-            render, alpha, _ = draw(scene, Ks)
-        results.append((sum(kept), gradients(render, alpha, list(scene.values()))))
-    (plain, expected), (recomputing, actual) = results
-    assert recomputing < plain
-    for value, wanted in zip(actual, expected, strict=True):
-        torch.testing.assert_close(value, wanted, rtol=0, atol=0)
 
 
 def test_a_batch_of_cameras_equals_single_cameras():
@@ -421,23 +203,6 @@ def test_nothing_is_kept_for_a_backward_pass_under_no_grad():
     with torch.no_grad():
         render, alpha, info = draw(scene, Ks)
     assert not any(t.requires_grad for t in (render, alpha, info["means2d"]))
-
-
-def test_a_list_holds_each_gaussian_once_and_nearest_first():
-    scene, Ks = make_scene(46, n=60, cameras=2)
-    info = draw(scene, Ks)[2]
-    arguments = [info[k] for k in ("means2d", "conics", "opacities", "depths", "radii")]
-    lists = list_tiles(*arguments, WIDTH, HEIGHT, 16)
-    ids = torch.cat([lists.ids, torch.tensor([-1])])[lists.gaussian]
-    seen = set()
-    for tiles, entries, shape in lists.slices():
-        for tile, own in zip(lists.tiles[tiles].tolist(), ids[entries].view(shape), strict=True):
-            own = own[own >= 0]
-            assert len(own.unique()) == len(own) > 0
-            assert bool((own // 60 == tile // (lists.rows * lists.columns)).all())
-            assert bool((info["depths"].flatten()[own].diff() >= 0).all())
-            assert tile not in seen
-            seen.add(tile)
 
 
 @pytest.mark.parametrize(
