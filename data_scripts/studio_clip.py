@@ -25,7 +25,9 @@ def train_clip(folder: Path, views: Path, batch_size: int, pace: Pace) -> None:
     """Contrastive, with every caption of the batch that is true of a picture as its positive; FOLDER/clip.
 
     Beside that each picture has to find its own among all captions without room and light, which is what the judge is
-    asked. Contrast alone confuses marble with white, and nothing with a book: few batches hold both. Half of the pictures come out of the VAE, some with noise, because the judge will see generated ones.
+    asked. Contrast alone confuses marble with white, and nothing with a book: few batches hold both.
+
+    Half of the pictures come out of the VAE, some with noise, because the judge will see generated ones.
     """
     torch.manual_seed(pace.seed)
     vae, tokenizer = load_vae(folder, pace.device), build_tokenizer(folder / "tokenizer")
