@@ -1,6 +1,6 @@
-"""`pds demo`: the whole job on toybox scenes, where the right answer is known.
+"""`pds demo`: the whole job on scenes whose right answer is known, of toybox or of studio.
 
-    toybox scene ─► source-splatfacto ─► pnr-edit-splat ─► sdedit-refine-splat ─► held-out views against truth ─► .ply
+    scene ─► source-splatfacto ─► pnr-edit-splat ─► sdedit-refine-splat ─► held-out views against truth ─► .ply
 
 All trainings run nerfstudio's own `ns-train` code, by the settings of the prior's recipe, as `ns-train` itself does.
 """
@@ -28,9 +28,13 @@ from pds_nerfstudio.ranges import Guidance, Seed, Steps, check_ranges
 from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
+    from pds_nerfstudio.evaluation.studio_trial import Stills
+    from pds_nerfstudio.evaluation.trial import Toy
     from pds_nerfstudio.pictures import Images
+    from pds_nerfstudio.studio.spec import StudioEdit
     from pds_nerfstudio.toybox.spec import ToyEdit
 
+World = Literal["toybox", "studio"]
 Family = Literal["splatfacto", "nerfacto"]
 Objective = Literal["pds", "pnr"]
 OWN_FILES = ("contact_sheet.png", "report.json", "log.txt")
@@ -39,20 +43,25 @@ REFINE = "sdedit-refine"
 ROOM = 32 << 20
 """Bytes that a demo takes at least."""
 PACKAGES = ("pds-nerfstudio", "nerfstudio", "gsplat", "torch", "diffusers", "transformers")
-SHOWN: dict[Family, tuple[tuple[str, Objective], ...]] = {
-    "splatfacto": (("can-to-cone", "pnr"), ("red-to-blue", "pnr")),
-    "nerfacto": (("can-to-cone", "pnr"),),
+SHOWN: dict[tuple[World, Family], tuple[tuple[str, Objective], ...]] = {
+    ("toybox", "splatfacto"): (("can-to-cone", "pnr"), ("red-to-blue", "pnr")),
+    ("toybox", "nerfacto"): (("can-to-cone", "pnr"),),
+    ("studio", "splatfacto"): (("teapot-hat", "pnr"),),
 }
 """What the demo shows unless asked for something else: a change of shape, then one of colour; on NeRFs, which take
-many times as long, a small change of shape."""
+many times as long, a small change of shape; of studio, whose scenes are larger, an addition."""
 
 
 @dataclass
 class Demo:
-    """Build toybox scenes, reconstruct and edit them, and compare them with what they should have become."""
+    """Build scenes, reconstruct and edit them, and compare them with what they should have become."""
 
     edit: str | None = None
-    """Which toybox edit; an unknown name lists the known ones. By default one of shape, and on splats one of colour."""
+    """Which edit; an unknown name lists the known ones. By default one of shape, and on splats one of colour; of studio
+    an addition."""
+    world: World = "toybox"
+    """Of which world: small coloured shapes, or photographs of still lifes that come with the package, ten minutes of
+    a CPU for an edit."""
     method: Objective | None = None
     """By what: "pds", or "pnr" (perturb and revise; a change of colour and an addition leave all but the relevant part
     as it is)."""
@@ -73,14 +82,19 @@ class Demo:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if (self.world, self.family) not in SHOWN:
+            raise UserError("The scenes of --world studio are reconstructed as splats: leave --family out.")
 
     def run(self) -> None:
         """Run every stage of every edit and say where the results are."""
-        from pds_nerfstudio.toybox.spec import find_edit
+        if self.world == "studio":
+            from pds_nerfstudio.studio.spec import find_edit
+        else:
+            from pds_nerfstudio.toybox.spec import find_edit
 
-        jobs: list[tuple[ToyEdit, Objective]]
+        jobs: list[tuple[ToyEdit | StudioEdit, Objective]]
         if self.edit is None:
-            jobs = [(find_edit(name), self.method or method) for name, method in SHOWN[self.family]]
+            jobs = [(find_edit(name), self.method or method) for name, method in SHOWN[self.world, self.family]]
         else:
             try:
                 edit = find_edit(self.edit)
@@ -121,40 +135,46 @@ class Demo:
         write_whole(self.out / "report.json", json.dumps(report, indent=2) + "\n")
         self._summary(outcomes, report["seconds"]["total"], console)
 
-    def _edit(self, edit: "ToyEdit", method: Objective, console: Console) -> "Outcome":
+    def _benchmark(self, given: dict[str, Any]) -> "Toy | Stills":
+        """How scenes of the world are written, reconstructed, edited and compared."""
+        from pds_nerfstudio.evaluation import trial
+        from pds_nerfstudio.evaluation.capture import CaptureSettings
+        from pds_nerfstudio.evaluation.studio_trial import Stills
+
+        named = {name: value for name, value in given.items() if value is not None}
+        if self.world == "studio":
+            return Stills(self.family, CaptureSettings(**named))
+        guidance = {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
+        return trial.Toy(self.family, dataclasses.replace(trial.SETTINGS[self.family], **named, **guidance))
+
+    def _edit(self, edit: Any, method: Objective, console: Console) -> "Outcome":
         """One edit, from its scene to its export."""
         from pds_nerfstudio.evaluation import renders, trial
         from pds_nerfstudio.evaluation.rows import of_family
-        from pds_nerfstudio.toybox.dataset import write_edit
 
-        given = {
-            "edit_steps": self.steps,
-            "reconstruction_steps": self.reconstruction_steps,
-            "guidance_scale": self.guidance_scale,
-        }
-        settings = trial.SETTINGS[self.family]
-        settings = dataclasses.replace(settings, **{name: value for name, value in given.items() if value is not None})
+        given: dict[str, Any] = {"edit_steps": self.steps, "reconstruction_steps": self.reconstruction_steps}
+        benchmark = self._benchmark(given)
+        given["guidance_scale"] = self.guidance_scale
         name = of_family(f"{method}-edit", self.family)
         out, seconds = self.out / edit.name, {}
-        scene = out / "scene"
         console.print(f"\n[bold]“{edit.source_prompt}” → “{edit.target_prompt}”")
-        with self._stage("scene", "Rendering the scene and its ground truth", console, seconds):
-            write_edit(edit, scene, seed=self.seed)
+        with self._stage("scene", "Writing the scene and its ground truth", console, seconds):
+            benchmark.write(edit, out, self.seed)
         with self._stage("reconstruct", f"Reconstructing it: ns-train source-{self.family}", console, seconds):
-            source = trial.reconstruct(self.family, scene / "source", out, settings.reconstruction_steps, self.seed)
+            source = benchmark.reconstructed(out, self.seed)
         with self._stage("edit", f"Editing it: ns-train {name}", console, seconds):
-            edited = trial.run_edit(name, source, edit, out, settings, self.seed)
+            edited = benchmark.edit(f"{method}-edit", self._changes(), source, edit, out, self.seed)
         names = [name]
         if self.refine and self.family == "splatfacto":
             names.append(of_family(REFINE, self.family))
             with self._stage("refine", f"Refining it: ns-train {names[-1]}", console, seconds):
-                edited = trial.run_edit(names[-1], edited, edit, out, settings, self.seed)
+                edited = benchmark.edit(REFINE, {}, edited, edit, out, self.seed)
         with self._stage(
             "evaluate", "Comparing held-out views with the ground truth, filming an orbit", console, seconds
         ):
-            comparison = trial.compare(edit, scene, source, edited)
+            comparison = benchmark.compare(edit, out, source, edited)
             comparison.sheet(out / "contact_sheet.png")
-            pictures = trial.to_look_at(edit, scene, source, edited)
+            pictures = benchmark.to_look_at(edit, out, source, edited, comparison)
             trial.film(edit, source, edited, out / "orbit.mp4")
         with self._stage("export", "Exporting the edited scene", console, seconds):
             mesh: dict[str, Any] = {"resolution": 96, "batch_size": 4, "num_pixels_per_side": 256}  # for 64-pixel views
@@ -169,6 +189,12 @@ class Demo:
             "seconds": seconds,
         }
         return Outcome(report, pictures, edited, exported)
+
+    def _changes(self) -> dict[str, Any]:
+        """What a studio edit is told besides; a toybox edit is told it by its settings."""
+        if self.world == "toybox" or self.guidance_scale is None:
+            return {}
+        return {"pipeline.objective.guidance_scale": self.guidance_scale}
 
     @contextmanager
     def _stage(self, name: str, title: str, console: Console, seconds: dict[str, float]) -> Iterator[None]:

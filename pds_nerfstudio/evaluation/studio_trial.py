@@ -37,7 +37,15 @@ class Stills(Capture):
         return f"{still_of(edit).name}.{seed}"
 
     def prepare(self, edit: StudioEdit, folder: Path, seed: int) -> Path:
+        self.write(edit, folder, seed)
+        return self.reconstructed(folder, seed)
+
+    def write(self, edit: StudioEdit, folder: Path, seed: int) -> None:
+        """The capture and the answers of its edits, in FOLDER/scene; a packaged one has no seed."""
         copy_capture(still_of(edit), folder / "scene")
+
+    def reconstructed(self, folder: Path, seed: int) -> Path:
+        """The run of what was written, its `config.yml`."""
         settings = dict(RECONSTRUCTION) if self.family == "splatfacto" else {}
         if self.settings.reconstruction_steps is not None:
             settings["max_num_iterations"] = self.settings.reconstruction_steps
@@ -58,6 +66,12 @@ class Stills(Capture):
             prompts = [spec.prompt(room=False, light=False) for spec in edit.alternatives()]
             numbers |= pictures.by_words(judges.clip, edit, prompts)
         return Comparison(edit, pictures.before, pictures.after, pictures.target, numbers)
+
+    def to_look_at(
+        self, edit: StudioEdit, scenes: Path, source: Path, edited: Path, compared: Comparison
+    ) -> tuple[Images, Images, Images]:
+        """Held-out views before, after, and as they should be: as large as they were compared."""
+        return compared.source, compared.edited, compared.truth
 
 
 def _target(edit: StudioEdit, scenes: Path) -> Path:

@@ -259,7 +259,15 @@ class Toy(Benchmark):
     """Toybox scenes, whose edits have a known answer."""
 
     def prepare(self, edit: ToyEdit, folder: Path, seed: int) -> Path:
+        self.write(edit, folder, seed)
+        return self.reconstructed(folder, seed)
+
+    def write(self, edit: ToyEdit, folder: Path, seed: int) -> None:
+        """The scene and what it should become, in FOLDER/scene."""
         write_edit(edit, folder / "scene", seed=seed)
+
+    def reconstructed(self, folder: Path, seed: int) -> Path:
+        """The run of what was written, its `config.yml`."""
         steps = self.settings.reconstruction_steps
         return reconstruct(self.family, folder / "scene" / SIDES[0], folder, steps, seed)
 
@@ -282,3 +290,9 @@ class Toy(Benchmark):
 
     def compare(self, edit: ToyEdit, scenes: Path, source: Path, edited: Path) -> Comparison:
         return compare(edit, scenes / "scene", source, edited)
+
+    def to_look_at(
+        self, edit: ToyEdit, scenes: Path, source: Path, edited: Path, compared: Comparison
+    ) -> tuple[Images, Images, Images]:
+        """See the function of that name."""
+        return to_look_at(edit, scenes / "scene", source, edited)
