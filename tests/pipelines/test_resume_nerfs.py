@@ -9,8 +9,8 @@ import pytest
 
 from .resuming import EDITS, check_resuming
 
-COVERED = ("sds-edit", "dds-edit", "pds-edit", "vsd-edit")
-"""By Perturb-and-Revise, which keeps more than the first three, and by Piva with its two adapters."""
+COVERED = ("sds-edit", "dds-edit", "pds-edit", "ssd-edit", "dvrf-edit", "dreamcatalyst-edit", "vsd-edit")
+"""By Perturb-and-Revise, which keeps more than all of them but the last, and by Piva with its two adapters."""
 NERFS = [name for name in EDITS if not name.endswith("-splat") and name not in COVERED]
 
 
