@@ -336,10 +336,14 @@ def _decay_over_the_edit(
 ) -> None:
     """Learning rates reach their final value when the edit ends, unless the command line says when.
 
+    One of 0, which holds a group still, decays to nothing: nerfstudio's schedules divide by it.
+
     Args:
         previous: the configuration of an edit that goes on, which may have been planned to be of another length.
     """
     for name, group in config.optimizers.items():
+        if group["optimizer"].lr == 0:
+            group["scheduler"] = None
         scheduler, flag = group["scheduler"], f"optimizers.{name}.scheduler.max_steps"
         if not hasattr(scheduler, "max_steps") or flag in given:
             continue

@@ -311,6 +311,15 @@ def test_a_tensorboard_run_ends_by_itself_and_logs_pictures_of_before_and_after(
     assert before.encoded_image_string != after.encoded_image_string
 
 
+def test_a_learning_rate_of_zero_holds_its_group_still(ns_train, toy_splats):
+    still = ("--optimizers.means.optimizer.lr", 0, "--max-num-iterations", 4)
+    config = ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, *still)
+    source, edited = load_source_state(find_run(toy_splats)), scene_of(config)
+    moved = {name: not torch.equal(value, source[name]) for name, value in edited.items()}
+    assert not moved["_model.gauss_params.means"]
+    assert moved["_model.gauss_params.features_dc"]
+
+
 def test_learning_rates_decay_over_the_edit_whatever_they_end_at():
     default = METHODS["pds-edit-splat"].config
     config = copy.deepcopy(default)
