@@ -2,6 +2,8 @@
 
     pds bench --suite suites/dev.yaml --methods … --seeds 2 --out outputs/bench
     python data_scripts/fill_benchmark.py --results outputs/bench/dev/splatfacto
+    python data_scripts/fill_benchmark.py --results outputs/bench/studio/splatfacto --name studio_edits \
+        --page docs/studio.md --readme studio_bench
 
 The records themselves are kept in benchmarks/results, one to a line.
 """
@@ -23,20 +25,22 @@ ROOT = Path(__file__).parent.parent
 MASK, BACKGROUND, SUCCESS = "psnr_to_target_in_change_mask_after", "background_psnr", "success"
 
 
-def main(results: Path, name: str = "dev_views") -> None:
-    """Fill in what README.md and docs/benchmark.md show.
+def main(results: Path, name: str = "dev_views", page: Path = Path("docs/benchmark.md"), readme: str = "bench") -> None:
+    """Fill in what README.md and a page of docs show.
 
     Args:
         results: folder that `pds bench` wrote to.
-        name: of the place in docs/benchmark.md, the plot, the wall and the kept records.
+        name: of the place in the page, the plot, the wall and the kept records.
+        page: of docs, from the repository's root.
+        readme: the place in README.md.
     """
     stored = json.loads((results / "results.json").read_text())
     lines = ",\n".join(json.dumps(record) for record in stored)
     write_whole(ROOT / "benchmarks/results" / f"{name}.json", f"[\n{lines}\n]\n")
     records = [with_numbers(record) for record in stored]
     text = summary.table(records, summary.outside_the_anchors(records))
-    fill_in(ROOT / "docs/benchmark.md", name, text)
-    fill_in(ROOT / "README.md", "bench", short_table(records))
+    fill_in(ROOT / page, name, text)
+    fill_in(ROOT / "README.md", readme, short_table(records))
     for picture in ("pareto", "wall"):
         shutil.copyfile(results / f"{picture}.png", ROOT / "docs/figures" / f"{name}_{picture}.png")
 
