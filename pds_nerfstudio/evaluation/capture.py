@@ -15,6 +15,7 @@ from pds_nerfstudio.evaluation.rows import NOTHING, REGENERATE, of_family
 from pds_nerfstudio.evaluation.suite import CaptureEdit, Parser
 from pds_nerfstudio.evaluation.trial import edit_config, headless, train
 from pds_nerfstudio.pictures import Image3
+from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.conclusion import SHEET_VIEWS
 from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.settings_tree import changed
@@ -111,12 +112,14 @@ class Capture(Benchmark):
         return train(changed(config, settings or {}))
 
     def edit(self, method: str, changes: Mapping[str, Any], source: Path, edit: Edit, out: Path, seed: int) -> Path:
-        method = of_family(method, self.family)
-        config = edit_config(method, source, edit, out, seed, self.settings.edit_steps)
-        pipeline: Any = config.pipeline
-        pipeline.prior = self.prior
+        given: dict[str, Any] = {"pipeline.prior": self.prior}
+        if self.settings.edit_steps is not None:
+            given["max_num_iterations"] = self.settings.edit_steps
+        given |= changes
+        config: Any = changed(edit_config(of_family(method, self.family), source, edit, out, seed), given)
+        config.given = Given(set(given))  # also what is given the method's own value, before the prior's recipe
         config.steps_per_save = STEPS_PER_SAVE
-        return train(changed(config, changes))
+        return train(config)
 
     def compare(self, edit: CaptureEdit, scenes: Path, source: Path, edited: Path) -> CaptureComparison:
         pair = load_pair(plan_pair(edited, source=source))

@@ -58,6 +58,19 @@ def test_an_edit_begins_with_its_captures_photographs(stills, tmp_path, monkeypa
     assert stills.truth(edit, tmp_path).is_file()
 
 
+def test_what_a_row_sets_counts_before_the_priors_recipe_even_where_it_is_the_default(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(capture, "train", lambda config: trained.append(config) or tmp_path / "config.yml")
+    stills = Stills("splatfacto", capture.CaptureSettings())
+    row = {"pipeline.change": "everywhere", "optimizers.means.optimizer.lr": 0.0}
+    stills.edit("pnr-edit", row, tmp_path / "run" / "config.yml", find_edit("teapot-red"), tmp_path, 0)
+    (config,) = trained
+    assert config.pipeline.prior == "studio"
+    assert config.optimizers["means"]["optimizer"].lr == 0
+    assert all(name in config.given for name in ("pipeline.prior", *row))
+    assert "pipeline.by" not in config.given
+
+
 def test_the_true_pictures_are_a_perfect_edit_and_the_source_is_none(tmp_path, monkeypatch):
     edit = find_edit("vase-flower")
     copy_capture(find_still("vase"), tmp_path / "scene")
