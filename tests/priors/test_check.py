@@ -179,9 +179,9 @@ def test_ids_that_left_the_hub_name_the_living_ones(dead, living):
 
 
 def test_the_toybox_name_is_the_packages_own_folder(monkeypatch, copy, tmp_path):
-    monkeypatch.setattr(check, "TOYBOX", copy)
+    monkeypatch.setitem(check.FOLDERS, "toybox", copy)
     assert local_folder("toybox") == copy
-    monkeypatch.setattr(check, "TOYBOX", tmp_path / "absent")
+    monkeypatch.setitem(check.FOLDERS, "toybox", tmp_path / "absent")
     assert "install pds_nerfstudio again" in refusal("toybox")
 
 
