@@ -60,8 +60,8 @@ class Demo:
     """Which edit; an unknown name lists the known ones. By default one of shape, and on splats one of colour; of studio
     an addition."""
     world: World = "toybox"
-    """What is edited: small coloured shapes (toybox), or photographs of still lifes that come with the package (studio),
-    ten minutes of a CPU for an edit."""
+    """What is edited: small coloured shapes (toybox), or photographs of still lifes that come with the package
+    (studio), ten minutes of a CPU for an edit."""
     method: Objective | None = None
     """By what: "pds", or "pnr" (perturb and revise; a change of colour and an addition leave all but the relevant part
     as it is)."""
