@@ -9,6 +9,7 @@ of harmonics beside the prior; and TFLOP of a step, the scene's rendering left o
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ ROWS = {
     "piva": Demand(adapters=2),
     "sdedit-refine, idu": Demand(differentiated=False),
 }
+FLUX_ROWS = {"sdedit-refine": Demand(differentiated=False, purpose="refinement")}
+"""All that FLUX does."""
 SIZES = {"512 x 512": (512, 512), "512 x 912": (512, 912), "768 x 768": (768, 768)}
 LARGER = {"512 x 512": (512, 512), "768 x 768": (768, 768), "1024 x 1024": (1024, 1024)}
 
@@ -85,10 +88,11 @@ def folder_of(name: str, folder: Path) -> Path:
 
 
 def newer_folder_of(name: str, folder: Path) -> Path:
-    """The same of Stable Diffusion XL, 3.5 medium and SANA, whose text encoders wait in main memory."""
+    """The same of Stable Diffusion XL, 3.5 medium, SANA and FLUX.1-dev, whose text encoders wait in main memory."""
     from diffusers import (
         AutoencoderDC,
         AutoencoderKL,
+        FluxTransformer2DModel,
         SanaTransformer2DModel,
         SD3Transformer2DModel,
         UNet2DConditionModel,
@@ -105,6 +109,9 @@ def newer_folder_of(name: str, folder: Path) -> Path:
             return _indexed(folder, "StableDiffusionXLPipeline")
         plain = {"use_quant_conv": False, "use_post_quant_conv": False}
         AutoencoderKL(**VAE, latent_channels=16, **plain).save_config(folder / "vae")
+        if name == "FLUX.1-dev":  # diffusers' default is schnell's, to which guidance is added
+            FluxTransformer2DModel(guidance_embeds=True).save_config(folder / "transformer")
+            return _indexed(folder, "FluxPipeline")
         SD3Transformer2DModel(**SD35_MEDIUM).save_config(folder / "transformer")
     return _indexed(folder, "StableDiffusion3Pipeline")
 
@@ -128,6 +135,11 @@ def main(stored: Weights = "full") -> None:
         with tempfile.TemporaryDirectory() as temporary:
             table(f"{name}, denoiser in fp16", folder := newer_folder_of(name, Path(temporary)), LARGER, stored)
             print_work(folder, LARGER)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = newer_folder_of("FLUX.1-dev", Path(temporary))
+        table("FLUX.1-dev, transformer in bf16", folder, LARGER, stored, FLUX_ROWS)
+        passes = (count_work(folder, *size).row / 1e12 for size in LARGER.values())
+        print("\nTFLOP of one prediction: " + ", ".join(f"{flop:.1f}" for flop in passes))
 
 
 def print_work(folder: Path, sizes: dict[str, tuple[int, int]]) -> None:
@@ -140,12 +152,14 @@ def print_work(folder: Path, sizes: dict[str, tuple[int, int]]) -> None:
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
-def table(title: str, folder: Path, sizes: dict[str, tuple[int, int]], stored: Weights) -> None:
+def table(
+    title: str, folder: Path, sizes: dict[str, tuple[int, int]], stored: Weights, rows: Mapping[str, Demand] = ROWS
+) -> None:
     """A prior's."""
     scene = [torch.empty(GAUSSIANS, VALUES, device="meta")]
     columns = [f"{size}{how}" for size in sizes for how in ("", ", bf16 encoder", ", encoder run again")]
     print(f"\n{title}\n\n| method | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
-    for label, demand in ROWS.items():
+    for label, demand in rows.items():
         cells = []
         for size in sizes.values():
             for vae_dtype, again in ((torch.float32, False), (torch.bfloat16, False), (torch.float32, True)):

@@ -87,7 +87,7 @@ def make_controlnet(prior: StableDiffusionPrior) -> ControlNetModel:
     widths = (16, 32, 64)
     assert 2 ** (len(widths) - 1) == prior.latent_stride
     # It is not told the cameras: depth says where it looks.
-    stock = load_prior("toybox", prior.device, edits_pictures=True).unet
+    stock = load_prior("toybox", prior.device, purpose="editing").unet
     network = ControlNetModel.from_unet(stock, conditioning_embedding_out_channels=widths)
     return network.float().to(prior.device).requires_grad_(True).train()
 

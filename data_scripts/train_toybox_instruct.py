@@ -163,7 +163,7 @@ def report(settings: InstructSettings, prior: InstructPrior, pairs: Pairs) -> No
 
 def main(settings: InstructSettings) -> None:
     torch.manual_seed(settings.seed)
-    prior = widened(load_prior("toybox", settings.device, torch.float32, edits_pictures=True))
+    prior = widened(load_prior("toybox", settings.device, torch.float32, purpose="editing"))
     train_instruct(settings, prior, Pairs(settings, prior, "views", settings.cameras, settings.seed))
     own = {name: value.half().contiguous().cpu() for name, value in prior.unet.state_dict().items()}
     path = settings.out / "instruct" / "unet.safetensors"

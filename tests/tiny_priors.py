@@ -11,6 +11,8 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
     SD3Transformer2DModel,
@@ -196,6 +198,32 @@ def write_sana(folder: Path) -> Path:
     return folder
 
 
+def write_flux(folder: Path) -> Path:
+    """FLUX.1-dev: stride 4, 4 latent channels, so that tokens have 16 numbers; σ shifted by a picture's size."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(folder.with_name(f"{folder.name}_words"))
+    FluxPipeline(
+        vae=autoencoder(4, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=clip(tokenizer, 8, CLIPTextModel),
+        text_encoder_2=T5EncoderModel(T5Config(vocab_size=32, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=2)),
+        tokenizer=tokenizer,
+        tokenizer_2=word_tokenizer(),
+        transformer=FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=8,
+            guidance_embeds=True,
+            axes_dims_rope=(2, 2, 4),
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    ).save_pretrained(folder)
+    return folder
+
+
 if __name__ == "__main__":
-    for write in (write_sdxl, write_sd3, write_sana):
+    for write in (write_sdxl, write_sd3, write_sana, write_flux):
         print(write(Path(sys.argv[1]) / write.__name__.removeprefix("write_")))

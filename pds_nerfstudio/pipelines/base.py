@@ -181,7 +181,7 @@ class EditPipeline(VanillaPipeline):
         """Load the prior, see `load_prior`."""
         from pds_nerfstudio.priors.load import load_prior
 
-        return load_prior(*args, **settings)
+        return load_prior(*args, purpose=self.config.demand.purpose, **settings)
 
     def open(self, state: Mapping[str, Tensor], resumes: bool = False, refreeze: bool = False) -> None:
         """Take over a scene, once, before optimisers are built: weights, region, densification, extra state.

@@ -130,7 +130,7 @@ class EditConfig(VanillaPipelineConfig):
     def _check_model(self) -> None:
         from pds_nerfstudio.priors.check import check_prior
 
-        check_prior(self.prior)
+        check_prior(self.prior, self.demand.purpose)
 
     def _check_search(self, folder: Path | None) -> None:
         """Raise UserError for a prior that cannot look for words as asked; of one that is not here yet, it does so."""

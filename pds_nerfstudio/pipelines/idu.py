@@ -60,7 +60,7 @@ class IduConfig(DatasetUpdateConfig):
     @property
     def demand(self) -> Demand:
         """See `EditConfig.demand`."""
-        return Demand(differentiated=False, edits_pictures=self.editor == "instruct")
+        return Demand(differentiated=False, purpose="editing" if self.editor == "instruct" else "distillation")
 
     def _check_model(self) -> None:
         EDITORS[self.editor].check(self.prior)

@@ -15,6 +15,7 @@ from pds_nerfstudio.estimates import CONTEXT, COPIES, GIB, METHODS, UNCOUNTED
 from pds_nerfstudio.images import working_size
 from pds_nerfstudio.priors.check import prior_folder
 from pds_nerfstudio.priors.eight_bit import Weights
+from pds_nerfstudio.priors.families import Purpose
 from pds_nerfstudio.priors.folder import size_multiple, trained_size
 from pds_nerfstudio.priors.footprint import Footprint, count
 from pds_nerfstudio.scenes.views import Views
@@ -33,8 +34,8 @@ class Demand:
     """How many learn."""
     differentiated: bool = True
     """Whether a rendering's gradient goes through the encoder."""
-    edits_pictures: bool = False
-    """Whether the prior is one that takes the picture to be edited (see `priors.instruct`)."""
+    purpose: Purpose = "distillation"
+    """What kind of prior it takes."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def plan_edit(
     available = available_memory(config.compute.fit, device)
     if available is None:
         return None
-    folder = prior_folder(config.prior, config.demand.edits_pictures)
+    folder = prior_folder(config.prior, config.demand.purpose)
     short_side = config.view.resolution or trained_size(folder)
     sizes = (working_size(*views.size(i), short_side, size_multiple(folder)) for i in range(len(views)))
     return plan_memory(
@@ -110,7 +111,7 @@ def work_of(method: str, config: "EditConfig", size: tuple[int, int]) -> float:
     encoder's are left out."""
     from pds_nerfstudio.priors.work import count_work
 
-    work = count_work(prior_folder(config.prior, config.demand.edits_pictures), *size)
+    work = count_work(prior_folder(config.prior, config.demand.purpose), *size)
     if config.network.encoder is not None:
         work = replace(work, encoder=0, back=0)
     return config.demand.views * work.of_step(*METHODS[method.removesuffix("-splat")].formula) / 1e12

@@ -26,6 +26,7 @@ from pds_nerfstudio.pipelines.base import SCENE, noise_like
 from pds_nerfstudio.pipelines.carried import find_source, source_state
 from pds_nerfstudio.pipelines.dataset_update import DatasetUpdateConfig, DatasetUpdatePipeline, Picture
 from pds_nerfstudio.pipelines.edit_config import EditConfig, listed_in_order
+from pds_nerfstudio.pipelines.memory_plan import Demand
 from pds_nerfstudio.ranges import Guidance, Share
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.hull import Hull, Region
@@ -67,6 +68,11 @@ class RefineConfig(DatasetUpdateConfig):
     keep_details: bool = True
     """Add to each refined image the details that the VAE loses of the rendering. A pixel gets less of them the more
     SDEdit changes it."""
+
+    @property
+    def demand(self) -> Demand:
+        """See `EditConfig.demand`; a FLUX will do."""
+        return Demand(differentiated=False, purpose="refinement")
 
 
 class RefinePipeline(DatasetUpdatePipeline):

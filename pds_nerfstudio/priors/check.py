@@ -9,7 +9,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.families import INDICES, PACKAGED, SD, family_of, missing, needed_files
+from pds_nerfstudio.priors.families import (
+    INDICES,
+    PACKAGED,
+    SD,
+    Purpose,
+    check_purpose,
+    family_of,
+    missing,
+    needed_files,
+)
 from pds_nerfstudio.priors.fit import check_newer_parts_fit, check_parts_fit
 from pds_nerfstudio.priors.folder import (
     camera_layout,
@@ -39,10 +48,11 @@ LORA_BASE = "lora.json"
 """Beside them, which prior they change: {"base": a prior's name}."""
 
 
-def check_prior(name: str, edits_pictures: bool = False) -> None:
+def check_prior(name: str, purpose: Purpose = "distillation") -> None:
     """Raise a UserError of one sentence if the prior `name` cannot be loaded. Loads nothing and downloads nothing.
 
-    With `edits_pictures` it has to be one that takes the picture to be edited as well (see `priors.instruct`).
+    For editing it has to be one that takes the picture to be edited as well (see `priors.instruct`); for refinement
+    it may be one that can do nothing else.
 
     For a folder: every needed file is there, the JSON parses, the weight files are as long as their headers say, and
     the parts fit each other. For a hub id outside the cache: the hub answers and knows the id.
@@ -55,24 +65,25 @@ def check_prior(name: str, edits_pictures: bool = False) -> None:
         check_safetensors(lora / LORA_WEIGHTS)
     folder = local_folder(name)
     if folder is not None:
-        check_folder(folder, edits_pictures and name != "toybox")  # toybox's lies beside its prior
+        # toybox's editing network lies beside its prior
+        check_folder(folder, "distillation" if name == "toybox" else purpose)
     elif not is_one_file(base_of(name)):  # which has been checked by its header
         check_hub(base_of(name))
 
 
-def prior_folder(name: str, edits_pictures: bool = False) -> Path:
+def prior_folder(name: str, purpose: Purpose = "distillation") -> Path:
     """The checked local folder of the prior `name`; a hub id is downloaded into the Hugging Face cache if need be, and
     one file of a whole model is converted into it.
 
     Of a LoRA, the folder of the prior it changes. Only configurations, tokenizer and safetensors weights are fetched:
     no pickles, no code, no safety checker.
     """
-    check_prior(name, edits_pictures)
+    check_prior(name, purpose)
     folder = local_folder(name)
     if folder is None:
         base = base_of(name)
-        folder = convert(Path(base).expanduser()) if is_one_file(base) else download(base)
-        check_folder(folder, edits_pictures)
+        folder = convert(Path(base).expanduser()) if is_one_file(base) else download(base, purpose)
+        check_folder(folder, purpose)
     return folder
 
 
@@ -153,7 +164,7 @@ def _require_no_lora(folder: Path) -> None:
         )
 
 
-def check_folder(folder: Path, edits_pictures: bool = False) -> None:
+def check_folder(folder: Path, purpose: Purpose = "distillation") -> None:
     """Raise a UserError if `folder` is not a complete pipeline of a known family with safetensors weights."""
 
     def has(file: str) -> bool:
@@ -161,11 +172,7 @@ def check_folder(folder: Path, edits_pictures: bool = False) -> None:
 
     index = read_index(folder)
     family = family_of(index, str(folder))
-    if edits_pictures and not family.extended:
-        raise UserError(
-            f"The prior {folder} is a {family.called} and takes no picture to be edited: use an InstructPix2Pix, such "
-            "as timbrooks/instruct-pix2pix."
-        )
+    check_purpose(family, purpose, str(folder))
     files = needed_files(has, str(folder), family, index)
     for listed in [file for file in files if file.endswith(INDICES)]:
         files += (several := shards(folder, listed))
@@ -180,4 +187,4 @@ def check_folder(folder: Path, edits_pictures: bool = False) -> None:
         return
     if camera_layout(folder) == "camera_proj":
         check_safetensors(weights_of(folder, "camera_proj"))
-    check_parts_fit(configs, folder, edits_pictures)
+    check_parts_fit(configs, folder, purpose == "editing")

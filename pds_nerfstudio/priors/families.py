@@ -5,13 +5,14 @@
     sdxl               unet          CLIP-L, CLIP-bigG            ε               1024
     sd3                transformer   CLIP-L, CLIP-bigG, (T5)      a flow's v      1024
     sana               transformer   Gemma 2                      a flow's v      1024
+    flux               transformer   CLIP-L, T5                   a flow's v      1024, refines alone
 
 A new family is a line here, and a class beside `stable_diffusion` that `load` knows.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pds_nerfstudio.errors import UserError
 
@@ -39,6 +40,13 @@ class Family:
     extended: bool = True
     """Whether control pictures, textual inversions, cameras, the editing networks and the text encoder's own training
     are offered with it."""
+    guided: bool = True
+    """Whether guidance is the difference of two predictions, which score distillation needs; else the network is told
+    of it, and refines alone."""
+    packed: bool = False
+    """Whether squares of two by two latents are one pixel of the denoiser."""
+    sample_size: int = 64
+    """Latents a side that the denoiser was trained with, where its configuration does not say."""
 
 
 SD = Family("sd", "Stable Diffusion 1.x or 2.x", "unet", ("text_encoder",))
@@ -53,13 +61,27 @@ SD3 = Family(
     extended=False,
 )
 SANA = Family("sana", "SANA", "transformer", ("text_encoder",), text_width="caption_channels", extended=False)
-FAMILIES = (SD, SDXL, SD3, SANA)
-SUPPORTED = ", ".join(family.called for family in FAMILIES)
+FLUX = Family(
+    "flux",
+    "FLUX.1-dev",
+    "transformer",
+    ("text_encoder", "text_encoder_2"),
+    text_width="joint_attention_dim",
+    extended=False,
+    guided=False,
+    packed=True,
+    sample_size=128,
+)
+FAMILIES = (SD, SDXL, SD3, SANA, FLUX)
+SUPPORTED = ", ".join(family.called for family in FAMILIES if family.guided)
+Purpose = Literal["distillation", "editing", "refinement"]
+"""What a prior is wanted for: its score, or pictures; edits of pictures that it is shown; or SDEdit alone."""
 WORLDS = {"toybox": "toybox", "toybox-flow": "toybox", "studio": "studio"}
 """The names of the priors in this package, and the world of which each is. toybox-flow predicts a flow's velocity."""
 PACKAGED = tuple(WORLDS)
 DISTILLED = ("Flux", "SanaSprint")
 """Beginnings of the names of pipelines whose guidance was distilled into the network."""
+WHY_NOT = "whose guidance is distilled into the network, so that there is no difference of predictions to distill"
 
 
 def family_of(index: Mapping[str, Any], where: str) -> Family:
@@ -69,11 +91,10 @@ def family_of(index: Mapping[str, Any], where: str) -> Family:
         UserError: of a sentence, where it is none that is known.
     """
     kind = str(index.get("_class_name", ""))
+    if kind == "FluxPipeline":
+        return FLUX
     if kind.startswith(DISTILLED):
-        raise UserError(
-            f"The prior {where} is a {kind}, whose guidance is distilled into the network, so that there is no "
-            f"difference of predictions to distill: use {SUPPORTED}."
-        )
+        raise UserError(f"The prior {where} is a {kind}, {WHY_NOT}: use {SUPPORTED}.")
     if kind.startswith("StableDiffusionXL"):
         return SDXL
     if kind.startswith("StableDiffusion3"):
@@ -83,6 +104,19 @@ def family_of(index: Mapping[str, Any], where: str) -> Family:
     if "unet" in index or not kind or kind.startswith("StableDiffusion"):
         return SD
     raise UserError(f"The prior {where} is a {kind}, a family that is not supported: use {SUPPORTED}.")
+
+
+def check_purpose(family: Family, purpose: Purpose, where: str) -> None:
+    """Raise a UserError of a sentence where a family is of no use for what it is wanted for."""
+    if not family.guided and purpose != "refinement":
+        raise UserError(
+            f"The prior {where} is a {family.called}, {WHY_NOT}: give it to sdedit-refine, and use {SUPPORTED} to edit."
+        )
+    if purpose == "editing" and not family.extended:
+        raise UserError(
+            f"The prior {where} is a {family.called} and takes no picture to be edited: use an InstructPix2Pix, such "
+            "as timbrooks/instruct-pix2pix."
+        )
 
 
 def needed_files(

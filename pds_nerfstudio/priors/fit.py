@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.priors.families import SANA, SD3, SDXL, SUPPORTED, Family, is_left_out
+from pds_nerfstudio.priors.families import FLUX, SANA, SD3, SDXL, SUPPORTED, Family, is_left_out
 from pds_nerfstudio.priors.folder import camera_layout, is_flow, levels_of
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -51,6 +51,8 @@ def check_parts_fit(configs: dict[str, dict], folder: Path, edits_pictures: bool
 def check_newer_parts_fit(configs: dict[str, dict], folder: Path, family: Family, index: Mapping[str, Any]) -> None:
     denoiser, vae = configs[f"{family.denoiser}/config.json"], configs["vae/config.json"]
     taken, given = denoiser.get("in_channels"), vae.get("latent_channels")
+    if family.packed and isinstance(given, int):
+        given *= 4
     if taken != given:
         raise UserError(
             f"The {family.denoiser} of {folder} takes {taken} channels and its VAE gives {given}: use a plain "
@@ -59,6 +61,15 @@ def check_newer_parts_fit(configs: dict[str, dict], folder: Path, family: Family
     _check_sizes(denoiser, vae, folder)
     if family is SANA:
         width = configs["text_encoder/config.json"].get("hidden_size")
+        _check_width(folder, "transformer", denoiser.get(family.text_width), width)
+        return
+    if family is FLUX:
+        if not denoiser.get("guidance_embeds"):
+            raise UserError(
+                f"The transformer of {folder} takes no guidance, as FLUX.1-schnell's, which was distilled to a few "
+                "steps: use FLUX.1-dev."
+            )
+        width = configs["text_encoder_2/config.json"].get("d_model")
         _check_width(folder, "transformer", denoiser.get(family.text_width), width)
         return
     clips = [configs[f"{part}/config.json"] for part in family.encoders[:2]]

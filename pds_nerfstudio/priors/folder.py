@@ -61,6 +61,8 @@ def size_multiple(folder: Path) -> int:
     """What height and width of a prior's pictures are multiples of, in pixels."""
     stride, _ = latent_shape(folder)
     family = family_in(folder)
+    if family.packed:
+        return 2 * stride
     whole = family.denoiser == "unet"
     patch = 1 if whole else read_json(folder / family.denoiser / "config.json").get("patch_size", 2)
     return stride * patch
@@ -68,8 +70,9 @@ def size_multiple(folder: Path) -> int:
 
 def trained_size(folder: Path) -> int:
     """Pixels a side of the pictures that a prior was trained with."""
-    config = read_json(folder / family_in(folder).denoiser / "config.json")
-    default = MVDREAMS_SIZE if camera_layout(folder) == "original" else 64
+    family = family_in(folder)
+    config = read_json(folder / family.denoiser / "config.json")
+    default = MVDREAMS_SIZE if camera_layout(folder) == "original" else family.sample_size
     return (config.get("sample_size") or config.get("image_size") or default) * latent_shape(folder)[0]
 
 

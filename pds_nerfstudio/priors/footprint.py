@@ -19,11 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pds_nerfstudio.priors.autoencoders import latents_of, stride_of
 from pds_nerfstudio.priors.autoencoders import recompute_encoder as run_again
 from pds_nerfstudio.priors.eight_bit import Weights, bytes_of, to_eight_bits
-from pds_nerfstudio.priors.families import SANA, SD, SD3, SDXL, Family
+from pds_nerfstudio.priors.families import FLUX, SANA, SD, SD3, SDXL, Family
 from pds_nerfstudio.priors.folder import family_in, read_json
 
-TOKENS, T5_TOKENS, GEMMA_TOKENS = 77, 256, 300
-"""Lengths of CLIP's, T5's and Gemma's prompts."""
+TOKENS, T5_TOKENS, GEMMA_TOKENS, FLUX_TOKENS = 77, 256, 300, 512
+"""Lengths of CLIP's, T5's and Gemma's prompts, and of T5's of a FLUX."""
 SIZES = 6
 """Numbers by which Stable Diffusion XL is told sizes."""
 
@@ -97,13 +97,13 @@ def count(
         else:
             shape = views, channels, height // stride, width // stride
             kept, encoder = 0, _peak(vae.decode, torch.zeros(shape, dtype=vae_dtype))
-        size = denoiser.config.in_channels, height // stride, width // stride
-        latents = torch.zeros(rows * views, *size, dtype=dtype)
-        predicting = _peak(denoiser, latents, **told_beside(denoiser, family, rows * views, dtype))
+        size = height // stride, width // stride
+        latents, told = inputs_of(denoiser, family, rows * views, size, dtype)
+        predicting = _peak(denoiser, latents, **told)
         learning = 0
         if adapters:
-            one = told_beside(denoiser, family, views, dtype)
-            learning = _pass(lambda x: denoiser(x, **one), latents[:views].clone(), lambda out: out.sample)[0]
+            one, told = inputs_of(denoiser, family, views, size, dtype)
+            learning = _pass(lambda x: denoiser(x, **told), one, lambda out: out.sample)[0]
             learning *= adapters
     return Footprint(weights, kept, encoder, predicting, learning)
 
@@ -113,6 +113,7 @@ def networks_of(folder: Path) -> tuple[Any, Any]:
     from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
@@ -125,8 +126,8 @@ def networks_of(folder: Path) -> tuple[Any, Any]:
         )
         if family.denoiser == "unet":
             return vae, UNet2DConditionModel.from_config(unet_config(folder))
-        transformer = SanaTransformer2DModel if family is SANA else SD3Transformer2DModel
-        return vae, transformer.from_config(read_json(folder / "transformer" / "config.json"))
+        kinds = {SD3: SD3Transformer2DModel, SANA: SanaTransformer2DModel, FLUX: FluxTransformer2DModel}
+        return vae, kinds[family].from_config(read_json(folder / "transformer" / "config.json"))
 
 
 def _text_encoder(folder: Path) -> Any:
@@ -137,8 +138,20 @@ def _text_encoder(folder: Path) -> Any:
         return CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder", local_files_only=True))
 
 
-def told_beside(denoiser: Any, family: Family, rows: int, dtype: torch.dtype) -> dict[str, Any]:
-    """What a denoiser is given beside the noisy latents."""
+def inputs_of(
+    denoiser: Any, family: Family, rows: int, size: tuple[int, int], dtype: torch.dtype
+) -> tuple[Tensor, dict[str, Any]]:
+    """Noisy latents of `size` (height, width) as a denoiser takes them, and what it is told beside them."""
+    channels, (height, width) = denoiser.config.in_channels, size
+    if family.packed:
+        tokens = height // 2 * (width // 2)
+        latents = torch.zeros(rows, tokens, channels, dtype=dtype)
+        return latents, _told(denoiser, family, rows, dtype) | {"img_ids": torch.zeros(tokens, 3, dtype=dtype)}
+    return torch.zeros(rows, channels, height, width, dtype=dtype), _told(denoiser, family, rows, dtype)
+
+
+def _told(denoiser: Any, family: Family, rows: int, dtype: torch.dtype) -> dict[str, Any]:
+    """What a denoiser is told beside the noisy latents, whatever their size."""
     config = denoiser.config
 
     def zeros(*shape: int) -> Tensor:
@@ -149,6 +162,10 @@ def told_beside(denoiser: Any, family: Family, rows: int, dtype: torch.dtype) ->
         mask = torch.zeros(rows, GEMMA_TOKENS, dtype=torch.long)
         told = {"encoder_hidden_states": zeros(GEMMA_TOKENS, config.caption_channels)}
         return {"timestep": times, "encoder_attention_mask": mask} | told
+    if family is FLUX:
+        told = {"encoder_hidden_states": zeros(FLUX_TOKENS, config.joint_attention_dim), "guidance": zeros()}
+        told |= {"pooled_projections": zeros(config.pooled_projection_dim)}
+        return {"timestep": zeros(), "txt_ids": torch.zeros(FLUX_TOKENS, 3, dtype=dtype)} | told
     if family is SD3:
         tokens = TOKENS + T5_TOKENS
         told = {"encoder_hidden_states": zeros(tokens, config.joint_attention_dim)}

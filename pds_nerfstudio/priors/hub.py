@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pds_nerfstudio.errors import UserError, first_line
-from pds_nerfstudio.priors.families import INDICES, family_of, needed_files
+from pds_nerfstudio.priors.families import INDICES, Purpose, check_purpose, family_of, needed_files
 from pds_nerfstudio.priors.folder import CAMERA_SETTINGS, SHARD, read_index, shards
 
 MOVED = {
@@ -71,14 +71,16 @@ def check_hub(name: str) -> None:
         ) from None
 
 
-def download(name: str) -> Path:
+def download(name: str, purpose: Purpose = "distillation") -> Path:
     from huggingface_hub import list_repo_files, snapshot_download
 
     try:
         listing = list_repo_files(name)
         # The index first: what is refused for its kind is not downloaded.
         index = read_index(Path(snapshot_download(name, allow_patterns=["model_index.json"])))
-        files = needed_files(set(listing).__contains__, name, family_of(index, name), index)
+        family = family_of(index, name)
+        check_purpose(family, purpose, name)
+        files = needed_files(set(listing).__contains__, name, family, index)
         # Older tokenizers keep their special tokens in small files of their own.
         files += [file for file in listing if file.startswith("tokenizer") and file not in files]
         files += [file for file in listing if _is_of_camera(file)]

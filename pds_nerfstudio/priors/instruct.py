@@ -92,7 +92,7 @@ def _editing(prior: StableDiffusionPrior) -> InstructPrior:
 
 def check_instruct(name: str) -> None:
     """Raise a UserError of one sentence if the editing model `name` cannot be loaded; see `check.check_prior`."""
-    check_prior(name, edits_pictures=True)
+    check_prior(name, "editing")
     if name == "toybox":
         if not TOYBOX_INSTRUCT.is_file():
             raise UserError(
@@ -114,7 +114,7 @@ def load_instruct(
         UserError: see `check_instruct`.
     """
     check_instruct(name)
-    prior = load_prior(name, device, dtype, edits_pictures=True, **settings)
+    prior = load_prior(name, device, dtype, purpose="editing", **settings)
     if name != "toybox":
         return _editing(prior)
     return with_toybox_weights(prior, TOYBOX_INSTRUCT)

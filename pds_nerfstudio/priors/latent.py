@@ -252,7 +252,7 @@ class LatentPrior(ABC):
         shape = (len(prompts), self.latent_channels, height // self.latent_stride, width // self.latent_stride)
         source = generator.device if generator is not None else self.device
         latents = torch.randn(shape, generator=generator, device=source).to(self.device)
-        self.scheduler.set_timesteps(num_steps, device=self.device)
+        self._begin_sampling(num_steps)
         for time in self.scheduler.timesteps:
             queries = [
                 Query(
@@ -350,9 +350,10 @@ class LatentPrior(ABC):
             inputs = torch.cat(latents), torch.cat(times), Text.stack(texts, self.dtype)
             output = self.ask(self.denoiser, *inputs, **self._besides(queries, *inputs))
         rows = iter(output.float().split([len(part) for part in latents]))
+        answers = ([next(rows) for _ in self.halves(query)] for query in queries)
         return [
-            next(rows) if query.guidance_scale in (0, 1) else guided(next(rows), next(rows), query.guidance_scale)
-            for query in queries
+            guided(answer[0], answer[1], query.guidance_scale) if len(answer) == 2 else answer[0]
+            for query, answer in zip(queries, answers, strict=True)
         ]
 
     def halves(self, query: Query) -> tuple[str, ...]:
@@ -380,6 +381,9 @@ class LatentPrior(ABC):
         if any(query.control is not None for query in queries):
             raise ValueError("A query has a control picture and this prior no ControlNet: leave control at None.")
         return {}
+
+    def _begin_sampling(self, num_steps: int) -> None:
+        self.scheduler.set_timesteps(num_steps, device=self.device)
 
     def _to_epsilon(self, query: Query, prediction: Latents) -> Latents:
         x_t = query.noisy_latents.detach()

@@ -10,7 +10,7 @@ from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.priors.check import LORA_WEIGHTS, lora_folder, prior_folder
 from pds_nerfstudio.priors.eight_bit import Weights, to_eight_bits
 from pds_nerfstudio.priors.extras import LoraFile, lora_file
-from pds_nerfstudio.priors.families import SANA, SD, SD3, SDXL, is_left_out
+from pds_nerfstudio.priors.families import FLUX, SANA, SD, SD3, SDXL, Purpose, is_left_out
 from pds_nerfstudio.priors.folder import camera_layout, family_in, read_index, reads_framing
 from pds_nerfstudio.priors.latent import LatentPrior
 from pds_nerfstudio.priors.lora import fuse_lora
@@ -20,6 +20,7 @@ from pds_nerfstudio.priors.tiny import load_tiny
 try:
     from diffusers import AutoencoderDC, AutoencoderKL, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
     from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, Gemma2Model, T5EncoderModel
 except (ImportError, RuntimeError) as error:  # RuntimeError: their lazy imports wrap whatever went wrong inside
@@ -33,9 +34,12 @@ ENCODERS = {
     "sdxl": (CLIPTextModel, CLIPTextModelWithProjection),
     "sd3": (CLIPTextModelWithProjection, CLIPTextModelWithProjection, T5EncoderModel),
     "sana": (Gemma2Model,),
+    "flux": (CLIPTextModel, T5EncoderModel),
 }
 """The classes of a family's text encoders, whatever a folder's index says."""
 CLIP = (CLIPTextModel, CLIPTextModelWithProjection)
+WIDE = (SANA, FLUX)
+"""Families that were trained in bfloat16, and whose numbers float16 cannot hold."""
 
 
 def load_prior(
@@ -47,7 +51,7 @@ def load_prior(
     encoder: str | None = None,
     channels_last: bool = False,
     compiled: bool = False,
-    edits_pictures: bool = False,
+    purpose: Purpose = "distillation",
     loras: Sequence[str] = (),
     embeddings: Sequence[Path] = (),
     weights: Weights = "full",
@@ -59,21 +63,22 @@ def load_prior(
     is added to its prior's weights in float32.
 
     Args:
-        dtype: precision of denoiser and text encoders; None is float32 on CPUs, on CUDA bfloat16 for a SANA and
-            float16 for others.
+        dtype: precision of denoiser and text encoders; None is float32 on CPUs, on CUDA bfloat16 for a SANA
+            and a FLUX and float16 for others.
         vae_dtype: precision of the VAE, float32 or bfloat16.
         recompute_encoder: see `LatentPrior`.
         encoder: a tiny encoder in place of the VAE's (see `priors.tiny`).
         channels_last: lay images out with their channels last, which half-precision convolutions on GPUs like.
         compiled: torch.compile denoiser and encoder; their first calls then take minutes.
-        edits_pictures: expect the U-Net of an InstructPix2Pix (see `priors.instruct`).
+        purpose: for "editing" the U-Net of an InstructPix2Pix is expected (see `priors.instruct`); a FLUX is loaded
+            for "refinement" alone.
         loras: further ones, PATH[:weight] each, added in this order (see `priors.extras`).
         embeddings: files of textual inversions, whose names prompts may then hold.
         weights: how those of the denoiser and of T5 are stored (see `priors.eight_bit`).
 
     Returns:
         the `LatentPrior` of the folder's family: a `StableDiffusionPrior`, a `MultiViewPrior` where its U-Net takes
-        cameras, an `SDXLPrior`, an `SD3Prior` or a `SanaPrior`.
+        cameras, an `SDXLPrior`, an `SD3Prior`, a `SanaPrior` or a `FluxPrior`.
 
     Raises:
         UserError: `name` cannot be loaded (see `check_prior`), or the VAE is asked to run in float16.
@@ -81,14 +86,16 @@ def load_prior(
     if vae_dtype == torch.float16:
         raise UserError("vae_dtype is float16, in which Stable Diffusion's VAE overflows: use float32 or bfloat16.")
     device = torch.device(device)
-    folder, lora = prior_folder(name, edits_pictures), lora_folder(name)
+    folder, lora = prior_folder(name, purpose), lora_folder(name)
     if dtype is None:
-        half = torch.bfloat16 if family_in(folder) is SANA else torch.float16  # Gemma overflows in float16
+        half = torch.bfloat16 if family_in(folder) in WIDE else torch.float16
         dtype = half if device.type == "cuda" else torch.float32
     added = [] if lora is None else [LoraFile(lora / LORA_WEIGHTS, 1.0)]
     added += [lora_file(named) for named in loras]
     exact = torch.float32 if added else dtype
-    prior = _load(folder, device, exact, dtype, vae_dtype, recompute_encoder, edits_pictures)
+    prior = _load(folder, device, exact, dtype, vae_dtype, recompute_encoder, purpose == "editing")
+    if weights == "full":
+        prior.denoiser.to(device)
     for file in added:
         fuse_lora(prior, file.path, file.weight)
     if embeddings:
@@ -97,9 +104,10 @@ def load_prior(
         for network in prior.parts().values():
             network.to(dtype)
     if weights == "8bit":
-        for network in (prior.denoiser, getattr(prior, "text_encoder_3", None)):
-            if network is not None:
-                to_eight_bits(network)
+        large = [encoder for encoder in prior.text_parts().values() if isinstance(encoder, T5EncoderModel)]
+        for network in (prior.denoiser, *large):
+            to_eight_bits(network)
+        prior.denoiser.to(device)  # not before: a GPU that holds it so may not hold all of it
     if encoder is not None:
         prior.tiny = load_tiny(encoder, device, vae_dtype, prior.latent_stride, prior.latent_channels)
     for network in (prior.denoiser, (prior.tiny or prior.vae).encoder):
@@ -134,7 +142,10 @@ def _load(
     recompute_encoder: bool,
     edits_pictures: bool,
 ) -> LatentPrior:
-    """The prior of a checked folder; T5, which no LoRA changes and which keeps parts of itself in float32, apart."""
+    """The prior of a checked folder, its denoiser still in main memory.
+
+    T5, which no LoRA changes and which keeps parts of itself in float32, is apart.
+    """
     family, index = family_in(folder), read_index(folder)
     parts: dict[str, Any] = {
         "vae": load_part(AutoencoderDC if family is SANA else AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(
@@ -154,24 +165,29 @@ def _load(
     if family is SDXL:
         from pds_nerfstudio.priors.sdxl import SDXLPrior
 
-        unet = load_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype).to(device)
+        unet = load_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
         return SDXLPrior(unet=unet, empty_is_zero=index.get("force_zeros_for_empty_prompt", True), **parts)
     if family is SD3:
         from pds_nerfstudio.priors.sd3 import SD3Prior
 
-        transformer = load_part(SD3Transformer2DModel, folder, "transformer", torch_dtype=dtype).to(device)
+        transformer = load_part(SD3Transformer2DModel, folder, "transformer", torch_dtype=dtype)
         return SD3Prior(transformer=transformer, **parts)
     if family is SANA:
         from pds_nerfstudio.priors.sana import SanaPrior
 
-        transformer = load_part(SanaTransformer2DModel, folder, "transformer", torch_dtype=dtype).to(device)
+        transformer = load_part(SanaTransformer2DModel, folder, "transformer", torch_dtype=dtype)
         return SanaPrior(transformer=transformer, **parts)
+    if family is FLUX:
+        from pds_nerfstudio.priors.flux import FluxPrior
+
+        transformer = load_part(FluxTransformer2DModel, folder, "transformer", torch_dtype=dtype)
+        return FluxPrior(transformer=transformer, **parts)
     if edits_pictures or camera_layout(folder) is None:
         from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
 
-        unet = load_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype).to(device)
+        unet = load_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
         return StableDiffusionPrior(unet=unet, **parts)
     from pds_nerfstudio.priors.camera_unet import load_unet
     from pds_nerfstudio.priors.multi_view import MultiViewPrior
 
-    return MultiViewPrior(unet=load_unet(folder, dtype).to(device), framing=reads_framing(folder), **parts)
+    return MultiViewPrior(unet=load_unet(folder, dtype), framing=reads_framing(folder), **parts)

@@ -1,5 +1,6 @@
 """The parts of a diffusers folder, read from this machine and complete."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ def load_scheduler(folder: Path) -> Any:
     config = read_json(folder / "scheduler" / "scheduler_config.json")
     if is_flow(config):
         other = {"shift": config["flow_shift"]} if "flow_shift" in config else {}  # another sampler's word for it
+        if config.get("use_dynamic_shifting"):  # by the size of a picture: that of the largest, see `flux`
+            other = {"use_dynamic_shifting": False, "shift": math.exp(config.get("max_shift", 1.15))}
         return FlowMatchEulerDiscreteScheduler.from_pretrained(folder, **other, **where)
     return DDIMScheduler.from_pretrained(folder, clip_sample=False, **where)
 

@@ -22,16 +22,18 @@ from typing import Any, Literal, get_args
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import read_json
 from pds_nerfstudio.priors.check import local_folder, lora_folder
-from pds_nerfstudio.priors.folder import camera_layout, is_flow
+from pds_nerfstudio.priors.families import FLUX
+from pds_nerfstudio.priors.folder import camera_layout, family_in, is_flow
 from pds_nerfstudio.priors.folder import read_json as read_config
 from pds_nerfstudio.prompts import Ask, guess_ask
 from pds_nerfstudio.text import choices
 
 FILE = "recipe.json"
-COMMON, OF_VIEWS, OF_FLOWS = (
-    Path(__file__).parent / "recipes" / f"{name}.json" for name in ("stable_diffusion", "multi_view", "flow")
+COMMON, OF_VIEWS, OF_FLOWS, OF_FLUX = (
+    Path(__file__).parent / "recipes" / f"{name}.json" for name in ("stable_diffusion", "multi_view", "flow", "flux")
 )
-"""The recipes of priors that have none of their own: the second of those that take cameras, the third of flows."""
+"""The recipes of priors that have none of their own: the second of those that take cameras, the third of flows, and the
+last of FLUX, which is told its guidance."""
 NONE = "none"
 Budget = Literal["quick", "quality", "low-vram"]
 OPEN = ("max_num_iterations", "optimizers.", "pipeline.")
@@ -161,6 +163,8 @@ def _common(folder: Path | None) -> Path:
     if folder is None:
         return COMMON
     scheduler = folder / "scheduler" / "scheduler_config.json"
+    if family_in(folder) is FLUX:
+        return OF_FLUX
     if scheduler.is_file() and is_flow(read_config(scheduler)):
         return OF_FLOWS
     has_cameras = (folder / "unet" / "config.json").is_file() and camera_layout(folder) is not None

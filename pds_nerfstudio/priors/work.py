@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pds_nerfstudio.priors.autoencoders import latents_of, stride_of
 from pds_nerfstudio.priors.folder import family_in
-from pds_nerfstudio.priors.footprint import networks_of, told_beside
+from pds_nerfstudio.priors.footprint import inputs_of, networks_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ def count_work(folder: Path, height: int, width: int) -> Work:
     """
     vae, denoiser = networks_of(folder)
     stride = stride_of(vae.config)
-    dtype = torch.float32
     for network in (vae, denoiser):
         network.requires_grad_(False).eval()
     with torch.device("meta"):
@@ -54,7 +53,7 @@ def count_work(folder: Path, height: int, width: int) -> Work:
             encoded = latents_of(vae.encode(image))
         with FlopCounterMode(display=False) as back:
             encoded.sum().backward()
-        latents = torch.zeros(1, denoiser.config.in_channels, height // stride, width // stride)
+        latents, told = inputs_of(denoiser, family_in(folder), 1, (height // stride, width // stride), torch.float32)
         with torch.no_grad(), FlopCounterMode(display=False) as row:
-            denoiser(latents, **told_beside(denoiser, family_in(folder), 1, dtype))
+            denoiser(latents, **told)
     return Work(row.get_total_flops(), forward.get_total_flops(), back.get_total_flops())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_priors import PROMPTS as TEXTS
-from tiny_priors import write_sana, write_sd3, write_sdxl
+from tiny_priors import write_flux, write_sana, write_sd3, write_sdxl
 
 from pds_nerfstudio.cli.dreambooth import Dreambooth
 from pds_nerfstudio.cli.preview import Preview
@@ -15,6 +15,8 @@ from pds_nerfstudio.priors.load import load_prior
 
 pytestmark = pytest.mark.slow
 
+SMALL = ("--pipeline.resolution", 32)
+"""FLUX says nothing of its size, which is 1024 pixels of the true one."""
 PROMPTS = ("--pipeline.src-prompt", TEXTS[0], "--pipeline.tgt-prompt", TEXTS[1])
 
 
@@ -22,7 +24,7 @@ PROMPTS = ("--pipeline.src-prompt", TEXTS[0], "--pipeline.tgt-prompt", TEXTS[1])
 def folders(tmp_path_factory) -> dict[str, Path]:
     """By family."""
     place = tmp_path_factory.mktemp("families")
-    writers = {"sdxl": write_sdxl, "sd3": write_sd3, "sana": write_sana}
+    writers = {"sdxl": write_sdxl, "sd3": write_sd3, "sana": write_sana, "flux": write_flux}
     return {name: write(place / name) for name, write in writers.items()}
 
 
@@ -48,6 +50,8 @@ def photograph(tmp_path_factory) -> Path:
         ("sana", "pds-edit-splat", ("--pipeline.recompute-encoder", True)),
         ("sana", "piva-edit", ()),
         ("sana", "sdedit-refine-splat", ()),
+        ("flux", "sdedit-refine-splat", ("--pipeline.weights", "8bit", *SMALL)),
+        ("flux", "sdedit-refine", SMALL),
     ],
 )
 def test_an_edit_runs_and_moves_the_scene(ns_train, toy_splats, toy_nerf, folders, family, method, more):
@@ -81,6 +85,23 @@ def test_a_photograph_is_edited_and_a_subject_learned(folders, photograph, tmp_p
     before, after = load_prior(prior, "cpu"), load_prior(str(tmp_path / "lora"), "cpu")
     (name, old), *_ = ((n, p) for n, p in before.denoiser.named_parameters() if "to_q.weight" in n)
     assert not torch.equal(old, dict(after.denoiser.named_parameters())[name])
+
+
+def test_flux_is_refused_by_what_distils_before_anything_is_loaded(ns_train, toy_splats, folders, photograph, tmp_path):
+    given = ("--load-dir", toy_splats.parent, "--pipeline.prior", folders["flux"], *PROMPTS)
+    with pytest.raises(SystemExit):
+        ns_train("pds-edit-splat", *given)
+    prior = str(folders["flux"])
+    with pytest.raises(UserError, match="give it to sdedit-refine"):
+        Preview((photograph,), TEXTS[0], (TEXTS[1],), prior=prior, out=tmp_path / "preview").run()
+    with pytest.raises(UserError, match="give it to sdedit-refine"):
+        Dreambooth(
+            data=photograph.parent,
+            out=tmp_path / "lora",
+            prior=prior,
+            instance_prompt="a photo of a sks ball",
+            class_images=0,
+        ).run()
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "sana"])

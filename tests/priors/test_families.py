@@ -1,22 +1,29 @@
 """Stable Diffusion XL and 3 against diffusers' own pipelines, on the same weights and the same noise."""
 
 import json
+import math
 import shutil
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 from safetensors.torch import save_file
-from tiny_priors import PROMPTS, write_sana, write_sd3, write_sdxl
+from tiny_priors import PROMPTS, write_flux, write_sana, write_sd3, write_sdxl
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import DDS, PDS, Edit, Query
 from pds_nerfstudio.priors.check import check_prior
 from pds_nerfstudio.priors.extras import check_extras_of
+from pds_nerfstudio.priors.flux import FluxPrior, pack, places, unpack
+from pds_nerfstudio.priors.folder import size_multiple, trained_size
 from pds_nerfstudio.priors.footprint import count
 from pds_nerfstudio.priors.load import load_prior
+from pds_nerfstudio.priors.recipe import recipe_of
 from pds_nerfstudio.priors.sana import TOKENS, SanaPrior
 
-WRITE = {"sdxl": write_sdxl, "sd3": write_sd3, "sana": write_sana}
+WRITE = {"sdxl": write_sdxl, "sd3": write_sd3, "sana": write_sana, "flux": write_flux}
+GUIDED = ("sdxl", "sd3", "sana")
+"""Those that score distillation can use."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +35,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(params=WRITE)
 def prior(request, folders):
-    return load_prior(str(folders[request.param]), "cpu")
+    return load_prior(str(folders[request.param]), "cpu", purpose="refinement")
 
 
 def latents(prior, batch: int, seed: int = 0) -> torch.Tensor:
@@ -61,15 +68,22 @@ def test_a_predicted_noise_is_what_the_pipelines_network_says_of_the_same_latent
         torch.testing.assert_close(eps_hat, out.sample)
         assert args[1].tolist() == t.tolist()
         return
-    sigma = 3 * (t + 1) / 1000 / (1 + 2 * (t + 1) / 1000)  # shift 3
-    torch.testing.assert_close(kwargs["timestep"], 1000 * sigma, rtol=1e-5, atol=1e-3)
+    flux = isinstance(prior, FluxPrior)
+    shift = math.exp(1.15) if flux else 3.0
+    sigma = shift * (t + 1) / 1000 / (1 + (shift - 1) * (t + 1) / 1000)
+    torch.testing.assert_close(kwargs["timestep"], (1 if flux else 1000) * sigma, rtol=1e-5, atol=1e-3)
     sigma = sigma[:, None, None, None]
-    torch.testing.assert_close(kwargs["hidden_states"], (1 - sigma) * x0 + sigma * eps, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(eps_hat, (1 - sigma) * (x0 + out.sample) + sigma * eps, rtol=1e-4, atol=1e-4)
+    shown, velocity = kwargs["hidden_states"], out.sample
+    if flux:
+        shown, velocity = (FluxPipeline._unpack_latents(tokens, 64, 64, 8) for tokens in (shown, velocity))
+    torch.testing.assert_close(shown, (1 - sigma) * x0 + sigma * eps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(eps_hat, (1 - sigma) * (x0 + velocity) + sigma * eps, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("objective", [PDS(guidance_scale=7.5), DDS()])
-def test_a_step_takes_one_pass_and_a_matched_pair_moves_nothing(prior, objective):
+@pytest.mark.parametrize("family", GUIDED)
+def test_a_step_takes_one_pass_and_a_matched_pair_moves_nothing(folders, family, objective):
+    prior = load_prior(str(folders[family]), "cpu")
     x0 = latents(prior, 1, 3)
     t, s = torch.tensor([501]), torch.tensor([499])
     calls = []
@@ -117,6 +131,49 @@ def test_sanas_encoder_run_again_gives_the_same_gradient(folders):
     assert kept_again < kept_plain / 2
 
 
+def test_flux_is_told_its_guidance_and_asked_once_for_each_query(folders):
+    prior = load_prior(str(folders["flux"]), "cpu", purpose="refinement")
+    told = []
+    prior.transformer.register_forward_pre_hook(
+        lambda _m, args, kwargs: told.append(kwargs["guidance"].tolist()), with_kwargs=True
+    )
+    x, t = latents(prior, 2), torch.tensor([300, 300])
+    weak, strong, none = prior.predict_noise([Query(x, t, PROMPTS[0], scale) for scale in (3.5, 7.0, 0.0)])
+    assert told == [[3.5] * 2 + [7.0] * 2 + [0.0] * 2]
+    assert not torch.equal(weak, strong)
+    assert not torch.equal(weak, none)
+
+
+def test_latents_are_packed_as_diffusers_packs_them(folders):
+    prior = load_prior(str(folders["flux"]), "cpu", purpose="refinement")
+    x = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pack(x), FluxPipeline._pack_latents(x, 2, 4, 6, 10))
+    torch.testing.assert_close(unpack(pack(x), 6, 10), x)
+    theirs = FluxPipeline._prepare_latent_image_ids(2, 3, 5, x.device, x.dtype)
+    torch.testing.assert_close(places(6, 10), theirs)
+    assert (prior.size_multiple, prior.trained_size) == (8, 512)  # of latents of 4 pixels
+    assert size_multiple(folders["flux"]) == 8
+    assert trained_size(folders["flux"]) == 512
+
+
+def test_flux_refines_and_no_more(folders, tmp_path):
+    folder = str(folders["flux"])
+    check_prior(folder, "refinement")
+    for refused in (
+        lambda: check_prior(folder),
+        lambda: load_prior(folder, "cpu"),
+        lambda: check_prior(folder, "editing"),
+    ):
+        with pytest.raises(UserError, match=r"FLUX.1-dev.*distilled into the network.*sdedit-refine"):
+            refused()
+    schnell = shutil.copytree(folder, tmp_path / "schnell")
+    config = schnell / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"guidance_embeds": False}))
+    with pytest.raises(UserError, match=r"schnell.*few steps"):
+        check_prior(str(schnell), "refinement")
+    assert recipe_of(folder).settings("sdedit-refine", "splatfacto")["pipeline.guidance_scale"] == 3.5
+
+
 def test_the_empty_prompt_of_sdxl_is_zeros_where_the_folder_says_so(folders, tmp_path):
     prior = load_prior(str(folders["sdxl"]), "cpu")
     assert not prior.embed("").any()
@@ -142,7 +199,7 @@ def test_t5_may_be_left_out_and_is_missed_where_it_is_announced(folders, tmp_pat
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("FluxPipeline", "distilled"),
+        ("FluxKontextPipeline", "distilled"),
         ("SanaSprintPipeline", "distilled"),
         ("KolorsPipeline", "not supported"),
         ("WanPipeline", "not supported"),
@@ -176,14 +233,14 @@ def test_loras_are_told_apart_by_family_and_words_refused(folders, tmp_path, fam
 @pytest.mark.parametrize("family", WRITE)
 def test_parts_of_different_models_are_refused(folders, tmp_path, family):
     copy = shutil.copytree(folders[family], tmp_path / "copy")
-    other = write_sd3 if family == "sdxl" else write_sdxl
+    other = write_sd3 if family in ("sdxl", "flux") else write_sdxl
     strange = other(tmp_path / "other")
     shutil.rmtree(copy / "vae")
     shutil.copytree(strange / "vae", copy / "vae")
     with pytest.raises(UserError, match="channels"):
-        check_prior(str(copy))
-    with pytest.raises(UserError, match="InstructPix2Pix"):
-        check_prior(str(folders[family]), edits_pictures=True)
+        check_prior(str(copy), "refinement")
+    with pytest.raises(UserError, match="distilled" if family == "flux" else "InstructPix2Pix"):
+        check_prior(str(folders[family]), purpose="editing")
 
 
 def test_a_step_of_the_folder_is_counted(folders):

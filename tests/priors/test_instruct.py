@@ -16,7 +16,7 @@ PROMPT = "a photo of a blue ball"
 @pytest.fixture(scope="module")
 def editing():
     """The toybox prior, taught at random to look at its picture."""
-    prior = widened(load_prior("toybox", "cpu", edits_pictures=True))
+    prior = widened(load_prior("toybox", "cpu", purpose="editing"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         weight = prior.unet.conv_in.weight
@@ -66,7 +66,7 @@ def test_its_guidances_are_those_of_diffusers_pipeline(editing, picture):
 
 
 def test_before_it_has_learned_to_look_it_is_the_prior(picture):
-    prior = load_prior("toybox", "cpu", edits_pictures=True)
+    prior = load_prior("toybox", "cpu", purpose="editing")
     x_t, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3)), torch.tensor([400])
     (wanted,) = prior.predict_noise([Query(x_t, t, PROMPT, 5.0)])
     shown = widened(prior).shown(torch.ones_like(x_t), image_guidance=1.5)
@@ -94,7 +94,7 @@ def test_a_file_of_other_layers_is_refused(tmp_path):
     path = tmp_path / "unet.safetensors"
     save_file({"conv_in.weight": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="does not belong"):
-        with_toybox_weights(load_prior("toybox", "cpu", edits_pictures=True), path)
+        with_toybox_weights(load_prior("toybox", "cpu", purpose="editing"), path)
 
 
 def test_a_prior_that_takes_no_picture_is_refused():
