@@ -90,7 +90,8 @@ class ImageTrial(Benchmark):
     def known(self, edit: ToyEdit, scenes: Path, source: Path, strength: float, seed: int) -> Comparison:
         scene, names = scenes / "scene", held_out(scenes / "scene")
         before = _prior().decode(_read(source)).cpu()
-        return against_truth(edit, scene, names, before, drawn_again(edit, scene, names, strength, seed))
+        known = drawn_again(scene / SIDES[1], names, edit.target_prompt, strength, seed)
+        return against_truth(edit, scene, names, before, known)
 
     def edit(self, method: str, changes: Mapping[str, Any], source: Path, edit: ToyEdit, out: Path, seed: int) -> Path:
         config: Any = copy.deepcopy(METHODS[method].config)

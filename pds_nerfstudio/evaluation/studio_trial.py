@@ -11,12 +11,14 @@ agreement of neighbouring views is not measured.
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+
 from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.evaluation.benchmark import SHOWN
 from pds_nerfstudio.evaluation.capture import Capture
 from pds_nerfstudio.evaluation.measure import load_judges
-from pds_nerfstudio.evaluation.rows import NOTHING, REGENERATE
-from pds_nerfstudio.evaluation.trial import render_eval_views
+from pds_nerfstudio.evaluation.rows import KNOWN, NOTHING, REGENERATE
+from pds_nerfstudio.evaluation.trial import drawn_again, render_eval_views
 from pds_nerfstudio.evaluation.truth import Comparison, Pictures
 from pds_nerfstudio.pictures import Images, read_images
 from pds_nerfstudio.scenes.views import eval_views
@@ -27,7 +29,7 @@ from pds_nerfstudio.studio.spec import StudioEdit, still_of
 class Stills(Capture):
     """Packaged captures of studio, whose edits have a known answer."""
 
-    anchors: ClassVar = (NOTHING, REGENERATE)
+    anchors: ClassVar = (NOTHING, *KNOWN, REGENERATE)
     own_prior: ClassVar[str] = "studio"
 
     def check(self, edits: Any) -> None:
@@ -54,12 +56,21 @@ class Stills(Capture):
     def truth(self, edit: StudioEdit, scenes: Path) -> Path:
         return _target(edit, scenes) / "images" / f"test_{SHOWN:03d}.jpg"
 
+    def known(self, edit: StudioEdit, scenes: Path, source: Path, strength: float, seed: int) -> Comparison:
+        before = load_run(source)
+        names = [Path(name).name for name in eval_views(before.datamanager).names]
+        drawn = drawn_again(_target(edit, scenes), names, edit.target_prompt, strength, seed, self.own_prior)
+        return self._compared(edit, scenes, before, drawn)
+
     def compare(self, edit: StudioEdit, scenes: Path, source: Path, edited: Path) -> Comparison:
-        before, after = load_run(source), load_run(edited)
+        return self._compared(edit, scenes, load_run(source), render_eval_views(load_run(edited)))
+
+    def _compared(self, edit: StudioEdit, scenes: Path, before: VanillaPipeline, edited: Images) -> Comparison:
+        """Held-out views of an edit against the photographs."""
         names = [Path(name) for name in eval_views(before.datamanager).names]
         target = _target(edit, scenes)
         photographs = (_read(scene / "images", names, ".jpg") for scene in (scenes / "scene" / "source", target))
-        pictures = Pictures(render_eval_views(before), render_eval_views(after), *photographs)
+        pictures = Pictures(render_eval_views(before), edited, *photographs)
         judges = load_judges("auto", [self.prior])
         numbers = pictures.numbers(_read(target / "object_masks", names, ".png")[:, 0], judges.distance)
         if judges.clip is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.scripts import train as ns_train
@@ -39,7 +40,7 @@ from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.shots import shoot, shown_camera
 from pds_nerfstudio.scenes.views import eval_views, train_views
-from pds_nerfstudio.toybox.dataset import read_geometry, write_edit
+from pds_nerfstudio.toybox.dataset import read_geometry, read_poses, write_edit
 from pds_nerfstudio.toybox.render import render as render_toybox
 from pds_nerfstudio.toybox.render import toybox_matrices
 from pds_nerfstudio.toybox.spec import ToyEdit
@@ -170,7 +171,7 @@ def to_look_at(
     which = range(len(views)) if which is None else which
     shown = [shown_camera(views, i, LARGE, before.model) for i in which]
     was, became = (torch.stack([shoot(run.model, *one).image for one in shown]) for run in (before, after))
-    _, cameras = read_geometry(scene / "target", [Path(views.names[i]).name for i in which])
+    cameras = read_poses(scene / "target", [views.names[i] for i in which])
     height, width = int(shown[0][0].height), int(shown[0][0].width)
     truth = render_toybox(edit.target, cameras, height, width).image.movedim(-1, 1)
     return was, became, truth
@@ -178,17 +179,34 @@ def to_look_at(
 
 def seen_from(prior: StableDiffusionPrior, side: Path, names: Sequence[str]) -> Viewpoints | None:
     """From where a written scene's photographs are seen, as a prior that takes cameras is told it."""
-    return Viewpoints(toybox_matrices(read_geometry(side, names)[1])) if prior.takes_cameras else None
+    return Viewpoints(toybox_matrices(read_poses(side, names))) if prior.takes_cameras else None
 
 
-def drawn_again(edit: ToyEdit, scene: Path, names: Sequence[str], strength: float, seed: int) -> Images:
-    """The true pictures of an edit, noised and denoised by toybox's prior under the target prompt (SDEdit)."""
-    prior, side = load_prior("toybox", "cuda" if torch.cuda.is_available() else "cpu"), scene / SIDES[1]
-    with torch.no_grad():
-        x0 = prior.encode(read_images([side / "images" / name for name in names]).to(prior.device))
+@torch.no_grad()
+def drawn_again(
+    side: Path, names: Sequence[str], prompt: str, strength: float, seed: int, named: str = "toybox"
+) -> Images:
+    """True pictures of what an edit asks for, noised and denoised under its target prompt (SDEdit), as large as before.
+
+    Args:
+        side: folder of the written scene that it should become.
+        names: of its pictures.
+        named: by which of the priors in this package, at the size that it was trained with.
+    """
+    prior = load_prior(named, "cuda" if torch.cuda.is_available() else "cpu")
+    pictures = read_images([side / "images" / name for name in names]).to(prior.device)
+    size, small = pictures.shape[-2:], (prior.trained_size,) * 2
+    x0 = prior.encode(resized(pictures, small))
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed)).to(x0)
-    sdedit = SDEdit(KNOWN_GUIDANCE, strength)
-    return prior.decode(sdedit.edit(prior, x0, edit.target_prompt, eps, seen_from(prior, side, names))).cpu()
+    drawn = SDEdit(KNOWN_GUIDANCE, strength).edit(prior, x0, prompt, eps, seen_from(prior, side, names))
+    return resized(prior.decode(drawn), size).cpu()
+
+
+def resized(pictures: Images, size: Sequence[int]) -> Images:
+    """Pictures at another height and width, none where they have it."""
+    if tuple(pictures.shape[-2:]) == tuple(size):
+        return pictures
+    return F.interpolate(pictures, tuple(size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def film(edit: ToyEdit, source: Path, edited: Path, path: Path) -> None:
@@ -279,7 +297,7 @@ class Toy(Benchmark):
     def known(self, edit: ToyEdit, scenes: Path, source: Path, strength: float, seed: int) -> Comparison:
         before = load_run(source)
         names = [Path(name).name for name in eval_views(before.datamanager).names]
-        known = drawn_again(edit, scenes / "scene", names, strength, seed)
+        known = drawn_again(scenes / "scene" / SIDES[1], names, edit.target_prompt, strength, seed)
         return against_truth(edit, scenes / "scene", names, render_eval_views(before), known)
 
     def truth(self, edit: ToyEdit, scenes: Path) -> Path:

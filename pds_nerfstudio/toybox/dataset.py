@@ -165,11 +165,14 @@ def read_geometry(
     Args:
         names: the views' image files; only the last parts of their paths count.
     """
+    return read_depth(folder, [Path(name).name for name in names]), read_poses(folder, names)
+
+
+def read_poses(folder: Path, names: Sequence[str | Path]) -> Float[Tensor, "views 3 4"]:
+    """The cameras alone of `read_geometry`."""
     frames = json.loads((folder / "transforms.json").read_text())["frames"]
     matrices = {Path(frame["file_path"]).name: frame["transform_matrix"] for frame in frames}
-    wanted = [Path(name).name for name in names]
-    cameras = torch.tensor([matrices[name] for name in wanted])[:, :3]
-    return read_depth(folder, wanted), cameras
+    return torch.tensor([matrices[Path(name).name] for name in names])[:, :3]
 
 
 def read_depth(folder: Path, names: Sequence[str]) -> Float[Tensor, "views height width"]:

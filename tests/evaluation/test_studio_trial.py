@@ -29,8 +29,9 @@ def test_the_suite_has_four_edits_of_each_kind_on_four_scenes(stills, tmp_path):
     suite = read_suite(SUITE)
     assert Counter(edit.kind for edit in suite.edits) == {"appearance": 4, "addition": 4, "shape": 4}
     assert len({stills.shared(edit, 0) for edit in suite.edits}) == 4
-    cells = plan_cells(suite, [*suite.methods, "ceiling"], stills, 1, tmp_path)
-    assert {cell.method for cell in cells} == {"nothing", "pnr-edit", "pnr-edit+sdedit-refine"}  # no ceiling
+    cells = plan_cells(suite, [*suite.methods, "prior-0.4", "ceiling"], stills, 1, tmp_path)
+    known = {"nothing", "prior-0.4", "pnr-edit", "pnr-edit+sdedit-refine"}
+    assert {cell.method for cell in cells} == known  # no ceiling
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,7 @@ def test_the_true_pictures_are_a_perfect_edit_and_the_source_is_none(tmp_path, m
     assert found["after"]["background_psnr"] > 30  # light that the flower takes away
     assert "view_consistency" not in found["after"]
     assert "target_probability_after" in found["after"]
+
+    drawn = stills.known(edit, tmp_path, Path("before"), 0.4, 0)  # by the packaged prior, at its size
+    assert drawn.edited.shape[-2:] == drawn.truth.shape[-2:]
+    assert found["before"][inside] < drawn.numbers[inside] < 40
