@@ -104,22 +104,22 @@ def save_image(image: Image3, path: Path) -> None:
         as_pil(image).save(partial)
 
 
-def side_by_side(left: Image3, right: Image3, labels: tuple[str, str], lines: int | None = None) -> Image3:
-    """Two pictures beside each other, labelled below; small ones are enlarged to about 256 pixels of height.
+def side_by_side(pictures: Sequence[Image3], labels: Sequence[str], lines: int | None = None) -> Image3:
+    """Pictures of one size beside each other, labelled below; small ones are enlarged to about 256 pixels of height.
 
     Args:
         lines: of text that there is room for, whatever the labels need; for the frames of a film.
     """
-    scale = max(1, round(256 / left.shape[-2]))
-    pair = _bytes(torch.cat([left, right], dim=-1)[None])[0].repeat(scale, axis=0).repeat(scale, axis=1)
-    font, half = ImageFont.load_default(size=14), pair.shape[1] // 2
-    texts = [_wrapped(label, half - 2 * MARGIN, font)[:lines] for label in labels]
+    scale = max(1, round(256 / pictures[0].shape[-2]))
+    row = _bytes(torch.cat(list(pictures), dim=-1)[None])[0].repeat(scale, axis=0).repeat(scale, axis=1)
+    font, each = ImageFont.load_default(size=14), row.shape[1] // len(pictures)
+    texts = [_wrapped(label, each - 2 * MARGIN, font)[:lines] for label in labels]
     below = LINE_HEIGHT * (lines or max(map(len, texts))) + 2 * MARGIN
-    frame = Image.new("RGB", (pair.shape[1], pair.shape[0] + below + below % 2), "white")
-    frame.paste(Image.fromarray(pair), (0, 0))
+    frame = Image.new("RGB", (row.shape[1], row.shape[0] + below + below % 2), "white")
+    frame.paste(Image.fromarray(row), (0, 0))
     for i, text in enumerate(texts):
         ImageDraw.Draw(frame).text(
-            (i * half + MARGIN, pair.shape[0] + MARGIN), "\n".join(text), "black", font, spacing=2
+            (i * each + MARGIN, row.shape[0] + MARGIN), "\n".join(text), "black", font, spacing=2
         )
     return torch.from_numpy(np.array(frame)).movedim(-1, 0).float() / 255
 

@@ -35,7 +35,7 @@ def test_a_film_has_its_frames_and_their_size(tmp_path):
 
 
 def test_two_pictures_side_by_side_are_labelled_below():
-    both = side_by_side(torch.zeros(3, 64, 64), torch.ones(3, 64, 64), ("before", "after"))
+    both = side_by_side([torch.zeros(3, 64, 64), torch.ones(3, 64, 64)], ("before", "after"))
     assert both.shape[-1] == 512
     assert both.shape[-2] > 256
     assert both.shape[-2] % 2 == 0

@@ -90,7 +90,7 @@ class History:
             for moment in shown:
                 wanted = moment.settings.get("prompts", ["", after])[1]
                 now = _views(run, moment.key, moments.views)[0]
-                frame = side_by_side(before, now, ("the source", f"{moment.title} · {wanted}"), LINES)
+                frame = side_by_side([before, now], ("the source", f"{moment.title} · {wanted}"), LINES)
                 for _ in range(max(1, round(self.seconds * FRAMES_PER_SECOND))):
                     show(frame)
 

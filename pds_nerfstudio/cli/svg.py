@@ -193,7 +193,7 @@ class Svg:
         write_drawing(drawing, progress.values, self.out / self.input.name)
         frames = [picture(drawing, snapshot, PICTURE) for snapshot in progress.snapshots]
         before, after = self._prompts()
-        save_image(side_by_side(frames[0], frames[-1], (before, after)), self.out / "before_after.png")
+        save_image(side_by_side([frames[0], frames[-1]], (before, after)), self.out / "before_after.png")
         with video(self.out / "film.mp4") as write:
             for frame in [*frames, *[frames[-1]] * 20]:
                 write(frame)

@@ -57,7 +57,7 @@ def film(
         each = [stack.enter_context(video(side, fps)) for side in sides or ()]
         for i in range(len(cameras)):
             pair = shoot(before, cameras[i : i + 1], times), shoot(after, cameras[i : i + 1], times)
-            both(side_by_side(pair[0].image, pair[1].image, labels))
+            both(side_by_side([shot.image for shot in pair], labels))
             for add, shot in zip(each, pair, strict=False):
                 add(shot.image)
             if i in keep:
