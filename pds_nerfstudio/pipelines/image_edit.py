@@ -17,6 +17,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.base import EDITED, SOURCE, Edit, ScoreDistillation, surrogate_loss
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.controls import Draw, take_step
+from pds_nerfstudio.objectives.dvrf import DVRF
 from pds_nerfstudio.objectives.schedule import Latents
 from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE, WARMUP_RATE
@@ -25,6 +26,10 @@ from pds_nerfstudio.priors.learning import LearningPrior
 
 WAY = 1000 * 0.01
 """Steps times initial rate (Le et al. 2024, section 5.1: SGD at a rate of 0.01, 1000 steps, cosine)."""
+FLOW_WAY = 1.5
+"""The same where t falls, as DVRF's does. Its gradients are velocities, which are meant to be followed once from noise
+to image: over a cosine schedule, 1.5 is a length of 0.75 in σ. On `WAY` each noise level is followed some seven times
+as far as it reaches, first the large ones, which repaint the floor (docs/toybox.md)."""
 NORMALISED_WAY = 300 * 2000 / 64**2
 """The same of normalised gradients, whose size falls in place of the rate (release of Chinchuthakun et al. 2025)."""
 
@@ -50,7 +55,7 @@ def edit_latents(
         x0_src: latents of the photographs.
         steps: steps of gradient descent; SDEdit has its own.
         seed: of timesteps, noise and adapters: edits that differ in one setting share their draws.
-        rate: the initial learning rate; by default `WAY` over the number of steps, or `NORMALISED_WAY`.
+        rate: the initial learning rate; by default `WAY`, `FLOW_WAY` or `NORMALISED_WAY` over the number of steps.
         adapter_rank, adapter_rate: of adapters, where the objective has any; the photographs share them.
         adapter_warmup: steps in which ψ learns the photographs before they are edited.
         after_step: called after each step with the latents as they are.
@@ -87,7 +92,8 @@ def edit_latents(
         beginning = torch.optim.Adam(prior.adapters.parameters(SOURCE), lr=WARMUP_RATE)
         for _ in range(adapter_warmup):
             LearningPrior.of_step(prior, (SOURCE,), drawn(editor.at(0.0), x0_src)).teach(beginning)
-    way = NORMALISED_WAY if editor.normalise else WAY
+    falls = isinstance(editor, DVRF) and editor.descend
+    way = NORMALISED_WAY if editor.normalise else FLOW_WAY if falls else WAY
     optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD([x0_tgt], lr=way / steps if rate is None else rate)]
     # Normalised gradients become smaller by themselves.
     schedule = None if editor.normalise else torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[0], steps)

@@ -7,6 +7,7 @@ import torch
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import DDS, OBJECTIVES, PDS, Edit, Piva
+from pds_nerfstudio.objectives.dvrf import DVRF
 from pds_nerfstudio.objectives.sdedit import SDEdit
 from pds_nerfstudio.pipelines.image_edit import WAY, edit_latents
 from pds_nerfstudio.priors.load import load_prior
@@ -44,6 +45,13 @@ def test_the_way_is_as_long_in_few_steps_as_in_many(prior, x0, monkeypatch):
     )
     assert moved[50] == pytest.approx(moved[1000], rel=0.03)
     assert pytest.approx(10.0) == WAY
+
+
+def test_where_t_falls_velocities_are_followed_once_from_noise_to_image(prior, x0, monkeypatch):
+    monkeypatch.setattr(DVRF, "gradient", lambda self, prior, edit: torch.ones_like(edit.x0_tgt))
+    falls, drawn = (x0 - edit_latents(prior, DVRF(descend=d), x0, *PROMPTS, 100) for d in (True, False))
+    assert float(falls.mean()) == pytest.approx(0.75, rel=0.02)  # in σ
+    assert float(drawn.mean()) == pytest.approx(WAY / 2, rel=0.02)
 
 
 @pytest.mark.parametrize("kind", [*OBJECTIVES, SDEdit])
