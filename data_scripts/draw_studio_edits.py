@@ -21,12 +21,21 @@ GAP, LINE = 12, 22
 """Pixels between edits, and of their names."""
 
 
+def runs_of(edit: StudioEdit, bench: Path, method: str, seed: int) -> tuple[Path, Path]:
+    """The `config.yml` of the reconstruction that an edit began with, and of the edit."""
+    cell = bench / "cells" / f"{edit.name}.{as_file_name(method)}.{seed}"
+    return last_run([scenes_of(edit, bench, seed) / "runs"]), last_run([cell])
+
+
+def scenes_of(edit: StudioEdit, bench: Path, seed: int) -> Path:
+    """What the edits of a capture share."""
+    return bench / "scenes" / f"{still_of(edit).name}.{seed}"
+
+
 def pictures_of(edit: StudioEdit, bench: Path, method: str, seed: int, view: int) -> list[Image3]:
     """Before, after, and as it should be."""
-    scenes = bench / "scenes" / f"{still_of(edit).name}.{seed}"
-    cell = bench / "cells" / f"{edit.name}.{as_file_name(method)}.{seed}"
-    before, after = (render_eval_views(load_run(last_run([folder])))[view] for folder in (scenes / "runs", cell))
-    targets = sorted((scenes / "scene" / edit.name / "target" / "images").glob("test_*.jpg"))
+    before, after = (render_eval_views(load_run(run))[view] for run in runs_of(edit, bench, method, seed))
+    targets = sorted((scenes_of(edit, bench, seed) / "scene" / edit.name / "target" / "images").glob("test_*.jpg"))
     return [before, after, read_images([targets[view]])[0]]
 
 

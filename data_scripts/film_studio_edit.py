@@ -12,19 +12,18 @@ from pathlib import Path
 
 import torch
 import tyro
-from draw_wall import last_run
+from draw_studio_edits import runs_of
 from jaxtyping import Float
 from rich.progress import track
 from torch import Tensor
 
 from pds_nerfstudio.evaluation.before_after import load_run
-from pds_nerfstudio.evaluation.cells import as_file_name
 from pds_nerfstudio.pictures import read_images, save_image, side_by_side, video
 from pds_nerfstudio.scenes.paths import camera_path
 from pds_nerfstudio.scenes.shots import shoot
 from pds_nerfstudio.scenes.views import train_views
 from pds_nerfstudio.studio.render import FULL_DETAIL, Studio
-from pds_nerfstudio.studio.spec import find_edit, still_of
+from pds_nerfstudio.studio.spec import find_edit
 
 
 def poses_of_photographs(
@@ -68,10 +67,8 @@ def main(
         fps: frames a second.
     """
     wanted = find_edit(edit)
-    scenes = bench / "scenes" / f"{still_of(wanted).name}.{seed}"
-    cell = bench / "cells" / f"{edit}.{as_file_name(method)}.{seed}"
-    source = last_run([scenes / "runs"])
-    before, after = load_run(source), load_run(last_run([cell]))
+    source, edited = runs_of(wanted, bench, method, seed)
+    before, after = load_run(source), load_run(edited)
     cameras = camera_path(train_views(before.datamanager), "orbit", frames, size, size)
     transforms = json.loads((source.parent / "dataparser_transforms.json").read_text())
     poses = poses_of_photographs(cameras.camera_to_worlds, transforms)
@@ -84,8 +81,8 @@ def main(
             if not answer.exists():
                 studio = studio or Studio(wanted.target, threads, size / FULL_DETAIL)
                 save_image(studio.photograph(poses[i], size, samples, seed=i).movedim(-1, 0), answer)
-            edited = [shoot(run.model, cameras[i : i + 1]).image for run in (before, after)]
-            add(side_by_side([*edited, read_images([answer])[0]], labels))
+            pair = [shoot(run.model, cameras[i : i + 1]).image for run in (before, after)]
+            add(side_by_side([*pair, read_images([answer])[0]], labels))
     shutil.rmtree(answers)
     print(out)
 

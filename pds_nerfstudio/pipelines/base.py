@@ -153,11 +153,13 @@ class EditPipeline(VanillaPipeline):
 
         The encoder runs again in the backward pass, and a NeRF's chunks shrink to a quarter.
         """
+        from pds_nerfstudio.priors.autoencoders import recompute_encoder
+
         compute, prior = self.config.compute, self.prior
         if compute.recompute_encoder:
             return None
         compute.recompute_encoder = prior.recompute_encoder = True
-        prior.vae.enable_gradient_checkpointing()
+        recompute_encoder(prior.vae)
         done = "the encoder runs again in the backward pass"
         if isinstance(compute, NerfCompute):
             rays = self.scene.chunks(compute.rays_per_chunk).rays

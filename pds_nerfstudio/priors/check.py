@@ -39,9 +39,6 @@ STUDIO = TOYBOX.parents[2] / "studio" / "weights" / "prior"
 FOLDERS = {"toybox": TOYBOX, "toybox-flow": TOYBOX_FLOW, "studio": STUDIO}
 """Of the priors in this package."""
 
-# Removed from the hub by their owners (huggingface/diffusers #9322 and #12874): same weights, other address.
-
-
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 """Diffusers' own name for a LoRA's weights."""
 LORA_BASE = "lora.json"

