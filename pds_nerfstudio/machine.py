@@ -61,7 +61,7 @@ class Findings:
 
     @property
     def toybox_runs(self) -> bool:
-        """Whether an edit by the packaged prior can run."""
+        """Whether an edit by a packaged prior can run."""
         return all(mend == self.prior for mend in self.mends)
 
 
@@ -182,11 +182,12 @@ def _models(found: Findings, prior: str) -> None:
         from huggingface_hub import constants, try_to_load_from_cache
 
         from pds_nerfstudio.priors.check import local_folder
+        from pds_nerfstudio.priors.families import PACKAGED
     except ImportError as error:
         found.mends.append(f"huggingface_hub does not load ({first_line(error)}): install it again.")
         return
     lines["cache"] = constants.HF_HUB_CACHE
-    for name in ("toybox", prior, *OTHER_PRIORS):
+    for name in (*PACKAGED, prior, *OTHER_PRIORS):
         try:
             folder = local_folder(name)
         except UserError as error:

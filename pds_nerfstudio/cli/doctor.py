@@ -46,7 +46,7 @@ class Doctor:
                 console.print(f"  {mend}")
             if found.toybox_runs:
                 if not found.can_run:
-                    console.print("With the small prior of this package (--prior toybox), everything can run here.")
+                    console.print("With a small prior of this package (--prior toybox), everything can run here.")
                 say_next(console, FIRST_STEPS)
         if not found.can_run:
             raise SystemExit(1)
