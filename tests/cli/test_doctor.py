@@ -27,7 +27,9 @@ def test_an_able_machine_ends_with_exit_code_0(able, capsys):
     Doctor().run()
     page = capsys.readouterr().out
     assert "An edit can run." in page
-    assert all(name in page for name in ("python", "torch", "gsplat", "nvcc", "hub", "LPIPS", "disk", "toybox-flow", "studio"))
+    assert all(
+        name in page for name in ("python", "torch", "gsplat", "nvcc", "hub", "LPIPS", "disk", "toybox-flow", "studio")
+    )
     assert len(page.splitlines()) < 60
 
 
