@@ -32,7 +32,7 @@ ROWS = {
     "piva": Demand(adapters=2),
     "sdedit-refine, idu": Demand(differentiated=False),
 }
-FLUX_ROWS = {"sdedit-refine": Demand(differentiated=False, purpose="refinement")}
+FLUX_ROWS = {"sdedit-refine": Demand(rows=2, differentiated=False, purpose="refinement")}
 """All that FLUX does."""
 SIZES = {"512 x 512": (512, 512), "512 x 912": (512, 912), "768 x 768": (768, 768)}
 LARGER = {"512 x 512": (512, 512), "768 x 768": (768, 768), "1024 x 1024": (1024, 1024)}

@@ -1,10 +1,12 @@
 """Real runs, as small as they can be, a real capture, and `ns-*` commands."""
 
 import importlib.util
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from textwrap import indent
@@ -65,6 +67,31 @@ def run_command() -> Callable[..., subprocess.CompletedProcess]:
         output = done.stdout + done.stderr
         assert (done.returncode != 0) == fails, f"{' '.join(command)} ended with {done.returncode}:\n{output[-4000:]}"
         return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_here() -> Callable[..., str]:
+    """`run_here("pds", …)` or `run_here("ns-train", …)`: the same in this process, which has imported what takes a new
+    one up to half a minute; what it printed."""
+
+    def run(name: str, *args: object) -> str:
+        import tyro
+        from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
+        from nerfstudio.scripts import train
+
+        from pds_nerfstudio.cli import command_of
+
+        words, printed = list(map(str, args)), io.StringIO()
+        with pytest.MonkeyPatch.context() as patched, redirect_stdout(printed):
+            patched.setattr(sys, "argv", [name, *words])  # an edit asks what the command line named
+            patched.setenv("COLUMNS", "200")
+            if name == "pds":
+                command_of(words).run()
+            else:
+                train.main(tyro.cli(AnnotatedBaseConfigUnion))
+        return printed.getvalue()
 
     return run
 

@@ -79,7 +79,7 @@ class DistillationConfig(EditConfig):
     def demand(self) -> Demand:
         """See `EditConfig.demand`."""
         assert isinstance(self.view, DistilledViews)
-        return Demand(self.view.most_at_once(), len(self.adapters))
+        return Demand(self.view.most_at_once(), adapters=len(self.adapters))
 
     @property
     def first_scale(self) -> float:

@@ -30,6 +30,8 @@ class Demand:
 
     views: int = 1
     """Renderings in a batch."""
+    rows: int = 4
+    """Predictions for each at once, two for each query that is guided."""
     adapters: int = 0
     """How many learn."""
     differentiated: bool = True
@@ -153,6 +155,7 @@ def plan_memory(
             folder,
             *size,
             views=demand.views,
+            rows=demand.rows,
             adapters=demand.adapters,
             dtype=dtype,
             vae_dtype=vae_dtype,

@@ -72,7 +72,7 @@ class RefineConfig(DatasetUpdateConfig):
     @property
     def demand(self) -> Demand:
         """See `EditConfig.demand`; a FLUX will do."""
-        return Demand(differentiated=False, purpose="refinement")
+        return Demand(rows=2, differentiated=False, purpose="refinement")
 
 
 class RefinePipeline(DatasetUpdatePipeline):

@@ -70,7 +70,8 @@ def count(
         folder: of which configurations are read, and of MVDream's original layout a header.
         height, width: of the rendering in pixels, multiples of the latent stride.
         views: renderings in a step.
-        rows: of the denoiser's batch for each view: PDS and DDS ask under two prompts with and without guidance.
+        rows: of the denoiser's batch for each view: PDS and DDS ask under two prompts with and without guidance. A
+            family whose guidance is distilled into the network is asked once where others are asked twice.
         adapters: how many learn, from one row of each view.
         recompute_encoder: whether the encoder runs again in the backward pass.
         differentiated: whether the rendering's gradient is wanted, as in score distillation.
@@ -98,6 +99,7 @@ def count(
             shape = views, channels, height // stride, width // stride
             kept, encoder = 0, _peak(vae.decode, torch.zeros(shape, dtype=vae_dtype))
         size = height // stride, width // stride
+        rows = rows if family.guided else rows // 2
         latents, told = inputs_of(denoiser, family, rows * views, size, dtype)
         predicting = _peak(denoiser, latents, **told)
         learning = 0

@@ -1,17 +1,23 @@
 """`pds demo` on a NeRF: in a file of its own, so that it may run beside the one on splats."""
 
+import functools
 import json
 
 import pytest
 
+from pds_nerfstudio.evaluation import trial
+from pds_nerfstudio.scenes.nerf import NerfScene
+
 pytestmark = pytest.mark.slow
 
 
-def test_the_demo_runs_on_a_nerf(run_command, tmp_path):
-    """A few steps only: that every stage works. What a full run reaches is in the documentation."""
+def test_the_demo_runs_on_a_nerf(run_here, tmp_path, monkeypatch):
+    """A few steps, views and frames only: that every stage works. What a full run reaches is in the documentation."""
+    monkeypatch.setattr(trial, "write_edit", functools.partial(trial.write_edit, train_views=8, test_views=4))
+    monkeypatch.setattr(NerfScene, "film", (3, 32))
     out = tmp_path / "demo"
-    short = ("--steps", 4, "--reconstruction-steps", 30)
-    run_command("pds", "demo", "--family", "nerfacto", *short, "--out", out, timeout=900)
+    run_here("pds", "demo", "--family", "nerfacto", "--steps", 4, "--reconstruction-steps", 30, "--out", out)
     report = json.loads((out / "report.json").read_text())
     assert report["method"] == "pnr-edit"
+    assert (out / "can-to-cone/orbit.mp4").stat().st_size > 100
     assert (out / "can-to-cone/export/tsdf_mesh.ply").stat().st_size > 1000

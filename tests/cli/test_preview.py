@@ -186,8 +186,8 @@ def test_what_is_proposed_is_the_whole_edit_of_the_scene(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sheet_over_prompts_and_guidance(run_command, toy_scene, tmp_path):
-    done = run_command(
+def test_a_sheet_over_prompts_and_guidance(run_here, toy_scene, tmp_path):
+    printed = run_here(
         *("pds", "preview", toy_scene / "source", "--views", 0, 5, "--prior", "toybox", "--out", tmp_path),
         *("--src-prompt", "a photo of a red can", "--tgt-prompt", "a photo of a red cone", "a photo of a blue can"),
         *("--guidance-scale", 7.5, 15, "--steps", 2, "--resolution", 32),
@@ -203,16 +203,16 @@ def test_a_sheet_over_prompts_and_guidance(run_command, toy_scene, tmp_path):
         f"0{cell}_train_00{view}.png" for cell in (1, 2, 3, 4) for view in (0, 5)
     ]
     assert Image.open(tmp_path / "sheet.png").height > 4 * 100
-    assert "source-splatfacto --data" in done.stdout
+    assert "source-splatfacto --data" in printed
     for cell in record["cells"]:
-        assert cell["line"] in done.stdout
-    assert "edit it from start to end, as number 1 here" in done.stdout
+        assert cell["line"] in printed
+    assert "edit it from start to end, as number 1 here" in printed
 
 
 @pytest.mark.slow
-def test_a_photograph_of_any_size_by_sdedit_too(run_command, distorted, tmp_path):
+def test_a_photograph_of_any_size_by_sdedit_too(run_here, distorted, tmp_path):
     photograph = sorted((distorted / "images").iterdir())[0]
-    run_command(
+    run_here(
         *("pds", "preview", photograph, "--prior", "toybox", "--out", tmp_path, "--objective", "sdedit", "pds"),
         *("--src-prompt", "a photo of a fox", "--tgt-prompt", "a photo of a red ball", "--steps", 1),
     )

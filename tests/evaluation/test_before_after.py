@@ -27,7 +27,7 @@ EDIT = (
 
 
 @pytest.fixture(scope="module")
-def edits(toy_splats, toy_nerf, run_command, tmp_path_factory):
+def edits(toy_splats, toy_nerf, run_here, tmp_path_factory):
     """family -> (folder, output) of a finished edit of two steps."""
     done = {}
     for family, method, source in (
@@ -36,8 +36,8 @@ def edits(toy_splats, toy_nerf, run_command, tmp_path_factory):
     ):
         out = tmp_path_factory.mktemp(family)
         names = ("--output-dir", out, "--experiment-name", "e", "--timestamp", "t")
-        process = run_command("ns-train", method, "--load-dir", source.parent, *names, *EDIT)
-        done[family] = out / "e" / method / "t", process.stdout
+        printed = run_here("ns-train", method, "--load-dir", source.parent, *names, *EDIT)
+        done[family] = out / "e" / method / "t", printed
     return done
 
 
@@ -84,11 +84,11 @@ def test_both_sides_are_the_runs_own_scenes(edits, toy_splats, toy_nerf, family)
     assert not torch.equal(after, before)
 
 
-def test_render_writes_matched_films_pictures_and_files(edits, toy_splats, run_command, tmp_path):
+def test_render_writes_matched_films_pictures_and_files(edits, toy_splats, run_here, tmp_path):
     folder, _ = edits["splatfacto"]
     untouched = fingerprint(toy_splats.parent)
     paths = ("--paths", "training", "interpolated", "orbit")
-    run_command(
+    run_here(
         "pds", "render", folder, *paths, "--frames", 5, "--out", tmp_path, "--export", "--formats", "spz", "glb"
     )
     for kind in ("training", "interpolated", "orbit"):
@@ -112,16 +112,16 @@ def test_render_writes_matched_films_pictures_and_files(edits, toy_splats, run_c
     assert fingerprint(toy_splats.parent) == untouched
 
 
-def test_render_of_a_nerf_prints_the_lines_that_export_it(edits, run_command, tmp_path):
+def test_render_of_a_nerf_prints_the_lines_that_export_it(edits, run_here, tmp_path):
     folder, _ = edits["nerfacto"]
-    done = run_command("pds", "render", folder, "--paths", "--out", tmp_path)
-    assert f"ns-export tsdf --load-config {folder / 'config.yml'}" in done.stdout
+    printed = run_here("pds", "render", folder, "--paths", "--out", tmp_path)
+    assert f"ns-export tsdf --load-config {folder / 'config.yml'}" in printed
     assert (tmp_path / "held_out.png").exists()
 
 
-def test_evaluate_shows_several_runs_side_by_side(edits, run_command, tmp_path):
+def test_evaluate_shows_several_runs_side_by_side(edits, run_here, tmp_path):
     folders = [folder for folder, _ in edits.values()]
-    done = run_command("pds", "evaluate", *folders, "--frames", 3, "--out", tmp_path)
+    printed = run_here("pds", "evaluate", *folders, "--frames", 3, "--out", tmp_path)
     report = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
     assert [run["label"] for run in report["runs"]] == ["pds-edit-splat", "pds-edit"]
     for run in report["runs"]:
@@ -130,7 +130,7 @@ def test_evaluate_shows_several_runs_side_by_side(edits, run_command, tmp_path):
         assert -1 <= run["mean"]["directional_similarity"] <= 1
         assert len(run["values"]["psnr"]) == 2
         assert len(run["values"]["directional_consistency"]) == 2
-    assert report["metrics"]["psnr"]["formula"] in done.stdout.replace("\n", " ") or "10·log" in done.stdout
+    assert report["metrics"]["psnr"]["formula"] in printed.replace("\n", " ") or "10·log" in printed
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 2 * 2 * (2 + 3 + 1)  # runs, views; slider, maps, what one clicks on
     assert page.index("class=slider") < page.index("<table>") < page.index("<details>")
@@ -140,10 +140,10 @@ def test_evaluate_shows_several_runs_side_by_side(edits, run_command, tmp_path):
     assert all(metric["formula"].split(";")[0] in page.replace("&#x27;", "'") for metric in report["metrics"].values())
 
 
-def test_a_run_beside_itself_is_identical(edits, run_command, tmp_path):
+def test_a_run_beside_itself_is_identical(edits, run_here, tmp_path):
     """PSNR infinite in JSON that any reader takes, distance 0, and the directions of no change are 0."""
     folder, _ = edits["splatfacto"]
-    done = run_command("pds", "evaluate", folder, "--source", folder, "--frames", 3, "--out", tmp_path)
+    printed = run_here("pds", "evaluate", folder, "--source", folder, "--frames", 3, "--out", tmp_path)
     report = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
     (run,) = report["runs"]
     assert run["mean"]["psnr"] == "inf"
@@ -153,7 +153,7 @@ def test_a_run_beside_itself_is_identical(edits, run_command, tmp_path):
     assert run["mean"]["directional_similarity"] == 0
     assert run["mean"]["directional_consistency"] == 0
     assert run["mean"]["clip_score"] == run["mean"]["clip_score_before"]
-    assert "inf" in done.stdout
+    assert "inf" in printed
 
 
 def test_runs_that_cannot_be_compared_are_named(edits, toy_splats, tmp_path):
