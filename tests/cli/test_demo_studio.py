@@ -9,9 +9,9 @@ from pds_nerfstudio.errors import UserError
 
 
 @pytest.mark.slow
-def test_a_capture_is_reconstructed_edited_compared_and_exported(run_command, tmp_path):
+def test_a_capture_is_reconstructed_edited_compared_and_exported(run_here, tmp_path):
     out, steps = tmp_path / "demo", ("--steps", 4, "--reconstruction-steps", 20, "--guidance-scale", 3)
-    run_command("pds", "demo", "--world", "studio", "--edit", "mug-book", *steps, "--no-refine", "--out", out)
+    run_here("pds", "demo", "--world", "studio", "--edit", "mug-book", *steps, "--no-refine", "--out", out)
     report = json.loads((out / "report.json").read_text())
     assert (report["edit"], report["method"]) == ("mug-book", "pnr-edit-splat")
     assert report["source_prompt"] == "a photo of a blue mug"

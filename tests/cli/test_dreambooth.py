@@ -342,17 +342,12 @@ def test_a_killed_training_goes_on_from_its_checkpoint(photographs, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_edit_takes_a_lora_as_its_prior(run_command, trained, toy_splats, tmp_path):
-    run_command(
+def test_an_edit_takes_a_lora_as_its_prior(run_here, trained, toy_splats, tmp_path):
+    run_here(
         *("ns-train", "pds-edit-splat", "--load-dir", toy_splats.parent / "nerfstudio_models"),
-        *(
-            "--pipeline.prior",
-            trained,
-            "--pipeline.src-prompt",
-            INSTANCE,
-            "--pipeline.tgt-prompt",
-            INSTANCE + " wearing a hat",
-        ),
-        *("--output-dir", tmp_path, "--vis", "tensorboard", "--max-num-iterations", 2, "--pipeline.resolution", 32),
+        *("--pipeline.prior", trained, "--pipeline.resolution", 32),
+        *("--pipeline.src-prompt", INSTANCE, "--pipeline.tgt-prompt", INSTANCE + " wearing a hat"),
+        *("--output-dir", tmp_path, "--vis", "tensorboard", "--max-num-iterations", 2),
+        *("--viewer.quit-on-train-completion", "True"),
     )
     assert list(tmp_path.rglob("step-*.ckpt"))

@@ -88,9 +88,7 @@ def test_render_writes_matched_films_pictures_and_files(edits, toy_splats, run_h
     folder, _ = edits["splatfacto"]
     untouched = fingerprint(toy_splats.parent)
     paths = ("--paths", "training", "interpolated", "orbit")
-    run_here(
-        "pds", "render", folder, *paths, "--frames", 5, "--out", tmp_path, "--export", "--formats", "spz", "glb"
-    )
+    run_here("pds", "render", folder, *paths, "--frames", 5, "--out", tmp_path, "--export", "--formats", "spz", "glb")
     for kind in ("training", "interpolated", "orbit"):
         films = {
             name: iio.imread(tmp_path / kind / f"{name}.mp4", plugin="FFMPEG")

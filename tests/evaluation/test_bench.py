@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -18,12 +18,12 @@ from pds_nerfstudio.cli.bench import Bench
 from pds_nerfstudio.cli.running import Running
 from pds_nerfstudio.errors import UserError, one_sentence
 from pds_nerfstudio.evaluation import cells as engine
-from pds_nerfstudio.evaluation import summary, workers
+from pds_nerfstudio.evaluation import summary
 from pds_nerfstudio.evaluation.records import read_record, write_json
 from pds_nerfstudio.evaluation.rows import read_chain, read_link
 from pds_nerfstudio.evaluation.suite import read_suite
 from pds_nerfstudio.evaluation.trial import SETTINGS, Toy
-from pds_nerfstudio.evaluation.workers import each, guarded
+from pds_nerfstudio.evaluation.workers import each
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.settings_tree import changed
@@ -121,18 +121,7 @@ def test_a_chain_is_read_link_by_link_and_named_shortly():
     assert summary.short(text) == "pnr-edit [eta=1.0] + sdedit-refine [guidance_scale=2.0, max_num_iterations=4]"
 
 
-def here(task: Callable, cells: Iterable[engine.Cell], workers: int = 1) -> Iterator:
-    """In place of `workers.each`: everything in this process."""
-    return ((cell, guarded(task, cell)) for cell in cells)
-
-
-@pytest.fixture
-def one_process(monkeypatch):
-    """Cells run in this process, one after the other."""
-    monkeypatch.setattr(workers, "each", here)
-
-
-def test_a_chain_goes_on_with_what_the_row_of_its_first_link_has_made(tmp_path):
+def test_a_chain_goes_on_with_what_the_row_of_its_first_link_has_made(one_process, tmp_path):
     """The edit of the row pds-edit is made once, though no such row is asked for; the second run repeats nothing."""
     suite = replace(read_suite(SUITES / "ci.yaml"), edits=(find_edit("red-to-blue"),))
     made = tmp_path / "made"
@@ -140,7 +129,8 @@ def test_a_chain_goes_on_with_what_the_row_of_its_first_link_has_made(tmp_path):
     cells = engine.plan_cells(suite, chains, Pretended("splatfacto", SETTINGS["splatfacto"]), 1, tmp_path)
     for row in ([], ["pds-edit", *chains]):
         cells = engine.plan_cells(suite, row or chains, cells[0].benchmark, 1, tmp_path)
-        assert all(isinstance(outcome, dict) for _, outcome in engine.run_all(cells, here))
+        with one_process() as here:
+            assert all(isinstance(outcome, dict) for _, outcome in engine.run_all(cells, here))
         assert sorted(made.read_text().split()) == [
             "dds-edit(pds-edit(source))",
             "pds-edit(source)",
@@ -154,11 +144,12 @@ def test_a_chain_goes_on_with_what_the_row_of_its_first_link_has_made(tmp_path):
         assert records[chain]["seconds"] > records["pds-edit"]["seconds"] >= 0.2  # of all its links
 
 
-def test_a_chain_whose_first_link_fails_fails_once(tmp_path):
+def test_a_chain_whose_first_link_fails_fails_once(one_process, tmp_path):
     chains = ["idu-edit", "idu-edit+sdedit-refine", "idu-edit+pds-edit", "dds-edit"]
     suite = replace(read_suite(SUITES / "ci.yaml"), edits=(find_edit("red-to-blue"),))
     cells = engine.plan_cells(suite, chains, Pretended("splatfacto", SETTINGS["splatfacto"]), 1, tmp_path)
-    outcomes = {cell.method: outcome for cell, outcome in engine.run_all(cells, here)}
+    with one_process() as here:
+        outcomes = {cell.method: outcome for cell, outcome in engine.run_all(cells, here)}
     assert [outcomes[chain] for chain in chains[:3]] == ["no idu-edit today"] * 3
     assert isinstance(outcomes["dds-edit"], dict)
     assert (tmp_path / "made").read_text().split().count("idu-edit(source)") == 1
@@ -339,7 +330,8 @@ def alive(process: int) -> bool:
 def test_a_chain_refines_the_edit_of_the_row_before_it(one_process, tmp_path, capfd):
     refined = "pds-edit+sdedit-refine[pipeline.num_steps=1,pipeline.resolution=32]"
     line = Bench(SUITES / "ci.yaml", ("pds-edit", refined), edits=("red-to-blue",), out=tmp_path)
-    replace(line, reconstruction_steps=10, edit_steps=2).run()
+    with one_process():
+        replace(line, reconstruction_steps=10, edit_steps=2).run()
     folder = tmp_path / "ci" / "splatfacto"
     first, second = json.loads((folder / "results.json").read_text())
     assert (first["method"], second["method"]) == ("pds-edit", refined)
@@ -355,7 +347,7 @@ def test_a_chain_refines_the_edit_of_the_row_before_it(one_process, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_captures_share_a_reconstruction_and_are_judged_without_a_truth(toy_scene, tmp_path, capfd):
+def test_captures_share_a_reconstruction_and_are_judged_without_a_truth(one_process, toy_scene, tmp_path, capfd):
     prompts = "source: a photo of a red can, target: a photo of a red"
     suite = tmp_path / "own.yaml"
     suite.write_text(
@@ -364,7 +356,8 @@ def test_captures_share_a_reconstruction_and_are_judged_without_a_truth(toy_scen
         + f"- {{name: b, kind: shape, data: {toy_scene / 'source'}, {prompts} ball}}\n"
     )
     line = Bench(suite, ("nothing", "ceiling", "sds-edit"), out=tmp_path, prior="toybox")
-    replace(line, reconstruction_steps=10, edit_steps=2).run()
+    with one_process():
+        replace(line, reconstruction_steps=10, edit_steps=2).run()
     folder = tmp_path / "own" / "splatfacto"
     assert [path.name for path in (folder / "scenes").iterdir()] == ["source.0"]
     records = {(r["edit"], r["method"]): r["metrics"] for r in json.loads((folder / "results.json").read_text())}
@@ -380,8 +373,10 @@ def test_captures_share_a_reconstruction_and_are_judged_without_a_truth(toy_scen
 
 
 @pytest.mark.slow
-def test_pictures_are_edited_without_a_scene(tmp_path):
-    Bench(SUITES / "ci.yaml", ("nothing", "ceiling", "regenerate", "dds-edit"), "2d", out=tmp_path, edit_steps=2).run()
+def test_pictures_are_edited_without_a_scene(one_process, tmp_path):
+    methods = "nothing", "ceiling", "regenerate", "dds-edit"
+    with one_process():
+        Bench(SUITES / "ci.yaml", methods, "2d", out=tmp_path, edit_steps=2).run()
     folder = tmp_path / "ci" / "2d"
     records = {(r["edit"], r["method"]): r["metrics"] for r in json.loads((folder / "results.json").read_text())}
     assert {method for _, method in records} == {"nothing", "ceiling", "dds-edit"}  # no scene to regenerate
@@ -402,7 +397,7 @@ def test_what_is_more_than_an_objective_edits_no_pictures(tmp_path, method):
 
 
 @pytest.mark.slow
-def test_a_small_suite_runs_for_real_resumes_and_repeats(tmp_path, capfd):
+def test_a_small_suite_runs_for_real_resumes_and_repeats(one_process, tmp_path, capfd):
     def bench(out: Path, *methods: str, only_table: bool = False) -> None:
         Bench(SUITES / "ci.yaml", methods, out=out, reconstruction_steps=10, edit_steps=4, only_table=only_table).run()
 
@@ -411,7 +406,8 @@ def test_a_small_suite_runs_for_real_resumes_and_repeats(tmp_path, capfd):
         records = json.loads((out / "ci" / "splatfacto" / "results.json").read_text())
         return [{k: v for k, v in r.items() if k not in ("seconds", "peak_memory_mb")} for r in records]
 
-    first = results(tmp_path / "a")
+    with one_process():
+        first = results(tmp_path / "a")
     folder = tmp_path / "a" / "ci" / "splatfacto"
     assert [(r["kind"], r["method"]) for r in first] == [
         (k, m) for k in ("appearance", "addition", "shape") for m in ("nothing", "pds-edit")

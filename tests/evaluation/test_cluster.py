@@ -7,21 +7,20 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from pds_nerfstudio.cli.bench import Bench
 from pds_nerfstudio.cli.running import Running
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.evaluation import workers
 from pds_nerfstudio.evaluation.cluster import AGAIN, TRIES, cluster, require_cluster
 
 SUITES = Path(__file__).parents[2] / "suites"
+EDITS = ("red-to-blue", "can-to-cone")
 QUICKLY = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 2000,
@@ -78,20 +77,16 @@ def test_a_task_that_fails_dies_or_loses_its_process_once_stops_no_other(ray_clu
 
 @pytest.mark.slow
 def test_a_suite_on_a_cluster_one_of_whose_workers_is_killed_gives_the_serial_table(
-    ray_cluster, tmp_path, monkeypatch, capfd
+    ray_cluster, one_process, tmp_path, capfd
 ):
     def bench(out: Path, running: Running) -> tuple[str, list[dict]]:
-        Bench(SUITES / "ci.yaml", ("dds-edit",), "2d", out=out, edit_steps=2, running=running).run()
+        Bench(SUITES / "ci.yaml", ("dds-edit",), "2d", edits=EDITS, out=out, edit_steps=2, running=running).run()
         records = json.loads((out / "ci" / "2d" / "results.json").read_text())
         kept = [{k: v for k, v in record.items() if k not in ("seconds", "peak_memory_mb")} for record in records]
         return (out / "ci" / "2d" / "table.md").read_text(), kept
 
-    with monkeypatch.context() as patch:
-        patch.setattr(workers, "each", here)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as Ray has it for tasks of one CPU
+    with one_process():
         serial = bench(tmp_path / "serial", Running())
-        torch.set_num_threads(threads)
     killer = threading.Thread(target=kill_one, args=(ray_cluster, tmp_path / "cluster"))
     killer.start()
     assert bench(tmp_path / "cluster", Running(cluster=ray_cluster.address)) == serial
@@ -105,13 +100,6 @@ def kill_one(made: Any, out: Path) -> None:
     while len(list(out.rglob("log.txt"))) < 2 and time.monotonic() < end:
         time.sleep(0.05)
     made.remove_node(next(iter(made.worker_nodes)), allow_graceful=False)
-
-
-def here(task: Any, cells: Iterable[Any], workers: int = 1) -> Iterator:
-    """In place of `workers.each`: everything in this process."""
-    from pds_nerfstudio.evaluation.workers import guarded
-
-    return ((cell, guarded(task, cell)) for cell in cells)
 
 
 @pytest.mark.parametrize("address", ["nowhere", "a/b:1", "host:port", ":6379"])

@@ -286,19 +286,13 @@ def test_a_prior_that_answers_nan_stops_the_run_and_keeps_its_checkpoint(ns_trai
     assert len(calls) == 15
 
 
-def test_a_tensorboard_run_ends_by_itself_and_logs_pictures_of_before_and_after(run_command, toy_splats, tmp_path):
+def test_a_tensorboard_run_ends_by_itself_and_logs_pictures_of_before_and_after(run_here, toy_splats, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run_command(
+    run_here(
         *("ns-train", "pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX),
-        *(
-            "--max-num-iterations",
-            12,
-            "--vis",
-            "tensorboard",
-            "--output-dir",
-            tmp_path,
-        ),  # and no other word about ending
+        *("--max-num-iterations", 12, "--output-dir", tmp_path),
+        *("--vis", "tensorboard"),  # and no other word about ending
     )
     (events,) = tmp_path.rglob("events.out.tfevents.*")
     log = EventAccumulator(str(events.parent), size_guidance={"images": 0})
