@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from tiny_priors import PROMPTS as WORDS
+from tiny_priors import write_flux, write_sana, write_sdxl
 from torch.utils.flop_counter import FlopCounterMode
 
 from pds_nerfstudio.estimates import CONTEXT, GIB, UNCOUNTED
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.pipelines.memory_plan import Demand, available_memory, plan_memory
 from pds_nerfstudio.pipelines.trainer import EditTrainer
+from pds_nerfstudio.priors import footprint
 from pds_nerfstudio.priors.check import TOYBOX
 from pds_nerfstudio.priors.footprint import count
 from pds_nerfstudio.priors.load import load_prior
@@ -87,8 +90,15 @@ def test_nobody_asks_without_a_gpu():
 
 
 @pytest.mark.slow
-def test_an_edit_that_runs_out_of_memory_once_ends_where_it_would_have(ns_train, toy_splats, monkeypatch, capfd):
-    edit = ("--load-dir", toy_splats.parent, *PROMPTS, *FLAGS, "--max-num-iterations", 3)
+@pytest.mark.parametrize("family", ["sd", "sana"])
+def test_an_edit_that_runs_out_of_memory_once_ends_where_it_would_have(
+    ns_train, toy_splats, monkeypatch, capfd, tmp_path, family
+):
+    """Whatever family's encoder is then run again: SANA's autoencoder has blocks of its own kind."""
+    prior = "toybox" if family == "sd" else write_sana(tmp_path / "sana")
+    told = ("--pipeline.src-prompt", WORDS[0], "--pipeline.tgt-prompt", WORDS[1], "--pipeline.recipe", "none")
+    edit = ("--load-dir", toy_splats.parent, *told, "--pipeline.prior", prior, "--pipeline.resolution", 32)
+    edit += ("--max-num-iterations", 3)
     straight = scene_of(ns_train("pds-edit-splat", *edit, "--timestamp", "straight"))
     step_of = EditTrainer.__mro__[1].train_iteration
     failed: list[int] = []
@@ -108,6 +118,19 @@ def test_an_edit_that_runs_out_of_memory_once_ends_where_it_would_have(ns_train,
     ended = scene_of(config)
     for name, value in straight.items():
         assert torch.allclose(ended[name], value, rtol=1e-4, atol=1e-5), name
+
+
+@pytest.mark.parametrize("write", [write_sdxl, write_flux])
+def test_a_family_whose_guidance_is_distilled_is_asked_once_where_others_are_asked_twice(write, tmp_path, monkeypatch):
+    asked, inputs_of = [], footprint.inputs_of
+
+    def noted(denoiser, family, rows, *rest):
+        asked.append(rows)
+        return inputs_of(denoiser, family, rows, *rest)
+
+    monkeypatch.setattr(footprint, "inputs_of", noted)
+    count(write(tmp_path / "prior"), 64, 64, views=3, rows=2, differentiated=False, **CPU)
+    assert asked == [3 if write is write_flux else 6]
 
 
 @pytest.mark.slow
