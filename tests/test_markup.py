@@ -13,7 +13,7 @@ PRINTS = {"print", "log", "add_row", "Table", "add_task", "rule"}
 ESCAPES = {"in_rich", "len"}
 HARMLESS = {
     # Numbers, and words from a fixed list of this package.
-    *("count", "cropped", "step", "self.steps", "self.skipped", "frames", "number", "variant.number", "self.objective"),
+    *("count", "cropped", "step", "self.steps", "frames", "number", "variant.number", "self.objective"),
     *("stage.name", "outcome.report", "report", "title", "self.config.method_name", "settings.steps", "broken"),
     *("images.shape", "state", "v", "table", "what", "kind", "name", "edit.source_prompt", "edit.target_prompt"),
     *("metric.name", "metric.formula", "self._rays_per_chunk", "type(error).__name__"),

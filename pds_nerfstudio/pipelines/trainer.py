@@ -30,7 +30,7 @@ from pds_nerfstudio.pipelines.display import Display, begin_at
 from pds_nerfstudio.pipelines.distillation import ADAPTERS
 from pds_nerfstudio.pipelines.distributed import NonFiniteElsewhere, NonFiniteGradient, SharedOptimizers
 from pds_nerfstudio.pipelines.edit_config import EditConfig
-from pds_nerfstudio.pipelines.half_precision import LEAST, CountingScaler
+from pds_nerfstudio.pipelines.half_precision import CountingScaler
 from pds_nerfstudio.pipelines.history import History, between
 from pds_nerfstudio.pipelines.memory_plan import work_of
 from pds_nerfstudio.pipelines.pace import at_least, in_words, is_counted
@@ -38,6 +38,7 @@ from pds_nerfstudio.pipelines.panel import Panel
 from pds_nerfstudio.pipelines.plan import Plan, prepare
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig
 from pds_nerfstudio.pipelines.session import Session
+from pds_nerfstudio.pipelines.skips import Skips
 from pds_nerfstudio.pipelines.steering import is_way_back
 from pds_nerfstudio.priors.families import PACKAGED
 from pds_nerfstudio.prompts import folder_words
@@ -47,8 +48,6 @@ from pds_nerfstudio.text import in_rich
 
 LOGGED_VIEWS = 3
 """Training views that are logged as pictures, with each checkpoint."""
-MOST_SKIPPED = 5
-"""Steps in a row without a finite gradient that end a run."""
 OF_STEPS = 1 << 40
 """Added to the seeds of torch's own generator, which no other draw of an edit shares."""
 
@@ -120,12 +119,11 @@ class EditTrainer(SceneTrainer):
     is_edit = True
     display: Display | None = None
     """What open pages render; None without a viewer."""
-    skipped = 0
-    """Steps without a finite gradient, or with one too large for float16, so far."""
+    skips: Skips
+    """Steps that changed nothing."""
     panel: Panel | None = None
     _next_step = 0
     _total_steps = 0
-    _skipped_in_a_row = 0
     _check: MovementCheck | None = None
 
     @property
@@ -139,6 +137,7 @@ class EditTrainer(SceneTrainer):
         assert isinstance(self.config.pipeline, EditConfig)
         scale, enabled = self.config.pipeline.first_scale, self.grad_scaler.is_enabled()
         self.grad_scaler = CountingScaler(init_scale=scale, enabled=enabled)
+        self.skips = Skips(self.checkpoint_dir)
         super().setup(test_mode)
         self._next_step = self._start_step
         if isinstance(self.viewer_state, Viewer):
@@ -216,10 +215,12 @@ class EditTrainer(SceneTrainer):
             if not isinstance(error, NonFiniteElsewhere):
                 distributed.any_of(True, self.pipeline.device)  # the others wait for this process's gradients
             self._last_step = step
-            return self._skip(step, str(error))
+            self.skips.not_finite(step, str(error))
+            self.optimizers.zero_grad_all()
+            return torch.zeros(()), {}, {}
+        self.skips.in_a_row = 0
         if self.grad_scaler.overflown > overflown:
-            self._say_overflown(step)
-        self._skipped_in_a_row = 0
+            self.skips.too_large(step, self.grad_scaler.get_scale())
         self._check.after_step(step - self._start_step + 1)
         return result
 
@@ -388,32 +389,6 @@ class EditTrainer(SceneTrainer):
                 for parameter, value in kept:
                     parameter.copy_(value)
         return distributed.mean(losses, self.pipeline.device)
-
-    def _say_overflown(self, step: int) -> None:
-        self.skipped += 1
-        scale = self.grad_scaler.get_scale()
-        CONSOLE.log(
-            f"[yellow]Step {step} skipped ({self.skipped} so far): its gradients are too large for float16; their "
-            f"scale is now {scale:g}."
-        )
-        if scale < LEAST:
-            raise UserError(
-                f"Step {step}'s gradients are too large for float16 at a scale of {scale:g}: lower the guidance "
-                f"scale, or give --mixed-precision False; the last checkpoint is in {self.checkpoint_dir}."
-            )
-
-    def _skip(self, step: int, reason: str):
-        self.skipped += 1
-        self._skipped_in_a_row += 1
-        CONSOLE.log(f"[yellow]Step {step} skipped ({self.skipped} so far): {in_rich(reason)}.")
-        if self._skipped_in_a_row >= MOST_SKIPPED:
-            raise UserError(
-                f"{self._skipped_in_a_row} steps in a row had no finite gradient ({reason}): lower the learning rate "
-                "or the guidance scale, or use --pipeline.precision fp32; the last checkpoint is in "
-                f"{self.checkpoint_dir}."
-            )
-        self.optimizers.zero_grad_all()
-        return torch.zeros(()), {}, {}
 
 
 @contextmanager
