@@ -57,7 +57,7 @@ def main(
     Args:
         bench: the folder of the suite and family, as `pds bench` leaves it.
         edit: which.
-        out: an MP4.
+        out: an MP4, or an animated WebP by its ending.
         method: by which it was made.
         seed: of the cell.
         frames: of the turn.

@@ -23,6 +23,8 @@ Image3 = Float[Tensor, "3 height width"]
 MARGIN = 6
 TEXT_HEIGHT = 20
 LINE_HEIGHT = 17
+WEBP_QUALITY = 60
+"""Of 100; a turn of 64 frames of three pictures of 384 pixels is then about a megabyte."""
 
 
 def heat(images: Images, reference: Images) -> Images:
@@ -126,9 +128,19 @@ def side_by_side(pictures: Sequence[Image3], labels: Sequence[str], lines: int |
 
 @contextmanager
 def video(path: Path, fps: int = 20) -> Iterator[Callable[[Image3], None]]:
-    """An MP4 that is written frame by frame: call what this gives with each picture, all of one even size."""
+    """An MP4 that is written frame by frame: call what this gives with each picture, all of one even size.
+
+    If `path` ends in .webp it is an animated WebP without an end, which pages show as they show pictures.
+    """
     import imageio.v2 as iio
 
+    if path.suffix == ".webp":
+        frames: list[Image.Image] = []
+        yield lambda image: frames.append(Image.fromarray(_bytes(image[None])[0]))
+        with written(path) as partial:
+            animated = {"save_all": True, "append_images": frames[1:], "duration": 1000 // fps, "loop": 0}
+            frames[0].save(partial, "WEBP", quality=WEBP_QUALITY, method=6, **animated)
+        return
     with written(path) as partial:
         writer: Any = iio.get_writer(partial, format="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2)  # pyright: ignore[reportArgumentType]
         with writer:

@@ -1,9 +1,10 @@
 """Sheets and films as files."""
 
 import imageio.v3 as iio
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from pds_nerfstudio.files import distinct_names, written
 from pds_nerfstudio.pictures import contact_sheet, heat, save_image, side_by_side, video
@@ -32,6 +33,16 @@ def test_a_film_has_its_frames_and_their_size(tmp_path):
     frames = iio.imread(tmp_path / "film.mp4", plugin="FFMPEG")
     assert frames.shape == (3, 32, 48, 3)
     assert [round(frame.mean() / 255, 1) for frame in frames] == [0.0, 0.5, 1.0]
+
+
+def test_a_film_for_pages_plays_for_ever(tmp_path):
+    with video(tmp_path / "film.webp", fps=5) as add:
+        for value in (0.0, 0.5, 1.0):
+            add(torch.full((3, 32, 48), value))
+    with Image.open(tmp_path / "film.webp") as film:
+        assert (film.n_frames, film.size, film.info["loop"]) == (3, (48, 32), 0)
+        shades = [np.asarray(frame.convert("L")).mean() / 255 for frame in ImageSequence.Iterator(film)]
+    assert shades == pytest.approx([0.0, 0.5, 1.0], abs=0.02)
 
 
 def test_two_pictures_side_by_side_are_labelled_below():
