@@ -73,7 +73,7 @@ def main(
     transforms = json.loads((source.parent / "dataparser_transforms.json").read_text())
     poses = poses_of_photographs(cameras.camera_to_worlds, transforms)
     labels = wanted.source_prompt, wanted.target_prompt, "a photograph of what it should be"
-    answers = out.with_suffix("")
+    answers = out.with_name(f"{out.stem}_{size}")
     studio: Studio | None = None
     with video(out, fps) as add:
         for i in track(range(frames), "filming"):

@@ -187,7 +187,8 @@ def _models(found: Findings, prior: str) -> None:
         found.mends.append(f"huggingface_hub does not load ({first_line(error)}): install it again.")
         return
     lines["cache"] = constants.HF_HUB_CACHE
-    for name in (*PACKAGED, prior, *OTHER_PRIORS):
+    lines["in this package"] = ", ".join(PACKAGED)
+    for name in (prior, *OTHER_PRIORS):
         try:
             folder = local_folder(name)
         except UserError as error:
