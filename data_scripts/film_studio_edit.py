@@ -3,6 +3,8 @@
 pds bench --suite suites/studio.yaml --edits bottle-hat --methods pnr-edit+sdedit-refine
 python data_scripts/film_studio_edit.py --bench outputs/bench/studio/splatfacto --edit bottle-hat --out turn.mp4
 
+The film of docs/studio.md: --out docs/figures/studio_turn.webp --frames 60 --size 320 --fps 12
+
 Needs the extra [studio]: the right answer is rendered for every frame, and kept beside the film until it is whole.
 """
 

@@ -24,7 +24,7 @@ MARGIN = 6
 TEXT_HEIGHT = 20
 LINE_HEIGHT = 17
 WEBP_QUALITY = 60
-"""Of 100; a turn of 64 frames of three pictures of 384 pixels is then about a megabyte."""
+"""Of 100: sixty frames of three pictures of 320 pixels take half a megabyte."""
 
 
 def heat(images: Images, reference: Images) -> Images:
