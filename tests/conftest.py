@@ -13,6 +13,7 @@ from textwrap import indent
 from types import ModuleType
 
 import hypothesis
+import in_process
 import pytest
 from distorted import write_capture
 
@@ -73,24 +74,13 @@ def run_command() -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.fixture(scope="session")
 def run_here() -> Callable[..., str]:
-    """`run_here("pds", …)` or `run_here("ns-train", …)`: the same in this process, which has imported what takes a new
-    one up to half a minute; what it printed."""
+    """`run_here("pds", …)` or `run_here("ns-train", …)`: the same in this process; what it printed."""
+    commands = {"pds": in_process.pds, "ns-train": in_process.ns_train}
 
     def run(name: str, *args: object) -> str:
-        import tyro
-        from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
-        from nerfstudio.scripts import train
-
-        from pds_nerfstudio.cli import command_of
-
-        words, printed = list(map(str, args)), io.StringIO()
-        with pytest.MonkeyPatch.context() as patched, redirect_stdout(printed):
-            patched.setattr(sys, "argv", [name, *words])  # an edit asks what the command line named
+        with pytest.MonkeyPatch.context() as patched, redirect_stdout(io.StringIO()) as printed:
             patched.setenv("COLUMNS", "200")
-            if name == "pds":
-                command_of(words).run()
-            else:
-                train.main(tyro.cli(AnnotatedBaseConfigUnion))
+            commands[name](*args)
         return printed.getvalue()
 
     return run

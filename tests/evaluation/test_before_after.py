@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import imageio.v3 as iio
+import in_process
 import numpy as np
 import pytest
 import torch
@@ -53,19 +54,13 @@ def test_an_edit_leaves_a_sheet_and_says_what_comes_next(edits, family):
 
 
 def test_a_sheet_that_fails_costs_no_edit_and_is_not_silent(toy_splats, monkeypatch, tmp_path, capsys):
-    import tyro
-    from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
-    from nerfstudio.scripts import train
-
     from pds_nerfstudio.pipelines import conclusion
 
     def fail(*_):
         raise RuntimeError("out of memory, perhaps")
 
     monkeypatch.setattr(conclusion, "before_after_sheet", fail)
-    arguments = ("pds-edit-splat", "--load-dir", toy_splats.parent, "--output-dir", tmp_path, *EDIT)
-    config = tyro.cli(AnnotatedBaseConfigUnion, args=[str(a) for a in arguments])
-    train.main(config)
+    config = in_process.ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, "--output-dir", tmp_path, *EDIT)
     output = " ".join(capsys.readouterr().out.split())
     assert "could not be made (RuntimeError: out of memory, perhaps)" in output
     assert "pds render" in output

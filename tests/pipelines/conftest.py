@@ -2,10 +2,10 @@
 
 import shutil
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import in_process
 import pytest
 
 PROMPTS = ("--pipeline.src-prompt", "a photo of a red can", "--pipeline.tgt-prompt", "a photo of a red cone")
@@ -25,20 +25,11 @@ def free_port() -> Callable[[], int]:
 
 
 @pytest.fixture
-def ns_train(tmp_path, monkeypatch) -> Callable:
-    """`ns_train(method, …)`: what `ns-train method …` does; returns the configuration as it ran."""
+def ns_train(tmp_path) -> Callable:
+    """`ns_train(method, …)`: what `ns-train method …` does without a viewer; returns the configuration as it ran."""
 
     def run(method: str, *args: object):
-        import tyro
-        from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
-        from nerfstudio.scripts import train
-
-        arguments = [method, "--output-dir", str(tmp_path / "outputs"), *HEADLESS, *map(str, args)]
-        with monkeypatch.context() as patched:  # an edit asks what the command line named
-            patched.setattr(sys, "argv", ["ns-train", *arguments])
-            config = tyro.cli(AnnotatedBaseConfigUnion)
-            train.main(config)
-        return config
+        return in_process.ns_train(method, "--output-dir", tmp_path / "outputs", *HEADLESS, *args)
 
     return run
 

@@ -4,12 +4,12 @@ import functools
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import in_process
 import numpy as np
 import torch
 from PIL import Image
@@ -138,10 +138,6 @@ def flags_off_default(method: str, masks: Path) -> list[str]:
 
 def train(arguments: list[str], killed_at: int | None = None) -> None:
     """`ns-train` in this process; at step `killed_at` it is killed as by kill -9."""
-    import tyro
-    from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
-    from nerfstudio.scripts import train
-
     from pds_nerfstudio.pipelines.trainer import EditTrainer
 
     step_of = EditTrainer.train_iteration
@@ -152,8 +148,7 @@ def train(arguments: list[str], killed_at: int | None = None) -> None:
         return step_of(self, step)
 
     EditTrainer.train_iteration = dying
-    sys.argv = ["ns-train", *arguments]
-    train.main(tyro.cli(AnnotatedBaseConfigUnion))
+    in_process.ns_train(*arguments)
 
 
 def in_a_process_of_its_own(arguments: list[str], killed_at: int | None = None) -> int:
