@@ -132,8 +132,6 @@ def video(path: Path, fps: int = 20) -> Iterator[Callable[[Image3], None]]:
 
     If `path` ends in .webp it is an animated WebP without an end, which pages show as they show pictures.
     """
-    import imageio.v2 as iio
-
     if path.suffix == ".webp":
         frames: list[Image.Image] = []
         yield lambda image: frames.append(Image.fromarray(_bytes(image[None])[0]))
@@ -141,6 +139,8 @@ def video(path: Path, fps: int = 20) -> Iterator[Callable[[Image3], None]]:
             animated = {"save_all": True, "append_images": frames[1:], "duration": 1000 // fps, "loop": 0}
             frames[0].save(partial, "WEBP", quality=WEBP_QUALITY, method=6, **animated)
         return
+    import imageio.v2 as iio
+
     with written(path) as partial:
         writer: Any = iio.get_writer(partial, format="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2)  # pyright: ignore[reportArgumentType]
         with writer:
