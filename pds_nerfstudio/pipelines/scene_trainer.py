@@ -1,5 +1,6 @@
 """nerfstudio's trainer with what long runs need: atomic checkpoints, an honest progress bar, errors in one sentence."""
 
+import inspect
 import math
 import os
 import re
@@ -330,3 +331,15 @@ def _close_event_writers() -> None:
             event_writer.tb_writer.close()
     writer.EVENT_WRITERS.clear()
     writer.EVENT_STORAGE.clear()
+
+
+@contextmanager
+def additional_steps(config: TrainerConfig, start: int) -> Iterator[None]:
+    """PyPI's 1.1.5 runs `max_num_iterations` more steps, its main branch so many in all: say what each needs."""
+    total = config.max_num_iterations
+    if "self._start_step + num_iterations" in inspect.getsource(Trainer.train):
+        config.max_num_iterations = total - start
+    try:
+        yield
+    finally:
+        config.max_num_iterations = total

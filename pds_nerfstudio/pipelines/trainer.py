@@ -2,11 +2,9 @@
 
 import copy
 import functools
-import inspect
 import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,7 +34,7 @@ from pds_nerfstudio.pipelines.memory_plan import work_of
 from pds_nerfstudio.pipelines.pace import at_least, in_words, is_counted
 from pds_nerfstudio.pipelines.panel import Panel
 from pds_nerfstudio.pipelines.plan import Plan, prepare
-from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig
+from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig, additional_steps
 from pds_nerfstudio.pipelines.session import Session
 from pds_nerfstudio.pipelines.skips import Skips
 from pds_nerfstudio.pipelines.steering import is_way_back
@@ -193,7 +191,7 @@ class EditTrainer(SceneTrainer):
 
     def train(self) -> None:
         """Run what is left of the edit. nerfstudio's releases disagree about what `max_num_iterations` counts."""
-        with _additional_steps(self.config, self._start_step):
+        with additional_steps(self.config, self._start_step):
             super().train()
 
     def _conclude(self, step: int) -> None:
@@ -389,15 +387,3 @@ class EditTrainer(SceneTrainer):
                 for parameter, value in kept:
                     parameter.copy_(value)
         return distributed.mean(losses, self.pipeline.device)
-
-
-@contextmanager
-def _additional_steps(config: TrainerConfig, start: int) -> Iterator[None]:
-    """PyPI's 1.1.5 runs `max_num_iterations` more steps, its main branch so many in all: say what each needs."""
-    total = config.max_num_iterations
-    if "self._start_step + num_iterations" in inspect.getsource(Trainer.train):
-        config.max_num_iterations = total - start
-    try:
-        yield
-    finally:
-        config.max_num_iterations = total
