@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
+# Where it is set, as in many container images, every process compiles nerfstudio and torch anew: fifteen seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo test lint docs wheel prior studio clean
 
 install: $(READY)
