@@ -100,7 +100,15 @@ def _packages(found: Findings) -> None:
         found.mends.append(
             f"gsplat {gsplat.split()[0]} differs from the 1.4 that is used here: pip install gsplat==1.4.0"
         )
+    if not bytecode_is_kept():
+        lines["bytecode"] = "not kept: every start compiles torch and nerfstudio again (unset PYTHONDONTWRITEBYTECODE)"
     found.sections["packages"] = lines
+
+
+def bytecode_is_kept() -> bool:
+    """Whether a start finds torch compiled to bytecode; else it takes some fifteen seconds longer, each time."""
+    torch = find_spec("torch")
+    return not sys.dont_write_bytecode or torch is None or torch.cached is None or Path(torch.cached).exists()
 
 
 def _graphics(found: Findings) -> None:

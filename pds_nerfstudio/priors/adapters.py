@@ -22,6 +22,7 @@ from torch.nn import Parameter
 from pds_nerfstudio.draws import own_draws
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.priors.lora import ATTENTION, add_lora
+from pds_nerfstudio.priors.networks import device_of, dtype_of
 
 ADAPTER_RATE = 1e-4
 """Learning rate of VSD's and Piva's adapters beside an edit (Le et al. 2024, A.1)."""
@@ -80,15 +81,14 @@ class Adapters:
 
     def lift(self, name: str, prediction: Tensor) -> None:
         """Let the gradient on an adapter's `prediction` enter a denoiser in float16 with a greatest value in [1, 2)."""
-        if self.denoiser.dtype != torch.float16:
+        if dtype_of(self.denoiser) != torch.float16:
             return
 
         def lifted(gradient: Tensor) -> Tensor:
             greatest = gradient.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
             factor = torch.exp2(-greatest.log2().floor())
-            self._lifted[name] = factor.to(
-                self.denoiser.device
-            )  # where the matrices are, whose gradients are divided by it
+            # Where the matrices are, whose gradients are divided by it.
+            self._lifted[name] = factor.to(device_of(self.denoiser))
             return gradient * factor
 
         prediction.register_hook(lifted)

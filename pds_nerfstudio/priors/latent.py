@@ -36,6 +36,7 @@ from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.priors.adapters import Adapters
 from pds_nerfstudio.priors.autoencoders import latents_of, recompute_encoder, stride_of
 from pds_nerfstudio.priors.dialect import Dialect, Times
+from pds_nerfstudio.priors.networks import device_of, dtype_of
 from pds_nerfstudio.priors.text_encoders import Text
 
 # Axis names of their own: `height` and `width` are those of latents.
@@ -137,12 +138,12 @@ class LatentPrior(ABC):
     @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
-        return self.denoiser.device
+        return device_of(self.denoiser)
 
     @property
     def dtype(self) -> torch.dtype:
         """The denoiser's precision."""
-        return self.denoiser.dtype
+        return dtype_of(self.denoiser)
 
     @property
     def latent_stride(self) -> int:
@@ -181,17 +182,17 @@ class LatentPrior(ABC):
         self._check_size(*images.shape[-2:])
         if self.tiny is not None and generator is None:
             with self._own_precision():
-                latents = self.tiny.encode((2 * images - 1).to(self.tiny.device, self.tiny.dtype)).latents
+                latents = self.tiny.encode(_shown(images, self.tiny)).latents
             return latents.float().to(images.device)
         with self._own_precision():
-            encoded = self.vae.encode((2 * images - 1).to(self.vae.device, self.vae.dtype))
+            encoded = self.vae.encode(_shown(images, self.vae))
             latents = latents_of(encoded, generator)
         return ((latents.float() - self._shift) * self.vae.config.scaling_factor).to(images.device)
 
     def features(self, images: Images) -> list[Float[Tensor, "batch width feature_height feature_width"]]:
         """What the VAE's encoder makes of images, RGB in [0, 1], at each resolution; with the graph back to them."""
         with self._own_precision():
-            hidden = self.vae.encoder.conv_in((2 * images - 1).to(self.vae.device, self.vae.dtype))
+            hidden = self.vae.encoder.conv_in(_shown(images, self.vae))
             features = []
             for block in self.vae.encoder.down_blocks:
                 hidden = block(hidden)
@@ -203,7 +204,7 @@ class LatentPrior(ABC):
         """Latents to RGB, clipped to [0, 1], float32, without a graph."""
         scaled = latents / self.vae.config.scaling_factor + self._shift
         with self._own_precision():
-            images = self.vae.decode(scaled.to(self.vae.device, self.vae.dtype)).sample
+            images = self.vae.decode(scaled.to(device_of(self.vae), dtype_of(self.vae))).sample
         return (images.float() / 2 + 0.5).clamp(0, 1).to(latents.device)
 
     def predict_noise(self, queries: Sequence[Query]) -> list[Latents]:
@@ -404,3 +405,8 @@ class LatentPrior(ABC):
                 f"The picture is {height}x{width} pixels: height and width must be multiples of the latent stride "
                 f"{self.size_multiple}, as images.working_size gives them."
             )
+
+
+def _shown(images: Images, network: Any) -> Images:
+    """Pictures as an encoder takes them: in [-1, 1], in its place and precision."""
+    return (2 * images - 1).to(device_of(network), dtype_of(network))

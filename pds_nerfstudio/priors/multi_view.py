@@ -37,7 +37,7 @@ class MultiViewPrior(StableDiffusionPrior):
 
     def without_cameras(self, rows: int) -> dict[str, Any]:
         """Sixteen zeros for each row."""
-        return {"class_labels": torch.zeros(rows, CAMERA_NUMBERS, device=self.device, dtype=self.unet.dtype)}
+        return {"class_labels": torch.zeros(rows, CAMERA_NUMBERS, device=self.device, dtype=self.dtype)}
 
     def _placed(self, queries: Sequence[Query]) -> dict[str, Any]:
         """The cameras of all rows, zeros where there is none, and which rows belong together.
@@ -58,7 +58,7 @@ class MultiViewPrior(StableDiffusionPrior):
                     raise ValueError("The views of a group have different t: they are predicted jointly at one.")
                 vector = (matrices if self.framing else without_framing(matrices)).flatten(1)
             for _ in self.halves(query):
-                vectors.append(vector.to(self.device, self.unet.dtype))
+                vectors.append(vector.to(self.device, self.dtype))
                 groups.append((rows // together, together))
         return {"class_labels": torch.cat(vectors), "cross_attention_kwargs": {"groups": tuple(groups)}}
 

@@ -3,8 +3,10 @@
 import inspect
 import json
 import re
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,6 +94,21 @@ def test_a_full_disk_and_a_card_that_torch_does_not_see_are_mends(able, monkeypa
     mends = " ".join(machine.examine(Path.cwd(), PRIOR).mends)
     assert "make room" in mends
     assert "torch cannot use" in mends
+
+
+@pytest.mark.parametrize(
+    ("told_not_to", "cached", "kept"), [(False, False, True), (True, True, True), (True, False, False)]
+)
+def test_what_makes_every_start_slow_is_named(able, monkeypatch, tmp_path, told_not_to, cached, kept):
+    compiled = tmp_path / "torch.pyc"
+    if cached:
+        compiled.touch()
+    monkeypatch.setattr(sys, "dont_write_bytecode", told_not_to)
+    monkeypatch.setattr(machine, "find_spec", lambda name: SimpleNamespace(cached=str(compiled)))
+    assert machine.bytecode_is_kept() == kept
+    found = machine.examine(Path.cwd(), PRIOR)
+    assert ("PYTHONDONTWRITEBYTECODE" in str(found.sections["packages"])) != kept
+    assert found.can_run
 
 
 @pytest.mark.parametrize(
