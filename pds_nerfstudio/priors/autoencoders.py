@@ -1,5 +1,7 @@
 """Two kinds of autoencoders by one name each: AutoencoderKL of Stable Diffusion, and AutoencoderDC of SANA.
 
+    x⁰ = (E(2I − 1) − shift) · scale        scale, shift from its configuration
+
 The second (Chen et al. 2024) has a stride of 32, gives latents in place of a posterior, and cannot by itself run its
 blocks again in the backward pass.
 """
@@ -13,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pds_nerfstudio.priors.folder import levels_of
+from pds_nerfstudio.priors.networks import device_of, dtype_of
 
 
 def stride_of(config: Mapping[str, Any]) -> int:
@@ -26,6 +29,25 @@ def latents_of(encoded: Any, generator: torch.Generator | None = None) -> Tensor
     if posterior is None:
         return encoded.latent
     return posterior.mean if generator is None else posterior.sample(generator)
+
+
+def as_input(images: Tensor, network: Any) -> Tensor:
+    """Pictures as an encoder takes them: in [-1, 1], in its place and precision."""
+    return (2 * images - 1).to(device_of(network), dtype_of(network))
+
+
+def scaled(latents: Tensor, config: Any) -> Tensor:
+    """An autoencoder's latents, in float32 and of about unit variance over natural images."""
+    return (latents.float() - _shift(config)) * config.scaling_factor
+
+
+def unscaled(latents: Tensor, config: Any) -> Tensor:
+    """The inverse of `scaled`."""
+    return latents / config.scaling_factor + _shift(config)
+
+
+def _shift(config: Any) -> float:
+    return getattr(config, "shift_factor", None) or 0.0
 
 
 def recompute_encoder(autoencoder: Any) -> None:

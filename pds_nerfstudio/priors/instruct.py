@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query
+from pds_nerfstudio.priors.autoencoders import unscaled
 from pds_nerfstudio.priors.check import TOYBOX, check_prior
 from pds_nerfstudio.priors.folder import check_safetensors
 from pds_nerfstudio.priors.load import load_prior
@@ -31,7 +32,7 @@ class InstructPrior(StableDiffusionPrior):
 
     def as_condition(self, latents: Latents) -> Latents:
         """x⁰ of a picture as the U-Net is shown it: unscaled."""
-        return latents / self.vae.config.scaling_factor + self._shift
+        return unscaled(latents, self.vae.config)
 
     def shown(self, original: Latents, image_guidance: float) -> "Shown":
         """This prior as it edits pictures of these latents x⁰."""

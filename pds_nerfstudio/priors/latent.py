@@ -34,7 +34,7 @@ from pds_nerfstudio.files import private_folder
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.priors.adapters import Adapters
-from pds_nerfstudio.priors.autoencoders import latents_of, recompute_encoder, stride_of
+from pds_nerfstudio.priors.autoencoders import as_input, latents_of, recompute_encoder, scaled, stride_of, unscaled
 from pds_nerfstudio.priors.dialect import Dialect, Times
 from pds_nerfstudio.priors.networks import device_of, dtype_of
 from pds_nerfstudio.priors.text_encoders import Text
@@ -182,17 +182,17 @@ class LatentPrior(ABC):
         self._check_size(*images.shape[-2:])
         if self.tiny is not None and generator is None:
             with self._own_precision():
-                latents = self.tiny.encode(_shown(images, self.tiny)).latents
+                latents = self.tiny.encode(as_input(images, self.tiny)).latents
             return latents.float().to(images.device)
         with self._own_precision():
-            encoded = self.vae.encode(_shown(images, self.vae))
+            encoded = self.vae.encode(as_input(images, self.vae))
             latents = latents_of(encoded, generator)
-        return ((latents.float() - self._shift) * self.vae.config.scaling_factor).to(images.device)
+        return scaled(latents, self.vae.config).to(images.device)
 
     def features(self, images: Images) -> list[Float[Tensor, "batch width feature_height feature_width"]]:
         """What the VAE's encoder makes of images, RGB in [0, 1], at each resolution; with the graph back to them."""
         with self._own_precision():
-            hidden = self.vae.encoder.conv_in(_shown(images, self.vae))
+            hidden = self.vae.encoder.conv_in(as_input(images, self.vae))
             features = []
             for block in self.vae.encoder.down_blocks:
                 hidden = block(hidden)
@@ -202,9 +202,9 @@ class LatentPrior(ABC):
     @torch.no_grad()
     def decode(self, latents: Latents) -> Images:
         """Latents to RGB, clipped to [0, 1], float32, without a graph."""
-        scaled = latents / self.vae.config.scaling_factor + self._shift
+        taken = unscaled(latents, self.vae.config).to(device_of(self.vae), dtype_of(self.vae))
         with self._own_precision():
-            images = self.vae.decode(scaled.to(device_of(self.vae), dtype_of(self.vae))).sample
+            images = self.vae.decode(taken).sample
         return (images.float() / 2 + 0.5).clamp(0, 1).to(latents.device)
 
     def predict_noise(self, queries: Sequence[Query]) -> list[Latents]:
@@ -390,10 +390,6 @@ class LatentPrior(ABC):
         x_t = query.noisy_latents.detach()
         return self.dialect.to_epsilon(x_t, query.t, prediction.to(x_t.device))
 
-    @property
-    def _shift(self) -> float:
-        return getattr(self.vae.config, "shift_factor", None) or 0.0
-
     def _own_precision(self) -> AbstractContextManager[object]:
         kind = self.device.type
         # torch's meta device, on which costs are counted, knows no autocast.
@@ -405,8 +401,3 @@ class LatentPrior(ABC):
                 f"The picture is {height}x{width} pixels: height and width must be multiples of the latent stride "
                 f"{self.size_multiple}, as images.working_size gives them."
             )
-
-
-def _shown(images: Images, network: Any) -> Images:
-    """Pictures as an encoder takes them: in [-1, 1], in its place and precision."""
-    return (2 * images - 1).to(device_of(network), dtype_of(network))
