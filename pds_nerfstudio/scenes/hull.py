@@ -134,16 +134,15 @@ def project(camera: Cameras, points: Tensor) -> tuple[Float[Tensor, "points 2"],
     """
     pose, kind = camera.camera_to_worlds[0], int(camera.camera_type[0])
     right, up, back = ((points - pose[:, 3]) @ pose[:, :3]).unbind(-1)
-    distance = torch.stack([right, up, back]).norm(dim=0)
     if kind == CameraType.PERSPECTIVE.value:
         depth = -back
         across, down = right / depth, -up / depth
     elif kind == CameraType.FISHEYE.value:
         off_axis = torch.hypot(right, up)
-        angle, depth = torch.atan2(off_axis, -back) / off_axis.clamp(min=1e-12), distance
+        angle, depth = torch.atan2(off_axis, -back) / off_axis.clamp(min=1e-12), torch.hypot(off_axis, back)
         across, down = right * angle, -up * angle
     elif kind == CameraType.EQUIRECTANGULAR.value:
-        depth = distance
+        depth = torch.hypot(torch.hypot(right, up), back)
         across, down = torch.atan2(right, -back) / torch.pi, torch.acos(up / depth) / torch.pi - 0.5
     else:
         raise UserError(

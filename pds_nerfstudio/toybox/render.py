@@ -19,10 +19,12 @@ from pds_nerfstudio.toybox.geometry import (
     Material,
     Points,
     Solid,
+    length,
     material_at,
     signed_distance,
     solid,
     surface_normal,
+    unit,
 )
 from pds_nerfstudio.toybox.spec import Colour, Floor, SceneSpec
 
@@ -138,7 +140,7 @@ def _sphere_trace(parts: Solid, origins: Points, directions: Points, start: Tens
     Rays that have arrived or left the bounding sphere drop out along the way.
     """
     result = torch.full_like(start, torch.inf)
-    ray, t, length = torch.arange(len(start), device=start.device), start, directions.norm(dim=0)
+    ray, t, speed = torch.arange(len(start), device=start.device), start, length(*directions)
     for step in range(TRACE_STEPS):
         distance = signed_distance(parts, torch.addcmul(origins, t, directions))
         arrived = distance < 1e-3
@@ -146,11 +148,11 @@ def _sphere_trace(parts: Solid, origins: Points, directions: Points, start: Tens
             arrived |= (distance < 4e-3) & (step == TRACE_STEPS - 1)
             result[ray[arrived]] = t[arrived]
             going = (~arrived & (t < end)).nonzero().squeeze(-1)
-            ray, t, length, end, distance = ray[going], t[going], length[going], end[going], distance[going]
+            ray, t, speed, end, distance = ray[going], t[going], speed[going], end[going], distance[going]
             origins, directions = origins[:, going], directions[:, going]
             if len(ray) == 0:
                 break
-        t = t + distance / length
+        t = t + distance / speed
     return result
 
 
@@ -185,7 +187,7 @@ def _trace_view(spec: SceneSpec, camera_to_world: Tensor, height: int, width: in
     light = torch.nn.functional.normalize(origins.new_tensor(LIGHT), dim=0)
 
     to_floor = -origins[2] / directions[2].clamp_max(-1e-6)
-    on_floor = (origins + to_floor * directions)[:2].norm(dim=0) < FLOOR_RADIUS
+    on_floor = length(*(origins + to_floor * directions)[:2]) < FLOOR_RADIUS
     depth = torch.where((directions[2] < 0) & on_floor, to_floor, torch.full_like(to_floor, torch.inf))
     material = torch.where(depth.isfinite(), int(Material.FLOOR), int(Material.BACKGROUND))
 
@@ -211,8 +213,8 @@ def _trace_view(spec: SceneSpec, camera_to_world: Tensor, height: int, width: in
     towards_light = (light @ normals).clamp_min(0)
     sky = 0.5 + 0.5 * normals[2]
     diffuse = 0.28 + 0.17 * sky + 0.55 * towards_light * shadow
-    view = torch.nn.functional.normalize(-directions, dim=0)
-    half_way = torch.nn.functional.normalize(view + light[:, None], dim=0)
+    view = unit(-directions)
+    half_way = unit(view + light[:, None])
     highlight = 0.25 * (normals * half_way).sum(0).clamp_min(0) ** 24 * shadow
     highlight = torch.where(material == Material.OBJECT, highlight, 0.0)
     diffuse = torch.where(material == Material.BACKGROUND, 1.0, diffuse)
