@@ -1,9 +1,12 @@
-"""Edits with every setting off its default, killed and resumed: what `test_resume_*.py` checks method by method."""
+"""Edits with every setting off its default, cut off and resumed: what `test_resume_*.py` checks method by method.
+
+What a kill leaves of one is copied from its folder while it runs. Edits that are really killed: `test_edit.py`,
+`test_refine.py`, `test_interruption.py`.
+"""
 
 import functools
 import multiprocessing
-import os
-import signal
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -25,7 +28,7 @@ from pds_nerfstudio.scenes.source import find_run
 from .conftest import HEADLESS, PROMPTS
 
 EDITS = [name for name, method in METHODS.items() if isinstance(method.config.pipeline, EditConfig)]
-SAVED_EVERY, KILLED_AT, STEPS = 3, 5, 7
+SAVED_EVERY, LEFT_AT, STEPS = 3, 5, 7
 OF_THE_RUN = ("base", "base_step", "base_checksum", "carried", "followed")
 NOT_SET = ("_target", "datamanager", "model", *OF_THE_RUN, "src_prompt", "tgt_prompt", "drawn")
 """Nothing that a user sets here; prompts are PROMPTS, and what is drawn is drawn in the viewer."""
@@ -136,30 +139,29 @@ def flags_off_default(method: str, masks: Path) -> list[str]:
     return words
 
 
-def train(arguments: list[str], killed_at: int | None = None) -> None:
-    """`ns-train` in this process; at step `killed_at` it is killed as by kill -9."""
+def train(arguments: list[str], left: tuple[Path, Path] | None = None) -> None:
+    """`ns-train` in this process; before step `LEFT_AT` the first of the folders is copied to the second."""
     from pds_nerfstudio.pipelines.trainer import EditTrainer
 
     step_of = EditTrainer.train_iteration
 
-    def dying(self, step: int):
-        if step == killed_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def watched(self, step: int):
+        if left is not None and step == LEFT_AT:
+            shutil.copytree(*left, symlinks=True)
         return step_of(self, step)
 
-    EditTrainer.train_iteration = dying
+    EditTrainer.train_iteration = watched
     in_process.ns_train(*arguments)
 
 
-def in_a_process_of_its_own(arguments: list[str], killed_at: int | None = None) -> int:
-    """Exit code of `train` in a process that has imported everything already."""
+def in_a_process_of_its_own(arguments: list[str], left: tuple[Path, Path] | None = None) -> None:
+    """`train` in a process that has imported everything already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pds_nerfstudio.methods", "nerfstudio.scripts.train"])
-    process = context.Process(target=train, args=(arguments, killed_at))
+    process = context.Process(target=train, args=(arguments, left))
     process.start()
     process.join(600)
-    assert process.exitcode is not None, "it did not end"
-    return process.exitcode
+    assert process.exitcode == 0
 
 
 def the_run(folder: Path) -> Path:
@@ -209,7 +211,7 @@ def write_extras(folder: Path) -> None:
 
 
 def check_resuming(method: str, base: Path, scene: Path, folder: Path) -> None:
-    """Kill an edit in the middle, resume it by its folder alone, and compare with one that never stopped.
+    """Resume what a kill in the middle of an edit would leave, by its folder alone, and compare with the whole edit.
 
     Args:
         base: `config.yml` of the run to edit.
@@ -219,13 +221,12 @@ def check_resuming(method: str, base: Path, scene: Path, folder: Path) -> None:
     write_extras(folder)
     flags = flags_off_default(method, all_white(folder / "masks", scene))
     edit = [method, *HEADLESS, "--load-dir", str(base.parent), *PROMPTS, *flags]
-    assert in_a_process_of_its_own([*edit, "--output-dir", str(folder / "straight")]) == 0
-    killed = in_a_process_of_its_own([*edit, "--output-dir", str(folder / "killed")], KILLED_AT)
-    assert killed == -signal.SIGKILL
-    interrupted = find_run(the_run(folder / "killed"))
+    left = folder / "straight", folder / "left"
+    in_a_process_of_its_own([*edit, "--output-dir", str(folder / "straight")], left)
+    interrupted = find_run(the_run(folder / "left"))
     assert interrupted.step == SAVED_EVERY
     resume = [method, *HEADLESS, "--load-dir", str(interrupted.config_path.parent)]
-    assert in_a_process_of_its_own([*resume, "--output-dir", str(folder / "resumed")]) == 0
+    in_a_process_of_its_own([*resume, "--output-dir", str(folder / "resumed")])
 
     straight, resumed = (find_run(the_run(folder / name)) for name in ("straight", "resumed"))
     assert straight.step == resumed.step == STEPS - 1

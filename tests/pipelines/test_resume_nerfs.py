@@ -24,7 +24,7 @@ def clear_nerf(toy_scene) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", NERFS)
-def test_an_edit_that_is_killed_and_resumed_ends_as_the_straight_one_to_the_bit(
+def test_an_edit_that_is_cut_off_and_resumed_ends_as_the_straight_one_to_the_bit(
     method, clear_nerf, toy_scene, tmp_path
 ):
     check_resuming(method, clear_nerf, toy_scene, tmp_path)

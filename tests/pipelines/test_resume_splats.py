@@ -14,7 +14,7 @@ SPLATS = [name for name in EDITS if name.endswith("-splat")]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", SPLATS)
-def test_an_edit_that_is_killed_and_resumed_ends_as_the_straight_one_to_the_bit(
+def test_an_edit_that_is_cut_off_and_resumed_ends_as_the_straight_one_to_the_bit(
     method, toy_splats, toy_scene, tmp_path
 ):
     check_resuming(method, toy_splats, toy_scene, tmp_path)
