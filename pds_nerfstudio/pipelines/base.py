@@ -39,7 +39,7 @@ from pds_nerfstudio.prompts import require_read_differently, sought
 from pds_nerfstudio.scenes.families import scene_of
 from pds_nerfstudio.scenes.hull import Hull, Region
 from pds_nerfstudio.scenes.pick import object_at, point_seen
-from pds_nerfstudio.scenes.region import Box, Outside, common, hull_of_masks, hull_of_views
+from pds_nerfstudio.scenes.region import Box, Outside, bounds_of, common, hull_of_masks, hull_of_views
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
 from pds_nerfstudio.scenes.stencil import drawn_on
@@ -212,7 +212,7 @@ class EditPipeline(VanillaPipeline):
             settings = self.config.region
             if settings.click is not None:
                 settings.pick, settings.click = point_seen(self.model, self.views, *settings.click), None
-            self.freeze()
+            self.freeze(0 if resumes else self.config.scene.added())
 
     def get_param_groups(self):
         """The scene's parameter groups, without camera poses and per-image colour corrections."""
@@ -242,13 +242,16 @@ class EditPipeline(VanillaPipeline):
     def load_beside(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `beside` gave, out of a larger state dict."""
 
-    def freeze(self) -> None:
-        """Freeze what lies outside the region, as the scene is now.
+    def freeze(self, added: int = 0) -> None:
+        """Freeze what lies outside the region, as the scene is now; `added` Gaussians join what lies inside.
 
         Raises:
             UserError: nothing lies inside, or the masks cannot be read.
         """
-        said = self.scene.freeze_outside(self.region())
+        region = self.region()
+        if added and region is not None:
+            self.scene.populate(added, region, self.config.run.seed, bounds_of(region))
+        said = self.scene.freeze_outside(region)
         if said is not None:
             self.decisions["region"] = said
             CONSOLE.log(in_rich(said))

@@ -92,10 +92,10 @@ class RefinePipeline(DatasetUpdatePipeline):
             self.scene.load_extra_state(kept)
             self.decisions["region"] = "What the edit left as it was stays so."
 
-    def freeze(self) -> None:
+    def freeze(self, added: int = 0) -> None:
         """See `EditPipeline.freeze`; where the edit has changed nothing to speak of, all of the scene may change."""
         try:
-            super().freeze()
+            super().freeze(added)
         except UserError:
             if self.config.change == "everywhere" or self.config.region.confines:
                 raise

@@ -162,6 +162,10 @@ class SceneSettings(Group):
         """When the number of Gaussians changes; None for never."""
         return None
 
+    def added(self) -> int:
+        """How many Gaussians are added where the scene may change, before the first step."""
+        return 0
+
     def differentiated(self) -> float:
         """The share of a NeRF's chunks that carries a graph."""
         return 1.0
@@ -200,6 +204,9 @@ class NerfSettings(DistilledScene):
 class SplatSettings(DistilledScene):
     """What splats can be told."""
 
+    new_gaussians: Count = 0
+    """So many Gaussians are added, nearly transparent, to the part that may change, before the first step. An addition
+    in empty air has few to be made of. Where everything may change, none are."""
     densify_from: Count = 100
     """Edit step after which Gaussians are cloned, split and pruned."""
     densify_until: Count = 0
@@ -211,6 +218,10 @@ class SplatSettings(DistilledScene):
     Gaussians with the largest screen gradients are cloned or split, as many as that takes; splatfacto's own threshold
     is made for a photometric loss. Gaussians that cover more of the screen than --pipeline.model.split-screen-size are
     split too, which happens often after a perturbation of scales."""
+
+    def added(self) -> int:
+        """See `SceneSettings.added`."""
+        return self.new_gaussians
 
     def densification(self) -> Densify | None:
         """See `SceneSettings.densification`."""

@@ -28,6 +28,10 @@ INSIDE = 0.5
 """The hull are the points of at least this relevance."""
 
 
+Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""The least and the greatest corner of a box, in scene units."""
+
+
 @runtime_checkable
 class Region(Protocol):
     """A part of space."""

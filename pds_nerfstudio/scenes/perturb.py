@@ -108,24 +108,28 @@ def fresh_splats(
     Returns:
         means, log-scales, opacity logits and colours (band 0 of the spherical harmonics, or logits at degree 0).
     """
-    from sklearn.neighbors import NearestNeighbors
-
     count = len(means)
     if isinstance(where, Hull):
         drawn = where.draw(count, means, generator)
     else:
         low, high = box_of(means)
         drawn = low + (high - low) * torch.rand(count, 3, generator=generator)
-    neighbours = min(4, count)  # each is its own nearest
-    distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(drawn.numpy()).kneighbors(drawn.numpy())
-    spacing = torch.from_numpy(distances[:, 1:]).float().mean(1, keepdim=True).clamp(min=1e-7)
     rgb = torch.rand(count, 3, generator=generator)
     return {
         "means": drawn,
-        "scales": spacing.log().repeat(1, 3),
+        "scales": spacing(drawn, drawn).log().repeat(1, 3),
         "opacities": torch.full((count, 1), INITIAL_OPACITY).logit(),
         "features_dc": RGB2SH(rgb) if sh_degree > 0 else rgb.logit(eps=1e-3),
     }
+
+
+def spacing(points: Float[Tensor, "points 3"], among: Float[Tensor, "_ 3"]) -> Float[Tensor, "points 1"]:
+    """The mean distance of each point, on the CPU, to the three nearest others among those, of which it is one."""
+    from sklearn.neighbors import NearestNeighbors
+
+    neighbours = min(4, len(among))  # each is its own nearest
+    distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(among.numpy()).kneighbors(points.numpy())
+    return torch.from_numpy(distances[:, 1:]).float().mean(1, keepdim=True).clamp(min=1e-7)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.families import render
-from pds_nerfstudio.scenes.hull import Hull, Region
+from pds_nerfstudio.scenes.hull import Bounds, Hull, Region
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.views import Views
 
@@ -76,6 +76,18 @@ class Common:
     def contains(self, points: Float[Tensor, "points 3"]) -> Bool[Tensor, " points"]:
         """Whether each point is in both."""
         return self.first.contains(points) & self.second.contains(points)
+
+
+def bounds_of(region: Region) -> Bounds | None:
+    """Of a box that holds a region; None where none is known."""
+    match region:
+        case Box(corners):
+            return corners[:3], corners[3:]
+        case Ball((x, y, z), r):
+            return (x - r, y - r, z - r), (x + r, y + r, z + r)
+        case Common(first, second):
+            return bounds_of(first) or bounds_of(second)
+    return None
 
 
 def common(*regions: Region | None) -> Region | None:

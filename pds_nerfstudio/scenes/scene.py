@@ -24,7 +24,7 @@ from nerfstudio.models.base_model import Model
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.scenes.hull import Hull, Region, spread_over
+from pds_nerfstudio.scenes.hull import Bounds, Hull, Region, spread_over
 from pds_nerfstudio.scenes.perturb import Eta
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering
 from pds_nerfstudio.scenes.views import Views
@@ -79,6 +79,11 @@ class Scene(ABC):
 
     def begin_edit(self, densify: Densify | None = None) -> None:  # noqa: B027 - a NeRF has nothing to prepare
         """Show the scene as a finished one and count its edit from step 0; without `densify` its size stays."""
+
+    def populate(  # noqa: B027 - a NeRF has values everywhere
+        self, count: int, region: Region, seed: int, bounds: Bounds | None = None
+    ) -> None:
+        """Add to the region, whose bounds may be known, what an edit can be made of, before optimisers are built."""
 
     def made_from(self, views: Views) -> None:  # noqa: B027 - a NeRF is as smooth at any size
         """Know the photographs, so that the viewer's pictures, which may be larger, are as smooth as they are."""

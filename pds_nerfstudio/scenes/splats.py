@@ -18,10 +18,11 @@ from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.images import to_channels_last
-from pds_nerfstudio.scenes.hull import Region
+from pds_nerfstudio.scenes.hull import Bounds, Region
 from pds_nerfstudio.scenes.kernels import require_splats
 from pds_nerfstudio.scenes.lift import members_of_masks
 from pds_nerfstudio.scenes.perturb import Eta, perturb_splats
+from pds_nerfstudio.scenes.populate import populate
 from pds_nerfstudio.scenes.rendering import Chunks, Rendering, as_image, evaluating, require_one
 from pds_nerfstudio.scenes.scene import FROZEN, Densify, Scene
 from pds_nerfstudio.scenes.views import Views
@@ -52,6 +53,10 @@ class SplatScene(Scene):
             refine_every=densify.every,
             grow_share=densify.share,
         )
+
+    def populate(self, count: int, region: Region, seed: int, bounds: Bounds | None = None) -> None:
+        """So many Gaussians, see `scenes.populate`."""
+        populate(self.model, count, region, torch.Generator().manual_seed(seed), bounds)
 
     def made_from(self, views: Views) -> None:
         """See `SplatfactoScene.focal`."""
