@@ -95,7 +95,8 @@ def test_a_family_is_offered_only_its_own_settings():
     )
     assert of_nerfs - of_splats == {"rays_per_chunk", "backward_share", "proposal_losses"}
     assert of_splats - of_nerfs == {
-        *("densify_from", "densify_until", "densify_every", "densify_growth", "eta_opacity", "eta_colour")
+        *("new_gaussians", "densify_from", "densify_until", "densify_every", "densify_growth"),
+        *("eta_opacity", "eta_colour"),
     }
 
 

@@ -8,6 +8,7 @@ from pds_nerfstudio.evaluation.trial import load_run
 from pds_nerfstudio.pipelines.settings import RegionSettings
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.hull import Hull
+from pds_nerfstudio.scenes.region import Box
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 from pds_nerfstudio.scenes.views import eval_views
 
@@ -54,6 +55,25 @@ def test_two_hundred_steps_leave_everything_outside_the_box_as_it_was_to_the_bit
     assert 0.1 < untouched.float().mean() < 0.98
     assert torch.equal(pictures[0][untouched], pictures[1][untouched])
     assert not torch.equal(pictures[0], pictures[1])
+
+
+def test_new_gaussians_join_what_may_change_once_also_across_a_resume(ns_train, toy_splats):
+    above = (-0.1, -0.1, -0.35, 0.1, 0.1, -0.2)
+    source = load_source_state(find_run(toy_splats))
+    means, count = "_model.gauss_params.means", len(source["_model.gauss_params.means"])
+    first = ns_train(
+        *("dds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 4),
+        *("--pipeline.box", *above, "--pipeline.new-gaussians", 50),
+    )
+    resumed = ns_train("dds-edit-splat", "--load-dir", first.get_base_dir(), "--max-num-iterations", 8)
+    there = load_source_state(find_run(first.get_base_dir()))
+    edited = load_source_state(find_run(resumed.get_base_dir()))
+    assert len(there[means]) == len(edited[means]) == count + 50
+    outside = ~Box(above).contains(source[means])
+    assert int(outside.sum()) > 0.9 * count
+    assert torch.equal(edited[means][:count][outside], source[means][outside])
+    assert not torch.equal(edited[means][count:], there[means][count:])
+    assert not bool(edited["_scene.frozen"][count:].any())
 
 
 def test_a_resumed_and_densified_local_edit_still_holds_the_rest(ns_train, toy_splats, upper_half, capfd):
