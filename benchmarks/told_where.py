@@ -35,6 +35,8 @@ class Options:
     edits: tuple[str, ...] = tuple(edit.name for edit in EDITS if edit.kind == "addition")
     change: str = "everywhere"
     """What may change within the box: everywhere, or relevant, as the recipe has it for additions without a box."""
+    new: int = 0
+    """Gaussians that are added in the box (--pipeline.new-gaussians); the recipe's are not."""
     seed: int = 0
 
 
@@ -59,7 +61,8 @@ def main(options: Options) -> None:
             write_whole(known, str(benchmark.prepare(edit, scenes, options.seed)))
         source = Path(known.read_text())
         box, out = {"pipeline.box": box_around(edit, source)}, options.out / edit.name
-        edited = benchmark.edit("pnr-edit", box | {"pipeline.change": options.change}, source, edit, out, options.seed)
+        told = box | {"pipeline.change": options.change, "pipeline.new_gaussians": options.new}
+        edited = benchmark.edit("pnr-edit", told, source, edit, out, options.seed)
         compared = benchmark.compare(edit, scenes, source, edited)
         refined = benchmark.edit("sdedit-refine", box, edited, edit, out, options.seed)
         compared_refined = benchmark.compare(edit, scenes, source, refined)
