@@ -22,7 +22,7 @@ from torch.nn import Parameter
 from pds_nerfstudio.draws import own_draws
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.priors.lora import ATTENTION, add_lora
-from pds_nerfstudio.priors.networks import device_of, dtype_of
+from pds_nerfstudio.priors.placement import device_of, dtype_of
 
 ADAPTER_RATE = 1e-4
 """Learning rate of VSD's and Piva's adapters beside an edit (Le et al. 2024, A.1)."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pds_nerfstudio.priors.folder import levels_of
-from pds_nerfstudio.priors.networks import device_of, dtype_of
+from pds_nerfstudio.priors.placement import device_of, dtype_of
 
 
 def stride_of(config: Mapping[str, Any]) -> int:

@@ -36,7 +36,7 @@ from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.priors.adapters import Adapters
 from pds_nerfstudio.priors.autoencoders import as_input, latents_of, recompute_encoder, scaled, stride_of, unscaled
 from pds_nerfstudio.priors.dialect import Dialect, Times
-from pds_nerfstudio.priors.networks import device_of, dtype_of
+from pds_nerfstudio.priors.placement import device_of, dtype_of
 from pds_nerfstudio.priors.text_encoders import Text
 
 # Axis names of their own: `height` and `width` are those of latents.
