@@ -95,7 +95,7 @@ class RefinePipeline(DatasetUpdatePipeline):
     def freeze(self, added: int = 0) -> None:
         """See `EditPipeline.freeze`; where the edit has changed nothing to speak of, all of the scene may change."""
         try:
-            super().freeze(added)
+            super().freeze(added if self._confined else 0)  # what is kept frozen knows the edit's Gaussians alone
         except UserError:
             if self.config.change == "everywhere" or self.config.region.confines:
                 raise

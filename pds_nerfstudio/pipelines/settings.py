@@ -205,8 +205,9 @@ class SplatSettings(DistilledScene):
     """What splats can be told."""
 
     new_gaussians: Count = 0
-    """So many Gaussians are added, nearly transparent, to the part that may change, before the first step. An addition
-    in empty air has few to be made of. Where everything may change, none are."""
+    """Up to so many Gaussians are added, nearly transparent, to the part that may change, before the first step. An
+    addition in empty air has few to be made of. None are added where everything may change, or where a refinement keeps
+    what its edit froze."""
     densify_from: Count = 100
     """Edit step after which Gaussians are cloned, split and pruned."""
     densify_until: Count = 0

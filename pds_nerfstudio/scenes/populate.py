@@ -22,7 +22,9 @@ CANDIDATES = 200_000
 def populate(
     model: SplatfactoScene, count: int, region: Region, generator: torch.Generator, bounds: Bounds | None = None
 ) -> None:
-    """Add `count` Gaussians in the region, before optimisers are built; the same ones on every rank and machine.
+    """Add up to `count` Gaussians in the region, before optimisers are built; the same ones on every rank and machine.
+
+    A hull's draws are spread a little: those that come to lie outside, where they would be frozen, are left out.
 
     Args:
         bounds: of the region, where they are known (see `region.bounds_of`).
@@ -31,6 +33,9 @@ def populate(
     inside = region.contains(model.means.detach()).cpu()
     members = inside if bool(inside.any()) else torch.ones_like(inside)
     drawn = spread_in(region, means[members], count, generator, bounds)
+    drawn = drawn[region.contains(drawn)]
+    if not (count := len(drawn)):
+        return
     quats = torch.randn(count, 4, generator=generator)
     fresh = {
         "means": drawn,

@@ -57,3 +57,12 @@ def test_a_scene_has_them_in_the_box_alone_nearly_transparent_and_the_rest_as_it
     assert torch.sigmoid(model.gauss_params["opacities"][-40:]).allclose(torch.tensor(OPACITY))
     assert model.gauss_params["means"].requires_grad
     assert float(model.gauss_params["scales"][-40:].exp().max()) < 0.3
+
+
+@pytest.mark.slow
+def test_what_a_draw_leaves_outside_of_its_region_is_not_added(model, monkeypatch):
+    before, box = len(model.means), Box((0.0, 0.0, 0.5, 0.2, 0.3, 0.7))
+    off = torch.tensor([[0.1, 0.1, 0.6], [0.1, 0.1, 0.8], [0.1, 0.2, 0.6]])
+    monkeypatch.setattr("pds_nerfstudio.scenes.populate.spread_in", lambda *_: off)
+    populate(model, 3, box, drawn(), bounds_of(box))
+    assert torch.equal(model.means[before:], off[[0, 2]])
