@@ -18,6 +18,7 @@ import websockets
 from nerfstudio.configs import external_methods
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.field_components.spatial_distortions import SceneContraction
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 from nerfstudio.utils import install_checks, rich_utils
@@ -268,3 +269,18 @@ def test_what_nerfstudio_remarks_of_every_run_is_left_out_and_nothing_else(capsy
     assert "NOTE" not in said
     assert "factor of 2" in said
     assert "test_compat.py" in said
+
+
+def test_space_is_contracted_to_the_same_numbers():
+    contract = SceneContraction(order=math.inf)
+    positions = (3 * torch.randn(500, 3, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    size = torch.linalg.norm(positions, ord=math.inf, dim=-1, keepdim=True)
+    expected = torch.where(size < 1, positions, (2 - 1 / size) * (positions / size))
+    assert torch.equal(contract(positions), expected)
+    slopes = (torch.autograd.grad(value.square().sum(), positions)[0] for value in (contract(positions), expected))
+    assert torch.equal(*slopes)
+
+
+def test_round_contractions_are_nerfstudios_own():
+    far = torch.tensor([[3.0, 4.0, 0.0]])
+    torch.testing.assert_close(SceneContraction()(far), (2 - 1 / 5) * far / 5)

@@ -70,13 +70,14 @@ class Hull:
         total, seen = points.new_zeros(len(points)), points.new_zeros(len(points))
         for camera, mask, depth in zip(self.cameras, self.masks, self.depths, strict=True):
             place, distance = project(camera.to(points.device), points)
+            across, down = place.unbind(-1)
             height, width = mask.shape
-            column, row = (place[:, i].nan_to_num(-1).clamp(-1, max(height, width)).floor().long() for i in (0, 1))
-            inside = (distance > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            column, row = column.clamp(0, width - 1), row.clamp(0, height - 1)
-            surface = depth.to(points.device)[row, column]
+            inside = (distance > 0) & (across >= 0) & (across < width) & (down >= 0) & (down < height)
+            column, row = (torch.where(inside, pixels, 0).int() for pixels in (across, down))
+            pixel = row * width + column
+            surface = depth.to(points.device).flatten().index_select(0, pixel)
             visible = inside & (distance <= surface * (1 + BEHIND))
-            total += mask.to(points.device)[row, column] * visible
+            total += mask.to(points.device).flatten().index_select(0, pixel) * visible
             seen += visible
         return torch.where(seen >= max(SEEN_BY * len(self.cameras), 1), total / seen.clamp(min=1), 0.0)
 
@@ -137,7 +138,8 @@ def project(camera: Cameras, points: Tensor) -> tuple[Float[Tensor, "points 2"],
         UserError: the camera is of another kind.
     """
     pose, kind = camera.camera_to_worlds[0], int(camera.camera_type[0])
-    right, up, back = ((points - pose[:, 3]) @ pose[:, :3]).unbind(-1)
+    axes = pose[:, :3].t().contiguous()  # as it lies in `pose`, a CPU takes ten times as long
+    right, up, back = axes @ (points - pose[:, 3]).t()
     if kind == CameraType.PERSPECTIVE.value:
         depth = -back
         across, down = right / depth, -up / depth
@@ -153,4 +155,4 @@ def project(camera: Cameras, points: Tensor) -> tuple[Float[Tensor, "points 2"],
             f"Masks cannot be carried into the scene by {CameraType(kind).name.lower()} cameras: say where it may "
             "change by --pipeline.box."
         )
-    return torch.stack([camera.fx[0] * across + camera.cx[0], camera.fy[0] * down + camera.cy[0]], dim=-1), depth
+    return torch.stack([camera.fx[0] * across + camera.cx[0], camera.fy[0] * down + camera.cy[0]]).t(), depth
