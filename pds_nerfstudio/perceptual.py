@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pds_nerfstudio.compat import lpips_weights_on_disk
+from pds_nerfstudio.deferred_lpips import lpips_weights_on_disk
 from pds_nerfstudio.objectives.perturb import feature_distance
 
 

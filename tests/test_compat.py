@@ -25,7 +25,7 @@ from nerfstudio.utils import install_checks, rich_utils
 from websockets.asyncio.client import connect as connect_async
 from websockets.sync.client import connect
 
-from pds_nerfstudio import compat, quiet
+from pds_nerfstudio import compat, deferred_lpips, quiet
 
 compat.apply()
 
@@ -83,8 +83,8 @@ def offline(monkeypatch, tmp_path):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(lpip, compat.LPIPS_CLASS, fail)
-    monkeypatch.setattr(compat.DeferredLpips, "failed", None)
+    monkeypatch.setattr(lpip, deferred_lpips.LPIPS_CLASS, fail)
+    monkeypatch.setattr(deferred_lpips.DeferredLpips, "failed", None)
 
 
 def test_the_built_in_nerfacto_is_built_without_network(offline):
@@ -93,7 +93,7 @@ def test_the_built_in_nerfacto_is_built_without_network(offline):
         implementation="torch", num_levels=1, log2_hashmap_size=4, proposal_net_args_list=[proposal]
     )
     model = config.setup(scene_box=SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])), num_train_data=2)
-    assert isinstance(model.lpips, compat.DeferredLpips)
+    assert isinstance(model.lpips, deferred_lpips.DeferredLpips)
     assert not [name for name in model.state_dict() if "lpips" in name]
     image = torch.rand(1, 3, 8, 8)
     assert math.isnan(model.lpips(image, image))
@@ -101,7 +101,7 @@ def test_the_built_in_nerfacto_is_built_without_network(offline):
 
 def test_a_missing_lpips_is_reported_once(offline, capsys):
     images = torch.rand(2, 1, 3, 8, 8)
-    values = [compat.DeferredLpips(normalize=True)(*images) for _ in range(3)]
+    values = [deferred_lpips.DeferredLpips(normalize=True)(*images) for _ in range(3)]
     assert all(math.isnan(value) for value in values)
     assert capsys.readouterr().out.count("LPIPS is left out") == 1
 
@@ -115,9 +115,9 @@ def test_lpips_is_loaded_with_its_settings_when_it_is_first_asked_for(monkeypatc
         def forward(self, prediction, target):
             return (prediction - target).abs().mean() * self.weight.detach()[0] if self.normalize else None
 
-    monkeypatch.setattr(lpip, compat.LPIPS_CLASS, Metric)
-    monkeypatch.setattr(compat.DeferredLpips, "failed", None)
-    metric = compat.DeferredLpips(normalize=True)
+    monkeypatch.setattr(lpip, deferred_lpips.LPIPS_CLASS, Metric)
+    monkeypatch.setattr(deferred_lpips.DeferredLpips, "failed", None)
+    metric = deferred_lpips.DeferredLpips(normalize=True)
     assert metric(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)) == 1
     assert not metric.state_dict()
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from nerfstudio.models.base_model import Model
 
-from pds_nerfstudio.compat import lpips_weights_on_disk
+from pds_nerfstudio.deferred_lpips import lpips_weights_on_disk
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import Pair
 from pds_nerfstudio.evaluation.metrics import (

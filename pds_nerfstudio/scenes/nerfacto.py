@@ -7,7 +7,7 @@ from typing import Any, Literal
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.utils.external import TCNN_EXISTS
 
-from pds_nerfstudio.compat import deferred_lpips
+from pds_nerfstudio.deferred_lpips import deferred_lpips
 from pds_nerfstudio.errors import UserError
 
 

@@ -25,7 +25,7 @@ from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoMode
 from torch import Tensor
 from torch.nn import Parameter
 
-from pds_nerfstudio.compat import deferred_lpips
+from pds_nerfstudio.deferred_lpips import deferred_lpips
 from pds_nerfstudio.scenes.enlarge import enlarged, spread
 from pds_nerfstudio.scenes.rasterize import rasterization
 from pds_nerfstudio.scenes.scene import FROZEN
