@@ -63,6 +63,29 @@ def test_a_folder_with_something_else_is_left_alone(toy_splats, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_another_edits_folder_is_refused_before_arguments_are_read(toy_splats, tmp_path):
+    begun = edit(toy_splats.parent, tmp_path)
+    begun.record.keep(begun.stages(), {"edit": 1.0})
+    with pytest.raises(UserError, match=r"holds an(other)? edit"):
+        edit(toy_splats.parent, tmp_path, tgt_prompt="a photo of a sks ball", edit_args="--no-such-flag").run()
+
+
+def test_arguments_of_finished_stages_are_not_read_again(toy_splats, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("pds_nerfstudio.cli.edit.refuse_unknown", lambda stage, *_: read.append(stage.name))
+    monkeypatch.setattr("pds_nerfstudio.cli.edit.require_writable", stop)
+    given = {"edit_args": "--max-num-iterations 7", "render_args": "--frames 3"}
+    begun = edit(toy_splats.parent, tmp_path, **given)
+    begun.record.keep(begun.stages(), {"edit": 1.0})
+    with pytest.raises(InterruptedError):
+        edit(toy_splats.parent, tmp_path, **given).run()
+    assert read == ["render"]
+
+
+def stop(*_, **__):
+    raise InterruptedError
+
+
 def test_every_stage_is_a_command_that_its_program_reads(toy_splats, tmp_path):
     from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
 
