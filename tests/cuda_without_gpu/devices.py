@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 HOST = "cpu"
 ANYWHERE = "anywhere"
@@ -205,7 +204,7 @@ class PretendedCuda:
 
     def look_at(self, name: str, function: Any, args: Any, kwargs: Any) -> Any:
         """Do one of torch's operations, and write down what a GPU would have noticed."""
-        leaves = tree_leaves((args, kwargs))
+        leaves = leaves_of(args, kwargs)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         places = [self.device_of(tensor) for tensor in tensors]
         devices = sorted({place for place in places if place.startswith("cuda")})
@@ -220,7 +219,7 @@ class PretendedCuda:
                 self.note("mismatch", f"{name} on {devices[0]} with a generator of the CPU")
         device = self.kernel or devices[0]
         if name != "_local_scalar_dense":
-            for made in tree_leaves(result):
+            for made in leaves_of(result):
                 # What is changed in place stays where it is.
                 if isinstance(made, Tensor) and self.device_of(made) == HOST and all(made is not t for t in tensors):
                     self.put(made, device)
@@ -235,7 +234,7 @@ class PretendedCuda:
             return
         if name in WAIT:
             self.note("wait", name)
-        indices = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, Tensor)] if name in INDEXING else []
+        indices = [leaf for leaf in leaves_of(args[1]) if isinstance(leaf, Tensor)] if name in INDEXING else []
         if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
             self.note("wait", "index by a mask")
         if len(devices) > 1:
@@ -251,6 +250,19 @@ class PretendedCuda:
             self.note("mismatch", f"{name} on {devices[0]} and the CPU, {[list(t.shape) for t in elsewhere]}")
         elif name.endswith("_") and places[0] == HOST and not tensors[0].dim() and not name.startswith("_"):
             self.note("mismatch", f"{name} writes a result of {devices[0]} into a number on the CPU")
+
+
+def leaves_of(*things: Any) -> list[Any]:
+    """What lists, tuples and dictionaries hold: torch's own walk through them takes as long as the operations."""
+    found = []
+    for thing in things:
+        if isinstance(thing, list | tuple):
+            found += leaves_of(*thing)
+        elif isinstance(thing, dict):
+            found += leaves_of(*thing.values())
+        else:
+            found.append(thing)
+    return found
 
 
 class _Done(TorchDispatchMode):
@@ -325,7 +337,7 @@ class _Asked(TorchFunctionMode):
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         # A function of torch's in Python runs outside of this mode, and makes what it needs on the CPU.
         if isinstance(func, types.FunctionType) and any(
-            isinstance(leaf, Tensor) and self.cuda.device_of(leaf) != HOST for leaf in tree_leaves((args, kwargs))
+            isinstance(leaf, Tensor) and self.cuda.device_of(leaf) != HOST for leaf in leaves_of(args, kwargs)
         ):
             outside, self.cuda.lenient = self.cuda.lenient, True
             try:
