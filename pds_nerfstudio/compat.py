@@ -330,7 +330,8 @@ def look_up_hash_tables_quickly() -> None:
 def contract_space_quickly() -> None:
     """Let NeRFs on CPUs contract unbounded space in a fifth of the time, to the same numbers.
 
-    Of a few columns `torch.linalg.norm(ord=inf)` takes thirty times as long there as their largest absolute value.
+    Of a few columns `torch.linalg.norm(ord=inf)` takes thirty times as long there as their largest absolute value. Can
+    go when it does not any more; no issue of torch's or nerfstudio's is known to us.
     """
     from nerfstudio.field_components.spatial_distortions import SceneContraction
 

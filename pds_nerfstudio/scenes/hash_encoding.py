@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 PRIMES = (1, 2_654_435_761, 805_459_861)
 """Of the spatial hash (Müller et al. 2022, eq. 4), of tiny-cuda-nn and nerfstudio alike."""
 AT_ONCE = 1 << 15
-"""Points of one `embedding_bag` on a CPU: the fastest of 2,048 to all (`benchmarks/hash_encoding.py`)."""
+"""Points of one `embedding_bag` on a CPU: of 2,048, 8,192, this many and all, the fastest on three sizes of grids."""
 
 
 def hash_encoding(

@@ -35,6 +35,10 @@ def edit(run, out, **changes) -> Edit:
     return Edit(run, **({"src_prompt": FROM, "tgt_prompt": TO, "prior": "toybox", "out": out} | changes))
 
 
+def stop(*_, **__):
+    raise InterruptedError
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -80,10 +84,6 @@ def test_arguments_of_finished_stages_are_not_read_again(toy_splats, tmp_path, m
     with pytest.raises(InterruptedError):
         edit(toy_splats.parent, tmp_path, **given).run()
     assert read == ["render"]
-
-
-def stop(*_, **__):
-    raise InterruptedError
 
 
 def test_every_stage_is_a_command_that_its_program_reads(toy_splats, tmp_path):

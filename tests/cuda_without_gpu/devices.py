@@ -253,7 +253,7 @@ class PretendedCuda:
 
 
 def leaves_of(*things: Any) -> list[Any]:
-    """What lists, tuples and dictionaries hold: torch's own walk through them takes as long as the operations."""
+    """What lists, tuples and dictionaries hold; torch's own walk asks for other containers too, and is slow."""
     found = []
     for thing in things:
         if isinstance(thing, list | tuple):
