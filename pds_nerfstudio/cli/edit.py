@@ -110,9 +110,9 @@ class Edit:
         """Run the stages that are not finished, and sum up."""
         self._complete_prompts()
         stages = self.stages()
+        require_writable(self.out, room=ROOM)
         done = self.record.finished(stages)
         self._check_arguments([stage for stage in stages if stage.name not in done])  # those were read before
-        require_writable(self.out, room=ROOM)
         self.record.lock()
         done = self.record.finished(stages)  # nobody else changes it any more
         self.record.call = self.line()
