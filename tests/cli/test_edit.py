@@ -77,7 +77,7 @@ def test_another_edits_folder_is_refused_before_arguments_are_read(toy_splats, t
 def test_arguments_of_finished_stages_are_not_read_again(toy_splats, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr("pds_nerfstudio.cli.edit.refuse_unknown", lambda stage, *_: read.append(stage.name))
-    monkeypatch.setattr("pds_nerfstudio.cli.edit.require_writable", stop)
+    monkeypatch.setattr("pds_nerfstudio.cli.edit.Record.lock", stop)
     given = {"edit_args": "--max-num-iterations 7", "render_args": "--frames 3"}
     begun = edit(toy_splats.parent, tmp_path, **given)
     begun.record.keep(begun.stages(), {"edit": 1.0})
