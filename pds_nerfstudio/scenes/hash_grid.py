@@ -147,22 +147,28 @@ def entries_read(model: NerfactoModel, region: Region) -> dict[str, Bool[Tensor,
         UserError: the scene has a field without a table that is known here.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    tests: dict[str, Reaches] = {}
+    tests: dict[str, tuple[Reaches, float]] = {}
     masks: dict[str, Tensor] = {}
     for table in hash_tables(model):
         cube = UnitCube(table.field, table.parameter.device)
         if cube.key not in tests:  # what is asked of a region once holds for all fields
-            tests[cube.key] = cube.reach_of(region)
+            reaches = cube.reach_of(region)
+            tests[cube.key] = reaches, _share(reaches, cube.device)
         name = names[id(table.parameter)]
-        mask = table.mask([_read(level, tests[cube.key], cube.device) for level in table.levels])
+        mask = table.mask([_read(level, *tests[cube.key], cube.device) for level in table.levels])
         masks[name] = masks[name] | mask if name in masks else mask
     return masks
 
 
-def _read(level: Level, reaches: Reaches, device: torch.device) -> Bool[Tensor, " entries"]:
-    """Which entries of a level are read by a region, given by whether it reaches into boxes of the unit cube."""
+def _share(reaches: Reaches, device: torch.device) -> float:
+    """About how much of the unit cube a region takes, 0 to 1."""
     places = (grid(SHARE, device).double() + 0.5) / SHARE
-    share = float(reaches(places - 1e-6, places + 1e-6).double().mean())
+    return float(reaches(places - 1e-6, places + 1e-6).double().mean())
+
+
+def _read(level: Level, reaches: Reaches, share: float, device: torch.device) -> Bool[Tensor, " entries"]:
+    """Which entries of a level are read by a region, given by whether it reaches into boxes of the unit cube and about
+    how much of that it takes."""
     if level.stored is None and share * level.scale**3 > FULL * level.size:
         return torch.ones(level.size, dtype=torch.bool, device=device)
     read = torch.zeros(level.size, dtype=torch.bool, device=device)

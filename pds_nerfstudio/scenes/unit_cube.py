@@ -24,6 +24,8 @@ FINER = 3
 """Parts along each axis of the voxels near its surface."""
 POINTS = 2**20
 """Points that are asked at once."""
+BOXES = 2**13
+"""Boxes that are decided at once: what each step of it makes of them stays in a processor's cache."""
 ROUNDING = 1e-6
 """In voxels: where a face of a box lies on one of a voxel, the voxel behind it is no part of it."""
 
@@ -179,24 +181,37 @@ def overlaps(
     held = ((middle > below) & (middle < above)).all(-1)  # nearly all of them, and cheaper to ask
     shared[open_question[held]] = True
     open_question = open_question[~held]
-    low, high = low[open_question], high[open_question]
-    contracted = torch.zeros(len(low), dtype=torch.bool, device=low.device)
-    for axis in range(3):
-        for sign in (1, -1):
-            # Of the mirrored boxes, the part with y_k > 1.
-            a, b, c, d = (low, high, below, above) if sign > 0 else (-high, -low, -above, -below)
-            least = (1 / (2 - a[:, axis])).maximum(c[axis]).maximum(one)
-            most = (1 / (2 - b[:, axis]).clamp(min=0)).minimum(d[axis])
-            for other in {0, 1, 2} - {axis}:
-                for begin, end in ((a[:, other], d[other]), (-b[:, other], -c[other])):  # begin f(m) < end
-                    bound = _where_f_is(end / begin)
-                    least = least.maximum(1 / (2 - begin)).maximum(-end)
-                    least = torch.where((begin < 0) & (end < 0), least.maximum(bound), least)
-                    most = torch.where(begin > 0, most.minimum(bound), most)
-                    most = torch.where((begin == 0) & (end <= 0), -torch.inf, most)
-            contracted |= least < most
-    shared[open_question] = contracted
+    for some in open_question.split(BOXES):
+        shared[some] = _overlap_contracted(low[some], high[some], below, above)
     return shared
+
+
+def _overlap_contracted(
+    low: Float[Tensor, "boxes 3"], high: Float[Tensor, "boxes 3"], below: Float[Tensor, "3"], above: Float[Tensor, "3"]
+) -> Bool[Tensor, " boxes"]:
+    """Whether a part beyond the inner cube of each box of y, as `overlaps` says it, meets the scene's box.
+
+    All six parts at once, for a GPU is asked once for each line here: the boxes' axes are turned and mirrored such
+    that the part's is the first one and y_k > 1.
+    """
+    (a, b), (c, d) = _turned(low, high), _turned(below[None], above[None])
+    least = (1 / (2 - a[0])).maximum(c[0]).clamp(min=1)
+    most = (1 / (2 - b[0]).clamp(min=0)).minimum(d[0])
+    begin, end = torch.cat([a[1:], -b[1:]]), torch.cat([d[1:], -c[1:]])  # begin f(m) < end
+    bound = _where_f_is(end / begin)
+    least = least.maximum((1 / (2 - begin)).maximum(-end).amax(0))
+    least = least.maximum(torch.where((begin < 0) & (end < 0), bound, -torch.inf).amax(0))
+    most = most.minimum(torch.where(begin > 0, bound, torch.inf).amin(0))
+    most = torch.where(((begin == 0) & (end <= 0)).any(0), -torch.inf, most)
+    return (least < most).flatten(0, 1).any(0)
+
+
+def _turned(low: Float[Tensor, "boxes 3"], high: Float[Tensor, "boxes 3"]) -> tuple[Tensor, Tensor]:
+    """Both corners [3, 2, 3, boxes] of the boxes and of their mirror images, from each axis on: the last axis but one
+    says from which."""
+    turns = torch.tensor([[0, 1, 2], [1, 2, 0], [2, 0, 1]], device=low.device)
+    low, high = (corner.t()[turns] for corner in (low, high))
+    return torch.stack([low, -high], dim=1), torch.stack([high, -low], dim=1)
 
 
 def _where_f_is(value: Tensor) -> Tensor:
