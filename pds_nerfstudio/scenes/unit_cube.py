@@ -29,6 +29,9 @@ BOXES = 2**13
 ROUNDING = 1e-6
 """In voxels: where a face of a box lies on one of a voxel, the voxel behind it is no part of it."""
 
+MARGIN = 1e-6
+"""Relative to a box: faces nearer to each other than this are decided by the exact answer alone."""
+
 Reaches = Callable[[Float[Tensor, "boxes 3"], Float[Tensor, "boxes 3"]], Bool[Tensor, " boxes"]]
 """Whether a region shares more than a face with the box between each low and high corner in the unit cube."""
 
@@ -181,9 +184,27 @@ def overlaps(
     held = ((middle > below) & (middle < above)).all(-1)  # nearly all of them, and cheaper to ask
     shared[open_question[held]] = True
     open_question = open_question[~held]
+    open_question = open_question[_may_overlap(low[open_question], high[open_question], below, above)]
     for some in open_question.split(BOXES):
         shared[some] = _overlap_contracted(low[some], high[some], below, above)
     return shared
+
+
+def _may_overlap(
+    low: Float[Tensor, "boxes 3"], high: Float[Tensor, "boxes 3"], below: Float[Tensor, "3"], above: Float[Tensor, "3"]
+) -> Bool[Tensor, " boxes"]:
+    """False for nearly all boxes of y that lie beside the scene's box, and for no other.
+
+    With y/(|y|(2 - |y|)) = x beyond the inner cube, a box of x around all that a box of y holds is found by its least
+    and its largest |y|_∞.
+    """
+    nearest = low.maximum(-high).amax(-1, keepdim=True).clamp(1, 2 - MARGIN)
+    farthest = high.maximum(-low).amax(-1, keepdim=True).clamp(1, 2)
+    least, most = 1 / (nearest * (2 - nearest)), 1 / (farthest * (2 - farthest))
+    lowest = low * torch.where(low < 0, most, least)
+    highest = high * torch.where(high > 0, most, least)
+    margin = MARGIN * (1 + torch.maximum(below.abs(), above.abs()))
+    return ((lowest < above + margin) & (highest > below - margin)).all(-1)
 
 
 def _overlap_contracted(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import in_process
 import pytest
 from filelock import FileLock
 from PIL import Image
@@ -43,14 +44,16 @@ def shared(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def train(run_command, shared) -> Callable[..., Path]:
-    """`train(method, steps, …)`: run `ns-train`, once, and return the run's `config.yml`."""
+    """`train(method, steps, …)`: run `ns-train`, once, and return the run's `config.yml`. Unless it is asked for as a
+    command, it runs in this process, which has imported everything."""
 
-    def run(method: str, steps: int, *args: object, experiment: str) -> Path:
+    def run(method: str, steps: int, *args: object, experiment: str, command: bool = False) -> Path:
         names = ("--output-dir", shared / "runs", "--experiment-name", experiment, "--timestamp", "once")
         run_folder = shared / "runs" / experiment / method / "once"
         with FileLock(shared / f"{experiment}.{method}.lock"):
             if not (done := run_folder / "done").exists():
-                run_command("ns-train", method, *names, *HEADLESS, "--max-num-iterations", steps, *args)
+                line = (method, *names, *HEADLESS, "--max-num-iterations", steps, *args)
+                run_command("ns-train", *line) if command else in_process.ns_train(*line)
                 done.touch()
         return run_folder / "config.yml"
 
@@ -87,8 +90,12 @@ def sources(train, held_out) -> Sources:
     """The capture as splats from random points and, at a quarter of the size, as NeRFs."""
     quarter = (*held_out, "--downscale-factor", 4)
     random = ("--pipeline.model.num-random", GAUSSIANS)
-    return Sources(
-        splats=train("source-splatfacto", 60, *random, *held_out, experiment="source"),
-        nerf=train("source-nerfacto", 60, *SMALL_NERF, *quarter, experiment="source"),
-        built_in=train("nerfacto", 30, *ON_CPU, *SMALL_NERF, *quarter, experiment="source"),
-    )
+    makers = {
+        "splats": lambda: train("source-splatfacto", 60, *random, *held_out, experiment="source"),
+        "nerf": lambda: train("source-nerfacto", 60, *SMALL_NERF, *quarter, experiment="source"),
+        "built_in": lambda: train("nerfacto", 30, *ON_CPU, *SMALL_NERF, *quarter, experiment="source", command=True),
+    }
+    # Of two processes that want them at once, each begins at its own end and none waits for the other to make all.
+    backwards = os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0"
+    made = {name: makers[name]() for name in (reversed(makers) if backwards else makers)}
+    return Sources(**made)

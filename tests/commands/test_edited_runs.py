@@ -249,7 +249,7 @@ def wait_for_page(url: str, server: subprocess.Popen) -> str:
 def test_a_built_in_nerfacto_is_edited_and_its_poses_and_appearance_stay(train, sources, fingerprints):
     """nerfstudio's own method, with its pose optimisation, appearance embedding and worker processes."""
     edit = ("--load-dir", sources.built_in.parent / "nerfstudio_models", *PROMPTS, "--pipeline.prior", "toybox")
-    target = train("pds-edit", 3, *edit, "--pipeline.resolution", 32, experiment="built-in")
+    target = train("pds-edit", 3, *edit, "--pipeline.resolution", 32, experiment="built-in", command=True)
 
     old, new = weights(sources.built_in), weights(target)
     assert old["_model.camera_optimizer.pose_adjustment"].any()

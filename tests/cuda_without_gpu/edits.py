@@ -22,6 +22,8 @@ KINDS = tuple(
 )
 """Every method that edits: of "pds-edit" and its twin for splats, "pds"."""
 TWO_DEVICES = ("--pipeline.prior-device", "cuda:1")
+NO_HISTORY = ("--history", "nothing")
+"""Its pictures are drawn alike with every method: the steered edit has one."""
 VIEWER = ("--vis", "viewer", "--viewer.quit-on-train-completion", "True", "--viewer.websocket-host", "127.0.0.1")
 FLAGS = {
     "sds": ("--pipeline.views-per-step", 2),
@@ -45,7 +47,7 @@ def name_of(kind: str, family: str) -> str:
 def check_every_method(machine: Machine, base: Path, kind: str, family: str, waits: int) -> None:
     """An edit whose prior is on a second GPU mismatches nothing, moves the scene, and waits so often in a step."""
     steps = STEPS.get(kind, 2)
-    flags = (*FLAGS.get(kind, ()), *TWO_DEVICES, "--max-num-iterations", steps)
+    flags = (*FLAGS.get(kind, ()), *TWO_DEVICES, *NO_HISTORY, "--max-num-iterations", steps)
     distils = kind not in ("refine", "idu")
     if distils:
         flags = (*flags, "--pipeline.steps-per-view", steps)
