@@ -41,7 +41,7 @@ def hash_encoding(
         scalings: cells along a side at each level.
     """
     features = _Lookup.apply(positions.reshape(-1, 3), table, scalings.to(positions.device))
-    return features.reshape(*positions.shape[:-1], -1)  # pyright: ignore[reportAttributeAccessIssue]
+    return features.reshape(*positions.shape[:-1], len(scalings) * table.shape[-1])  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Lookup(torch.autograd.Function):

@@ -72,3 +72,11 @@ def test_nerfstudios_own_encoding_looks_up_so(encoding, positions):
 
 def _of(encoding: HashEncoding) -> tuple[torch.Tensor, torch.Tensor]:
     return encoding.hash_table, encoding.scalings
+
+
+def test_no_positions_have_no_features_and_move_nothing(encoding):
+    nowhere = torch.rand(3, 0, 3)
+    features = hash_encoding(nowhere, encoding.hash_table, encoding.scalings)
+    assert features.shape == (3, 0, LEVELS * FEATURES)
+    (gradient,) = torch.autograd.grad(features.sum(), encoding.hash_table)
+    assert not gradient.any()
