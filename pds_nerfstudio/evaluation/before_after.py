@@ -16,6 +16,7 @@ from pds_nerfstudio.pipelines.carried import find_source
 from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.refine import RefineConfig
 from pds_nerfstudio.runs import data_gone, no_edit, source_gone
+from pds_nerfstudio.scenes.dataparsers import leave_points_out
 from pds_nerfstudio.scenes.dataset import photographs_alone, reading_dataset
 from pds_nerfstudio.scenes.places import name_data
 from pds_nerfstudio.scenes.scene import Family
@@ -176,6 +177,7 @@ def set_up(
     if run.method_name in all_methods:
         registered: Any = all_methods[run.method_name].pipeline
         config.pipeline.datamanager._target = photographs_alone(registered.datamanager)
+    leave_points_out(getattr(config.pipeline.datamanager, "dataparser", None))
     if eval_num_rays_per_chunk:
         config.pipeline.model.eval_num_rays_per_chunk = eval_num_rays_per_chunk
     config.load_dir, config.load_step = run.checkpoint_path.parent, run.step

@@ -32,6 +32,7 @@ from pds_nerfstudio.pipelines.steering import Change, adopt_settings, settings_a
 from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.prompts import require_known, sought, unknown_words
 from pds_nerfstudio.ranges import require_steps
+from pds_nerfstudio.scenes.dataparsers import leave_points_out
 from pds_nerfstudio.scenes.dataset import photographs_alone
 from pds_nerfstudio.scenes.families import family_of
 from pds_nerfstudio.scenes.source import SourceRun, as_config, checksum, find_run, load_source_state, scene_config
@@ -375,6 +376,7 @@ def _datamanager(config: TrainerConfig, run: SourceRun, given: Given) -> Any:
             if member.init
         }
         dataparser = type(of_run.dataparser)(**parts)
+    leave_points_out(dataparser)
     of_run.dataparser = dataparser
     now.dataparser = dataparser
     of_run = merged(of_run, now, given, "pipeline.datamanager")

@@ -41,9 +41,17 @@ def dataparser_of(data: Path, name: str | None = None) -> Any:
     parser.data = data
     if isinstance(parser, ColmapDataParserConfig):
         _fit_to_folder(parser, data, colmap)
+    leave_points_out(parser)
+    return parser
+
+
+def leave_points_out(parser: Any) -> None:
+    """Have a dataparser not read the cloud of points that a reconstruction begins from.
+
+    Where there is a scene already nobody looks at them, and what reads them, open3d, takes seconds to import.
+    """
     if hasattr(parser, "load_3D_points"):
         parser.load_3D_points = False
-    return parser
 
 
 def parse(parser: Any) -> DataparserOutputs:

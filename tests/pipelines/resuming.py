@@ -158,7 +158,7 @@ IMPORTED = (
     *("pds_nerfstudio.methods", "nerfstudio.scripts.train", "nerfstudio.models.splatfacto"),
     *("pds_nerfstudio.priors.load", "pds_nerfstudio.priors.multi_view", "transformers.models.clip.modeling_clip"),
     *("diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl", "peft"),
-    *("torchmetrics.image.lpip", "open3d", "torch.utils.tensorboard"),
+    *("torchmetrics.image.lpip", "torch.utils.tensorboard"),
 )
 """What every process has from the one that it is forked from: half of an edit of seven steps would be imports."""
 

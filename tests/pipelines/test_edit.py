@@ -72,6 +72,14 @@ def test_details_that_are_held_stay_nearer_to_the_sources(ns_train, toy_splats):
     assert 0 < off[100.0] < 0.5 * off[0.0]
 
 
+def test_points_that_a_scene_began_from_are_not_read_again(ns_train, toy_splats, monkeypatch):
+    assert find_run(toy_splats).dataparser_config.load_3D_points
+    monkeypatch.setattr("nerfstudio.data.dataparsers.nerfstudio_dataparser.Nerfstudio._load_3D_points", None)
+    config = ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 1)
+    for run in (toy_splats, config.get_base_dir() / "config.yml"):
+        assert load_run(run).model.num_points > 0
+
+
 def test_an_edit_needs_no_depth_files_where_its_base_was_trained_on_them(ns_train, toy_scene, toy_nerf, tmp_path):
     data = shutil.copytree(toy_scene / "source", tmp_path / "data")
     run = shutil.copytree(toy_nerf.parent, tmp_path / "run")
