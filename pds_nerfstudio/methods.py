@@ -159,9 +159,7 @@ def _nerf(name: str, config: EditConfig, description: tuple[str, str]) -> Method
 
 def _splats(name: str, config: EditConfig, description: tuple[str, str]) -> MethodSpecification:
     """The same method on splats."""
-    config.datamanager = FullImageDatamanagerConfig(
-        dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
-    )
+    config.datamanager = FullImageDatamanagerConfig(dataparser=NerfstudioDataParserConfig(), cache_images_type="uint8")
     config.model = SplatfactoSceneConfig()
     for_family(config, "splatfacto")
     optimizers = {
