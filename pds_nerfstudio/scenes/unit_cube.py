@@ -28,7 +28,6 @@ BOXES = 2**13
 """Boxes that are decided at once: what each step of it makes of them stays in a processor's cache."""
 ROUNDING = 1e-6
 """In voxels: where a face of a box lies on one of a voxel, the voxel behind it is no part of it."""
-
 MARGIN = 1e-6
 """Relative to a box: faces nearer to each other than this are decided by the exact answer alone."""
 

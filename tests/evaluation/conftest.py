@@ -18,7 +18,7 @@ from pds_nerfstudio.toybox.spec import ToyEdit
 
 
 @pytest.fixture(scope="session")
-def written_once(tmp_path_factory) -> Callable[..., None]:
+def written_once(tmp_path_factory) -> Callable[..., Path]:
     """`written_once(edit, folder, seed=…)`: what `write_edit` writes, drawn once and then copied."""
 
     @functools.cache
