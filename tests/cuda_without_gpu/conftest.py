@@ -13,7 +13,8 @@ import pytest
 import torch
 from pipelines.conftest import HEADLESS, PROMPTS, free_port  # noqa: F401 -- a fixture
 
-from .devices import HOST, Event, PretendedCuda
+from .devices import PretendedCuda
+from .noticed import HOST, Event
 
 TOYBOX = ("--pipeline.prior", "toybox", "--pipeline.recipe", "none", "--pipeline.resolution", 32)
 

@@ -13,7 +13,7 @@ from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 
 from .conftest import Machine, Ran
-from .devices import Event
+from .noticed import Event
 
 KINDS = tuple(
     name.removeprefix("sdedit-").removesuffix("-edit")
