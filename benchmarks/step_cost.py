@@ -172,7 +172,9 @@ def answered_without_values() -> Iterator[None]:
         yield
 
 
-def count_prior(name: str, size: int, small: bool = False) -> list[dict[str, Any]]:
+def count_prior(
+    name: str, size: int, small: bool = False, objectives: Iterable[str] = tuple(OBJECTIVES)
+) -> list[dict[str, Any]]:
     """One row per objective: ours, the floor, the naive schedule."""
     ours_on, naive_on = (
         random_prior(name, "meta", dtype, vae_dtype=dtype, small=small) for dtype in (torch.bfloat16, torch.float32)
@@ -182,7 +184,8 @@ def count_prior(name: str, size: int, small: bool = False) -> list[dict[str, Any
         for prompt in ("", *PROMPTS):
             prior.embed(prompt)  # once per edit, not per step
     rows = []
-    for label, objective in OBJECTIVES.items():
+    for label in objectives:
+        objective = OBJECTIVES[label]
         if objective.adapters and ours_on.adapters is None:
             with torch.device("meta"):  # peft makes its matrices on the CPU
                 for prior in (ours_on, naive_on):

@@ -22,8 +22,9 @@ def script(name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def counted():
-    """The rows of the prior's table by method."""
-    return {row["method"]: row for row in script("step_cost").count_prior("sd15", 128, small=True)}
+    """Rows of the prior's table by method."""
+    methods = "sds", "dds", "pds", "vsd", "piva", "piva, separate"
+    return {row["method"]: row for row in script("step_cost").count_prior("sd15", 128, small=True, objectives=methods)}
 
 
 @pytest.mark.parametrize("method", ["sds", "dds", "pds"])

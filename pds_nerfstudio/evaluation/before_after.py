@@ -22,6 +22,7 @@ from pds_nerfstudio.scenes.places import name_data
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.shots import held_out_views
 from pds_nerfstudio.scenes.source import SourceRun, find_run, load_source_state
+from pds_nerfstudio.scenes.splatfacto import few_points
 from pds_nerfstudio.scenes.views import Views, train_views
 
 
@@ -183,7 +184,7 @@ def set_up(
     config.load_dir, config.load_step = run.checkpoint_path.parent, run.step
     state = load_source_state(run)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with reading_dataset(run.family == "splatfacto"):
+    with reading_dataset(run.family == "splatfacto"), few_points(config.pipeline.model):
         pipeline = config.pipeline.setup(device=device, test_mode=test_mode)
     pipeline.eval()
     try:

@@ -87,8 +87,14 @@ NERF_RATE = 3e-3
 man's head comes out grey, 25.4 instead of 31.4 dB after 1000 steps."""
 
 
-def reconstruct(family: Family, data: Path, out: Path, steps: int, seed: int) -> Path:
-    """Train `source-<family>` on a toybox dataset; returns the run's `config.yml`."""
+def reconstruct(
+    family: Family, data: Path, out: Path, steps: int, seed: int, changes: Mapping[str, Any] | None = None
+) -> Path:
+    """Train `source-<family>` on a toybox dataset; returns the run's `config.yml`.
+
+    Args:
+        changes: settings of the method, by the names of `ns-train`'s flags: "pipeline.model.far_plane".
+    """
     config = headless(f"source-{family}", out, seed, steps)
     config.experiment_name = "source"
     config.pipeline.datamanager.data = data
@@ -102,7 +108,7 @@ def reconstruct(family: Family, data: Path, out: Path, steps: int, seed: int) ->
             config.optimizers[group]["optimizer"].lr = rate
     else:
         _shrink_nerfacto(config)
-    return train(config)
+    return train(changed(config, changes or {}))
 
 
 def run_edit(

@@ -42,6 +42,7 @@ from pds_nerfstudio.scenes.pick import object_at, point_seen
 from pds_nerfstudio.scenes.region import Box, Outside, bounds_of, common, hull_of_masks, hull_of_views
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import Scene, load_weights
+from pds_nerfstudio.scenes.splatfacto import few_points
 from pds_nerfstudio.scenes.stencil import drawn_on
 from pds_nerfstudio.scenes.views import Views, train_views
 from pds_nerfstudio.text import in_rich
@@ -76,7 +77,8 @@ class EditPipeline(VanillaPipeline):
         grad_scaler: GradScaler | None = None,
     ):
         # As if alone: gradients are averaged by `distributed`, not by DistributedDataParallel.
-        super().__init__(config, device, test_mode, 1, local_rank, grad_scaler)
+        with few_points(config.model):
+            super().__init__(config, device, test_mode, 1, local_rank, grad_scaler)
         self.world_size = world_size
         self.finite = FiniteChecks()
         """What of the present step has to be finite, before the optimisers take it."""
@@ -375,13 +377,14 @@ class EditPipeline(VanillaPipeline):
         return source_state(self.config.run)
 
     def build_model(self, seed: int | None = None) -> Model:
-        """Another scene of the same settings and data, as its initialisation leaves it, drawn from `seed`.
+        """Another scene of the same settings and data, as its initialisation leaves it, drawn from `seed`; of splats,
+        few.
 
         An edit draws the same numbers whether and whenever one is built, for a viewer or for its pictures.
         """
         dataset = self.datamanager.train_dataset
         assert dataset is not None
-        with own_draws(torch.device(self.device), seed):
+        with own_draws(torch.device(self.device), seed), few_points(self.config.model):
             return self.config.model.setup(
                 scene_box=dataset.scene_box,
                 num_train_data=len(dataset),

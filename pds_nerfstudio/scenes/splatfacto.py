@@ -11,7 +11,8 @@ Four differences from `SplatfactoModel`, each by `super()`:
 import copy
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,8 @@ VIEWS = "views"
 """The key of gsplat's record of a rendering under which a strategy finds those of all views of the step."""
 NEVER = 2**62
 """A step that no run reaches."""
+FEW = 8
+"""Gaussians of a scene that is loaded before anybody looks at it."""
 
 
 @dataclass
@@ -46,6 +49,22 @@ class SplatfactoSceneConfig(SplatfactoModelConfig):
     """splatfacto's settings, for a `SplatfactoScene`."""
 
     _target: type = field(default_factory=lambda: SplatfactoScene)
+
+
+@contextmanager
+def few_points(model: Any) -> Iterator[None]:
+    """Within this block a model of these settings is built to be loaded: splatfacto begins with FEW random points.
+
+    It begins with 50,000 of its own where no dataset gives it any, and takes half a second to find their neighbours.
+    """
+    if not isinstance(model, SplatfactoModelConfig):
+        yield
+        return
+    number, model.num_random = model.num_random, FEW
+    try:
+        yield
+    finally:
+        model.num_random = number
 
 
 class SplatfactoScene(SplatfactoModel):

@@ -6,10 +6,12 @@ import pytest
 
 from pds_nerfstudio.cli.demo import Demo
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.scenes.splats import SplatScene
 
 
 @pytest.mark.slow
-def test_a_capture_is_reconstructed_edited_compared_and_exported(run_here, tmp_path):
+def test_a_capture_is_reconstructed_edited_compared_and_exported(run_here, tmp_path, monkeypatch):
+    monkeypatch.setattr(SplatScene, "film", (3, 64))
     out, steps = tmp_path / "demo", ("--steps", 4, "--reconstruction-steps", 20, "--guidance-scale", 3)
     run_here("pds", "demo", "--world", "studio", "--edit", "mug-book", *steps, "--no-refine", "--out", out)
     report = json.loads((out / "report.json").read_text())

@@ -105,14 +105,14 @@ def test_a_probe_leaves_adapters_as_they_were(toy_splats, tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
-def test_after_two_hundred_steps_each_adapter_knows_its_scene_and_the_unet_is_what_it_was(toy_splats, tmp_path):
+def test_after_a_hundred_steps_each_adapter_knows_its_scene_and_the_unet_is_what_it_was(toy_splats, tmp_path):
     config = copy.deepcopy(METHODS["piva-edit-splat"].config)
     config.load_dir, config.output_dir, config.vis = toy_splats.parent, tmp_path, "tensorboard"
-    config.viewer.quit_on_train_completion, config.max_num_iterations = True, 200
+    config.viewer.quit_on_train_completion, config.max_num_iterations = True, 100
     config.pipeline.src_prompt, config.pipeline.tgt_prompt = PROMPTS[1], PROMPTS[3]
     config.pipeline.prior = config.pipeline.adapter.control = "toybox"
-    config.pipeline.view.resolution, config.pipeline.adapter.adapter_warmup = 32, 100
-    config.optimizers["adapters"]["optimizer"].lr = 1e-3
+    config.pipeline.view.resolution, config.pipeline.adapter.adapter_warmup = 32, 50
+    config.optimizers["adapters"]["optimizer"].lr = 2e-3
     config.pipeline.run.recipe = ("none",)
     config.set_timestamp()
     trainer = config.setup(local_rank=0, world_size=1)

@@ -17,6 +17,7 @@ import yaml
 from nerfstudio.configs import experiment_config
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.models.depth_nerfacto import DepthNerfactoModelConfig
+from nerfstudio.models.splatfacto import SplatfactoModel
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_run
@@ -31,6 +32,7 @@ from pds_nerfstudio.pipelines.distributed import SharedOptimizers
 from pds_nerfstudio.pipelines.half_precision import OF_SUMS, CountingScaler
 from pds_nerfstudio.pipelines.plan import _decay_over_the_edit
 from pds_nerfstudio.scenes.source import as_config, find_run, fingerprint, load_source_state
+from pds_nerfstudio.scenes.splatfacto import FEW
 
 from .conftest import HEADLESS, PROMPTS
 
@@ -72,12 +74,21 @@ def test_details_that_are_held_stay_nearer_to_the_sources(ns_train, toy_splats):
     assert 0 < off[100.0] < 0.5 * off[0.0]
 
 
-def test_points_that_a_scene_began_from_are_not_read_again(ns_train, toy_splats, monkeypatch):
+def test_points_that_a_scene_began_from_are_not_read_again_nor_others_drawn_for_them(ns_train, toy_splats, monkeypatch):
+    began_with, neighbours = [], SplatfactoModel.k_nearest_sklearn
+
+    def watched(self, points, count):
+        began_with.append(len(points))
+        return neighbours(self, points, count)
+
     assert find_run(toy_splats).dataparser_config.load_3D_points
     monkeypatch.setattr("nerfstudio.data.dataparsers.nerfstudio_dataparser.Nerfstudio._load_3D_points", None)
+    monkeypatch.setattr(SplatfactoModel, "k_nearest_sklearn", watched)
     config = ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 1)
     for run in (toy_splats, config.get_base_dir() / "config.yml"):
-        assert load_run(run).model.num_points > 0
+        assert load_run(run).model.num_points > 100
+        assert find_run(run).config.pipeline.model.num_random == 50_000  # as it is by default
+    assert set(began_with) == {FEW}
 
 
 def test_an_edit_needs_no_depth_files_where_its_base_was_trained_on_them(ns_train, toy_scene, toy_nerf, tmp_path):
