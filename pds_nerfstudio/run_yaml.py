@@ -26,6 +26,8 @@ PATHS = ("pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.Path", "pathlib._l
 INDEXING = ("_operator.getitem", "operator.getitem")
 LARGEST = 4 << 20
 """Bytes of a configuration; nerfstudio's have about ten thousand."""
+DEEPEST = 10_000
+"""Openings of lists and mappings within lines: libyaml dies of as many as its stack does not hold."""
 PYTHON = "tag:yaml.org,2002:python/"
 
 
@@ -130,12 +132,16 @@ add_constructors(PlainLoader)
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Within this block, whatever keeps a configuration from being read is a UserError of one sentence."""
+def reading(path: Path) -> Iterator[str]:
+    """Of a configuration, its text; within this block, whatever keeps it from being read is a UserError of one
+    sentence."""
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} has {path.stat().st_size} bytes, far more than a run's configuration.")
-        yield
+        text = path.read_text(encoding="utf8")
+        if max(text.count(opening) for opening in "[{") > DEEPEST or _most_in_a_line(text) > DEEPEST:
+            raise UserError(f"{path} is nested deeper than a run's configuration: name a finished run.")
+        yield text
     except NotAllowed as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
         raise UserError(
@@ -148,14 +154,18 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _most_in_a_line(text: str) -> int:
+    return max((line.count("- ") + line.count("? ") for line in text.splitlines()), default=0)
+
+
 def read_plain(path: Path) -> Settings:
     """The configuration of a nerfstudio run, as plain values.
 
     Raises:
         UserError: it cannot be read, would run code, or is of something else than a training.
     """
-    with reading(path):
-        config = yaml.load(path.read_text(encoding="utf8"), Loader=PlainLoader)
+    with reading(path) as text:
+        config = yaml.load(text, Loader=PlainLoader)
     pipeline = config.get("pipeline") if isinstance(config, Settings) else None
     if not isinstance(config, Settings) or not config.kind.endswith("TrainerConfig"):
         raise UserError(f"{path} is not the config of a nerfstudio training run.")

@@ -1,9 +1,23 @@
 """What users type, run in this process: a new one takes up to half a minute to import what it needs."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
+PICTURES = "pds_nerfstudio.pipelines.trainer.LOGGED_VIEWS", "pds_nerfstudio.pipelines.conclusion.SHEET_VIEWS"
+"""How many views an edit shows of itself: drawing them takes longer than the three steps of a test."""
+
+
+@contextmanager
+def one_picture_of_each() -> Iterator[None]:
+    """Within this block an edit logs one view, and puts one on its sheet."""
+    with pytest.MonkeyPatch.context() as patched:
+        for number in PICTURES:
+            patched.setattr(number, 1)
+        yield
 
 
 def ns_train(*args: object) -> Any:
@@ -12,7 +26,7 @@ def ns_train(*args: object) -> Any:
     from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
     from nerfstudio.scripts import train
 
-    with pytest.MonkeyPatch.context() as patched:  # an edit asks what the command line named
+    with pytest.MonkeyPatch.context() as patched, one_picture_of_each():  # an edit asks what the command line named
         patched.setattr(sys, "argv", ["ns-train", *map(str, args)])
         config = tyro.cli(AnnotatedBaseConfigUnion)
         train.main(config)

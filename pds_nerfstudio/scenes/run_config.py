@@ -27,6 +27,7 @@ from pds_nerfstudio.run_yaml import (
     OF_SETTINGS,
     OF_TARGETS,
     PATHS,
+    Fastest,
     NotAllowed,
     Reader,
     add_constructors,
@@ -37,7 +38,7 @@ from pds_nerfstudio.run_yaml import (
 )
 
 
-class RunLoader(Reader, yaml.SafeLoader):
+class RunLoader(Reader, Fastest):
     """YAML's plain values, and the Python objects that configurations consist of."""
 
     def named(self, name: str, node: yaml.Node, packages: tuple[str, ...]) -> Any:
@@ -116,8 +117,8 @@ def load_config(path: Path) -> TrainerConfig:
     Raises:
         UserError: it cannot be read, names what this installation does not have, or would run code.
     """
-    with reading(path):
-        config = yaml.load(path.read_text(encoding="utf8"), Loader=RunLoader)
+    with reading(path) as text:
+        config = yaml.load(text, Loader=RunLoader)
     if not isinstance(config, TrainerConfig):
         raise UserError(f"{path} is not the config of a nerfstudio training run.")
     for name, kind in (("method_name", str), ("relative_model_dir", Path), ("pipeline", InstantiateConfig)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gsplat
+import in_process
 import pytest
 import torch
 from pipelines.conftest import HEADLESS, PROMPTS, free_port  # noqa: F401 -- a fixture
@@ -67,7 +68,7 @@ class Machine:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(sys, "argv", ["ns-train", *words])
             config = tyro.cli(AnnotatedBaseConfigUnion, args=words)
-            with self.on() as events:
+            with self.on() as events, in_process.one_picture_of_each():
                 train.main(config)
         return Ran(config.get_base_dir(), events)
 

@@ -11,6 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import in_process
 import pytest
 import torch
 import yaml
@@ -305,9 +306,12 @@ def test_a_prior_that_answers_nan_stops_the_run_and_keeps_its_checkpoint(ns_trai
     assert len(calls) == 15
 
 
-def test_a_tensorboard_run_ends_by_itself_and_logs_pictures_of_before_and_after(run_here, toy_splats, tmp_path):
+def test_a_tensorboard_run_ends_by_itself_and_logs_pictures_of_before_and_after(
+    run_here, toy_splats, tmp_path, monkeypatch
+):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    monkeypatch.setattr(in_process, "PICTURES", ())  # as many as ever
     run_here(
         *("ns-train", "pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX),
         *("--max-num-iterations", 12, "--output-dir", tmp_path),

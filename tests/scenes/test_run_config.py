@@ -67,6 +67,9 @@ HOSTILE = {
     "nothing": "",
     "not YAML": "a: [",
     "nested without end": "[" * 5000,
+    "nested in one line": "- " * 1_000_000,
+    "nested in one key": "? " * 1_000_000,
+    "nested over many lines": "[\n" * 1_000_000,
     "a pipeline of another type": SPLATS[: SPLATS.index("pipeline:")] + "pipeline: 3\n",
 }
 
