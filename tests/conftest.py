@@ -30,10 +30,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ and ("-m", "gpu") not in pairwise(sys
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-FEW_SAMPLES = {"pipeline.model.num_proposal_samples_per_ray": (24, 12), "pipeline.model.num_nerf_samples_per_ray": 8}
-"""With which a NeRF of a few steps is rendered in a third of the time."""
-
-
 @pytest.fixture(scope="session")
 def toy_scene(tmp_path_factory) -> Path:
     """A toybox edit (can to cone) of a dozen 32-pixel views."""
@@ -58,7 +54,9 @@ def toy_nerf(toy_scene) -> Path:
     """`config.yml` of a NeRF run of it; never written to."""
     from pds_nerfstudio.evaluation.trial import reconstruct
 
-    return reconstruct("nerfacto", toy_scene / "source", toy_scene.parent / "nerf", 20, seed=0, changes=FEW_SAMPLES)
+    return reconstruct(
+        "nerfacto", toy_scene / "source", toy_scene.parent / "nerf", 20, seed=0, changes=in_process.FEW_SAMPLES
+    )
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import functools
 import json
 
+import in_process
 import pytest
 
 from pds_nerfstudio.evaluation import trial
@@ -12,7 +13,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_demo_runs_on_a_nerf(run_here, tmp_path, monkeypatch):
-    """A few steps, views and frames only: that every stage works. What a full run reaches is in the documentation."""
+    """A few steps, views, samples and frames: that every stage works. What a full run reaches is in the
+    documentation."""
+    few = functools.partial(trial.reconstruct, changes=in_process.FEW_SAMPLES)
+    monkeypatch.setattr(trial, "reconstruct", few)
     monkeypatch.setattr(trial, "write_edit", functools.partial(trial.write_edit, train_views=8, test_views=4))
     monkeypatch.setattr(NerfScene, "film", (3, 32))
     out = tmp_path / "demo"
