@@ -150,6 +150,19 @@ def file_name(text: object) -> str:
     return text
 
 
+def from_json(source: Path | str) -> Any:
+    """What a JSON file, or a text, holds.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no JSON, or nested without end.
+    """
+    try:
+        return json.loads(source if isinstance(source, str) else source.read_text(encoding="utf8"))
+    except RecursionError as error:
+        raise ValueError("it is nested without end") from error
+
+
 def read_json(path: Path, kind: type[T], what: str, remedy: str) -> T:
     """A JSON file whose outermost value is a `kind`.
 
@@ -161,8 +174,8 @@ def read_json(path: Path, kind: type[T], what: str, remedy: str) -> T:
         UserError: it cannot be read, or holds something else.
     """
     try:
-        content: Any = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content: Any = from_json(path)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{what} {path} is damaged ({reason}): {remedy}.") from error
     if not isinstance(content, kind):
@@ -201,8 +214,8 @@ def start_over(folder: Path, command: str, entries: Iterable[str], flag: str = "
 
 def _entries_of(folder: Path, command: str) -> set[str]:
     """What an earlier call of the command has put into the folder, by its marker."""
-    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
-        marker = json.loads((folder / MARKER).read_text(encoding="utf8"))
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        marker = from_json(folder / MARKER)
         if marker.get("made by") == command:
             return {MARKER, *map(str, marker.get("entries"))}
     return set()

@@ -3,7 +3,6 @@
 A line can be copied as it is: what it is for stands behind a # and means nothing to a shell.
 """
 
-import json
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pds_nerfstudio.children import is_a_stage
+from pds_nerfstudio.files import from_json
 from pds_nerfstudio.text import printable
 
 LOADING = "nerfstudio is loading: the next line comes in some ten seconds, or more on a busy machine."
@@ -81,7 +81,7 @@ def described_in(path: Path) -> tuple[str, ...]:
     """The prompts of a scene that `pds toybox` or `pds studio` has made, and the prior that knows it, as flags; of any
     other, words in their place."""
     try:
-        described = json.loads(path.read_text(encoding="utf8"))
+        described = from_json(path)
         asked = ("--from", described["source_prompt"], "--to", described["target_prompt"])
         asked += ("--prior", described["prior"]) if "prior" in described else ()
     except (OSError, ValueError, KeyError, TypeError):

@@ -21,7 +21,7 @@ def test_a_made_scene_is_edited_by_its_own_prompts_and_prior(tmp_path):
     assert edit.command == ("pds", "edit", str(tmp_path / "run"), *asked)
 
 
-@pytest.mark.parametrize("content", [None, "", "[1]", json.dumps({"source_prompt": "a photo"})])
+@pytest.mark.parametrize("content", [None, "", "[1]", "[" * 100_000, json.dumps({"source_prompt": "a photo"})])
 def test_of_any_other_it_is_said_where_prompts_belong(tmp_path, content):
     if content is not None:
         (tmp_path / "edit.json").write_text(content)

@@ -7,7 +7,6 @@ A mask lists runs of pixels, first and length in turn, in reading order; square 
 change and are no part of it. As in the benchmark's own evaluation a mask's border counts as changed.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch import Tensor
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.measure import Judges
 from pds_nerfstudio.evaluation.metrics import psnr, ssim
-from pds_nerfstudio.files import file_name, read_json
+from pds_nerfstudio.files import file_name, from_json, read_json
 from pds_nerfstudio.pictures import Images
 
 MAPPING, PICTURES = "mapping_file.json", "annotation_images"
@@ -72,7 +71,7 @@ def read_pie(folder: Path) -> list[PieEdit]:
         UserError: the mapping file or a photograph is missing, or an entry lacks something.
     """
     try:
-        entries = json.loads((folder / MAPPING).read_text(encoding="utf-8"))
+        entries = from_json(folder / MAPPING)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is no folder of PIE-Bench: it has no readable {MAPPING}.") from error
     edits = []

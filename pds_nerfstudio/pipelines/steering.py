@@ -3,7 +3,6 @@
 session.jsonl    {"step": 120, "change": "prompts", "value": ["a photo of a can", "a photo of a blue can"]}
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import from_json
 from pds_nerfstudio.moments import SOURCE
 from pds_nerfstudio.objectives import BY_NAME, Piva, name_of
 from pds_nerfstudio.objectives.controls import CONTROLS
@@ -280,7 +280,7 @@ def read_session(path: Path) -> list[Change]:
     changes = []
     for number, line in enumerate(lines, 1):
         try:
-            change = Change(**json.loads(line))
+            change = Change(**from_json(line))
             if (
                 type(change.step) is not int
                 or not isinstance(change.change, str)

@@ -5,11 +5,11 @@ show one side all around (Janus). What it is shown is `images.depth_picture` of 
 prior is asked without it.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pds_nerfstudio.errors import UserError, first_line
+from pds_nerfstudio.files import from_json
 from pds_nerfstudio.priors.check import TOYBOX, local_folder
 from pds_nerfstudio.priors.folder import check_safetensors, family_in, latent_shape
 
@@ -120,6 +120,9 @@ def load_control(name: str, prior: "StableDiffusionPrior") -> Any:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "config.json").read_text())
+        content = from_json(folder / "config.json")
     except (OSError, ValueError):
-        raise UserError(f"{folder} has no readable config.json: give a folder in diffusers' format.") from None
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{folder} has no readable config.json: give a folder in diffusers' format.")
+    return content

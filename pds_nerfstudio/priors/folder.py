@@ -1,12 +1,12 @@
 """What a prior's diffusers folder says of itself, by its configurations and headers; nothing here imports torch."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pds_nerfstudio.errors import UserError, first_line
+from pds_nerfstudio.files import from_json
 from pds_nerfstudio.priors.families import SD, Family, family_of, missing
 
 CAMERA_SETTINGS = "camera.json"
@@ -143,8 +143,8 @@ def check_safetensors(path: Path) -> None:
 def read_json(path: Path) -> dict:
     """A configuration's content, or a UserError of one sentence."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError):
+        content = from_json(path)
+    except (ValueError, OSError):
         content = None
     if not isinstance(content, dict):
         raise UserError(damaged(path, "not readable as JSON"))

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.files import write_whole, written
 from pds_nerfstudio.priors.check import LORA_BASE, LORA_WEIGHTS
+from pds_nerfstudio.priors.folder import read_json
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.latent import LatentPrior
@@ -73,7 +74,7 @@ def fuse_lora(prior: "LatentPrior", file: Path, weight: float = 1.0) -> None:
     pipeline = prior.pipeline()
     try:
         pipeline.load_lora_weights(_in_diffusers_terms(file))
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(
             f"The LoRA {file} cannot be added to its prior ({reason}): give the prior that it was made for."
@@ -93,7 +94,7 @@ def _in_diffusers_terms(file: Path) -> dict[str, Any]:
     if not all(name.startswith(OF_PEFT) for name in state):
         return state
     settings = file.with_name("adapter_config.json")
-    told = json.loads(settings.read_text(encoding="utf8")) if settings.is_file() else {}
+    told = read_json(settings) if settings.is_file() else {}
     scale = float(told.get("lora_alpha", 1)) / float(told.get("r", 1))
     scaled = {name: value * scale if ".lora_B." in name else value for name, value in state.items()}
     return {f"unet.{name.removeprefix(OF_PEFT)}": value for name, value in scaled.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pds_nerfstudio.errors import UserError, first_line
-from pds_nerfstudio.files import private_folder
+from pds_nerfstudio.files import from_json, private_folder
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
@@ -132,8 +132,8 @@ def find_vocabulary(path: Path, size: int) -> Path:
         *sorted(cache.glob(snapshots)),
     ):
         try:
-            words = json.loads((folder / VOCABULARY[0]).read_text(encoding="utf8"))
-        except (OSError, ValueError, RecursionError):
+            words = from_json(folder / VOCABULARY[0])
+        except (OSError, ValueError):
             continue
         if len(words) == size and (folder / VOCABULARY[1]).is_file():
             return folder

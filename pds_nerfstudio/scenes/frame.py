@@ -5,7 +5,6 @@ a few training views are rendered, and compared with their photographs. As the b
 view has the plain one that suits it best; so has a picture without any Gaussian, which is what a frame has to beat.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import from_json
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.formats.spz import OTHER_AXES
 from pds_nerfstudio.scenes.gaussians import Splats
@@ -134,12 +134,12 @@ def _applied(data: Path) -> tuple[Float[Tensor, "4 4"] | None, float]:
     """What was done to the poses of a transforms.json, if it says so."""
     path = data / "transforms.json" if data.is_dir() else data
     try:
-        content = json.loads(path.read_text(encoding="utf8"))
+        content = from_json(path)
         rows = torch.tensor(content["applied_transform"], dtype=torch.float32)[:3]
         scale = float(content.get("applied_scale", 1.0))
         whole = torch.cat([rows.reshape(3, 4), torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
         return (whole, scale) if bool(torch.det(whole).abs() > 1e-6) and scale > 0 else (None, 1.0)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError):
         return None, 1.0
 
 

@@ -7,6 +7,7 @@ Views that are there already are kept, so that a rendering that was interrupted 
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import is_vacant, write_whole
+from pds_nerfstudio.files import from_json, is_vacant, write_whole
 from pds_nerfstudio.studio.photography import Photography
 from pds_nerfstudio.studio.render import FULL_DETAIL, Studio
 from pds_nerfstudio.studio.spec import Still, StudioEdit, StudioSpec
@@ -84,7 +85,10 @@ def _claim(spec: StudioSpec, folder: Path, how: Photography) -> None:
     """Note in the folder what is photographed there, and how."""
     note = folder / "studio.json"
     said = asdict(spec) | asdict(how)
-    if json.loads(note.read_text()) != said if note.exists() else not is_vacant(folder):
+    there = None
+    with suppress(OSError, ValueError):
+        there = from_json(note)
+    if there != said and not is_vacant(folder):
         raise UserError(
             f"{folder} holds something else, or a scene with other settings: give a folder that is new with --out."
         )

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import is_vacant, write_whole, written
+from pds_nerfstudio.files import from_json, is_vacant, write_whole, written
 from pds_nerfstudio.toybox.render import RGB, RenderedViews, camera_rays, focal_length, orbit_cameras, render
 from pds_nerfstudio.toybox.spec import SceneSpec, ToyEdit
 
@@ -130,7 +130,7 @@ def require_folder_of(name: str, folder: Path, settings: Mapping[str, int] | Non
         return
     settings = settings or {}
     try:
-        there = json.loads((folder / "edit.json").read_text())
+        there = from_json(folder / "edit.json")
         known, written = there["name"], {field: there.get(field, value) for field, value in settings.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         known, written = None, {}

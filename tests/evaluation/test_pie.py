@@ -89,6 +89,11 @@ def test_mistakes_in_the_folder_are_named(folder, change, words):
 def test_other_mistakes_are_named(folder, tmp_path):
     with pytest.raises(UserError, match=r"no readable mapping_file\.json"):
         pie.read_pie(tmp_path / "nowhere")
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    (deep / pie.MAPPING).write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"no readable mapping_file\.json"):
+        pie.read_pie(deep)
     with pytest.raises(UserError, match="no method 'pnr-edit' for pictures"):
         PieBench(data=folder, methods=("pnr-edit",), prior="toybox").run()
     with pytest.raises(UserError, match="--steps"):

@@ -389,3 +389,11 @@ def test_another_objective_keeps_what_all_have_live_and_replayed():
     adopt_settings(replayed, settings_at(changes, 5))
     assert live.objective == DDS(guidance_scale=7.5, redraw_below=0.1, normalise=0.2)
     assert replayed.objective == live.objective
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", "[" * 100_000, '{"step": "a", "change": "begin", "value": {}}'])
+def test_a_damaged_session_is_refused_in_one_sentence(tmp_path, line):
+    path = tmp_path / SESSION_FILE
+    path.write_text(f"{line}\n")
+    with pytest.raises(UserError, match=r"Line 1 of .* take it out"):
+        read_session(path)

@@ -90,7 +90,10 @@ def test_what_is_no_fitting_controlnet_is_refused_in_one_sentence(folder, contro
 
     assert "neither a folder nor a hub id" in refusal("nowhere")
     assert "UNet2DConditionModel, not a ControlNetModel" in refusal(folder / "unet")
-    assert "no readable config.json" in refusal(tmp_path)
+    for content in (None, "{", "[1]", "[" * 100_000):
+        if content is not None:
+            (tmp_path / "config.json").write_text(content)
+        assert "no readable config.json" in refusal(tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(control, copy)
     config = json.loads((copy / "config.json").read_text())

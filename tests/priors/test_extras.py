@@ -51,6 +51,14 @@ def test_loras_are_added_with_their_weights(folder, prior, matrices, tmp_path, k
     assert torch.equal(changed.unet.get_submodule(untouched).weight, prior.unet.get_submodule(untouched).weight)
 
 
+@pytest.mark.parametrize("told", ["{", "[1]", '{"r": 0}', '{"r": []}', "[" * 100_000])
+def test_settings_of_a_lora_that_say_nothing_are_refused_in_one_sentence(folder, matrices, tmp_path, told):
+    path = write(tmp_path, matrices, "peft")
+    (path / "adapter_config.json").write_text(told)
+    with pytest.raises(UserError, match=r"adapter_config\.json|cannot be added to its prior"):
+        load_prior(str(folder), "cpu", loras=[str(path)])
+
+
 @pytest.mark.parametrize("kind", ["kohya", "peft"])
 def test_what_fits_is_told_by_the_header(matrices, tmp_path, kind):
     path = write(tmp_path, matrices, kind)

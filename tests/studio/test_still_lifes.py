@@ -112,6 +112,9 @@ def test_pictures_that_are_there_are_kept_and_another_scene_is_refused(written, 
     assert [line.endswith("train_001.png") for line in again] == [True]
     with pytest.raises(UserError, match="holds something else"):
         write_scene(edit.target, tmp_path / "source", HOW, **QUIET)
+    (tmp_path / "target/studio.json").write_text("{")
+    with pytest.raises(UserError, match="holds something else"):
+        write_scene(edit.target, tmp_path / "target", HOW, **QUIET)
     assert np.array_equal(pictures(tmp_path / "source"), pictures(written / "source"))
 
 
