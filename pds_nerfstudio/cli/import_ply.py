@@ -79,7 +79,7 @@ class ImportPly:
 
         from pds_nerfstudio.methods import METHODS
         from pds_nerfstudio.scenes.dataparsers import dataparser_of, parse
-        from pds_nerfstudio.scenes.splatfacto import few_points
+        from pds_nerfstudio.scenes.splatfacto import FEW
 
         config: Any = copy.deepcopy(METHODS["source-splatfacto"].config)
         config.logging = LoggingConfig()
@@ -91,10 +91,8 @@ class ImportPly:
         parsed = parse(config.pipeline.datamanager.dataparser)
 
         def model_of(splats: "Splats", background: str, device: str = "cpu") -> Any:
-            kind = dataclasses.replace(config.pipeline.model, background_color=background)
-            views = {"num_train_data": len(parsed.cameras), "metadata": parsed.metadata}
-            with few_points(kind):
-                model = kind.setup(scene_box=parsed.scene_box, **views)
+            few = dataclasses.replace(config.pipeline.model, num_random=FEW, background_color=background)
+            model = few.setup(scene_box=parsed.scene_box, num_train_data=len(parsed.cameras), metadata=parsed.metadata)
             model.load_state_dict({f"gauss_params.{k}": v for k, v in splats.state_dict().items()}, strict=False)
             return model.to(device)
 
