@@ -27,7 +27,8 @@ INDEXING = ("_operator.getitem", "operator.getitem")
 LARGEST = 4 << 20
 """Bytes of a configuration; nerfstudio's have about ten thousand."""
 DEEPEST = 10_000
-"""Openings of lists and mappings within lines: libyaml dies of as many as its stack does not hold."""
+"""Brackets that open, and lists and keys that begin within one line: libyaml's reader goes one call deeper with each,
+and a process ends where its stack does."""
 PYTHON = "tag:yaml.org,2002:python/"
 
 

@@ -12,6 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 HERE = (__name__, f"{__package__}.devices")
+"""What pretends: no place of an event."""
 HOST = "cpu"
 ANYWHERE = "anywhere"
 """Where autograd's own zeros are: it makes them on the device that it needs."""
