@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from typing import Any
 
 import pytest
@@ -33,6 +34,14 @@ def ns_train(*args: object) -> Any:
         config = tyro.cli(AnnotatedBaseConfigUnion)
         train.main(config)
     return config
+
+
+def console_script(name: str, *args: object) -> None:
+    """Any console script of this environment, as it is."""
+    (script,) = entry_points(group="console_scripts", name=name)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", [name, *map(str, args)])
+        script.load()()
 
 
 def pds(*args: object) -> None:

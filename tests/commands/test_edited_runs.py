@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import in_process
 import numpy as np
 import pytest
 import torch
@@ -51,6 +52,15 @@ PathFinder.find_spec = staticmethod(spec_of_what_is_left)
 PathFinder.find_distributions = staticmethod(distributions_that_are_left)
 '''
 
+READ_ONE = "This command has ended."
+READ = f"""
+import json, sys
+from in_process import console_script
+for line in json.loads(sys.argv[1]):
+    console_script(*line)
+    print({READ_ONE!r}, flush=True)
+"""
+
 
 @dataclass(frozen=True)
 class Runs:
@@ -81,11 +91,12 @@ def edited(train, sources, fingerprints, tmp_path_factory) -> Runs:
 
 
 @pytest.fixture(scope="module")
-def uninstalled(tmp_path_factory) -> Path:
-    """A folder that, on PYTHONPATH, hides diffusers and transformers from Python."""
-    path = tmp_path_factory.mktemp("uninstalled")
-    (path / "sitecustomize.py").write_text(UNINSTALLED)
-    return path
+def python_path(tmp_path_factory) -> str:
+    """PYTHONPATH that hides diffusers and transformers, and shows what tests share."""
+    hiding = tmp_path_factory.mktemp("uninstalled")
+    (hiding / "sitecustomize.py").write_text(UNINSTALLED)
+    shared = Path(in_process.__file__).parent
+    return os.pathsep.join(map(str, (hiding, shared, *filter(None, [os.environ.get("PYTHONPATH")]))))
 
 
 @pytest.fixture
@@ -95,22 +106,38 @@ def size(photographs) -> tuple[int, int]:
         return photograph.size
 
 
-@pytest.fixture
-def run_without_prior(run_command, edited, uninstalled, monkeypatch) -> Callable[..., subprocess.CompletedProcess]:
+@pytest.fixture(scope="module")
+def run_without_prior(run_command, edited, python_path) -> Callable[..., subprocess.CompletedProcess]:
     """`run_command` where the edits' prior is deleted and neither diffusers nor transformers is installed."""
-    monkeypatch.setenv("PYTHONPATH", str(uninstalled), prepend=os.pathsep)
-    return run_command
 
-
-@pytest.fixture
-def export(run_without_prior, tmp_path) -> Callable[..., Path]:
-    """`export(kind, config, …)`: run `ns-export` and return its folder."""
-
-    def run(kind: str, config: Path, *args: object) -> Path:
-        run_without_prior("ns-export", kind, "--load-config", config, "--output-dir", tmp_path / "export", *args)
-        return tmp_path / "export"
+    def run(*args: object, fails: bool = False) -> subprocess.CompletedProcess:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("PYTHONPATH", python_path)
+            return run_command(*args, fails=fails)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def read(run_without_prior, edited, tmp_path_factory) -> Path:
+    """What nerfstudio's commands make of both runs without the prior, one after another in one process of that kind; a
+    line is printed after each."""
+    out = tmp_path_factory.mktemp("read")
+    splats, nerf = (("--load-config", config) for config in (edited.splats, edited.nerf))
+    small = ("--downscale-factor", 3, "--resolution", 32, "--texture-method", "tsdf")
+    frames = ("--interpolation-steps", 3, "--downscale-factor", 2)
+    lines = (
+        ("ns-export", "gaussian-splat", *splats, "--output-dir", out),
+        ("ns-export", "tsdf", *nerf, "--output-dir", out, *small),
+        ("ns-render", "dataset", *splats, "--output-path", out, "--rendered-output-names", "rgb", "gt-rgb"),
+        ("ns-render", "interpolate", *nerf, "--output-path", out / "between.mp4", *frames),
+        ("ns-eval", *splats, "--output-path", out / "splats.json"),
+        ("ns-eval", *nerf, "--output-path", out / "nerf.json"),
+    )
+    words = json.dumps([list(map(str, line)) for line in lines])
+    done = run_without_prior(sys.executable, "-c", READ, words)
+    assert done.stdout.count(READ_ONE) == len(lines), done.stdout[-4000:]
+    return out
 
 
 def weights(config: Path) -> dict[str, torch.Tensor]:
@@ -150,10 +177,10 @@ def test_the_prior_of_these_edits_cannot_be_loaded_any_more(run_without_prior, e
         assert not Path(prior).exists()
 
 
-def test_gaussians_are_exported_as_they_are_in_the_checkpoint(export, edited):
+def test_gaussians_are_exported_as_they_are_in_the_checkpoint(read, edited):
     from pds_nerfstudio.scenes.formats.ply_file import read_table
 
-    vertices = read_table(export("gaussian-splat", edited.splats) / "splat.ply").rows
+    vertices = read_table(read / "splat.ply").rows
     assert all(np.isfinite(vertices[name]).all() for name in vertices.dtype.names or ())
     parameters = gaussians(edited.splats)
     visible = parameters["opacities"][:, 0] >= -5.5373  # ns-export leaves out what is below 1/255
@@ -162,33 +189,27 @@ def test_gaussians_are_exported_as_they_are_in_the_checkpoint(export, edited):
     np.testing.assert_array_equal(exported, parameters["means"][visible].numpy())
 
 
-def test_a_mesh_of_an_edited_nerf_is_exported(export, edited):
+def test_a_mesh_of_an_edited_nerf_is_exported(read):
     import trimesh
 
-    small = ("--downscale-factor", 3, "--resolution", 32, "--texture-method", "tsdf")
-    mesh = trimesh.load_mesh(export("tsdf", edited.nerf, *small) / "tsdf_mesh.ply")
+    mesh = trimesh.load_mesh(read / "tsdf_mesh.ply")
     assert len(mesh.faces) > 0
     assert np.isfinite(mesh.vertices).all()
 
 
-def test_held_out_views_of_edited_splats_are_rendered(run_without_prior, edited, size, tmp_path):
-    names = ("--rendered-output-names", "rgb", "gt-rgb")
-    run_without_prior("ns-render", "dataset", "--load-config", edited.splats, "--output-path", tmp_path, *names)
-    for name in names[1:]:
-        pictures = sorted((tmp_path / "test" / name).iterdir())
+def test_held_out_views_of_edited_splats_are_rendered(read, size):
+    for name in ("rgb", "gt-rgb"):
+        pictures = sorted((read / "test" / name).iterdir())
         assert len(pictures) == 2
         with Image.open(pictures[0]) as picture:
             assert picture.size == pytest.approx(size, rel=0.06)  # undistorted ones lose their border
             assert np.asarray(picture).std() > 1
 
 
-def test_a_video_of_an_edited_nerf_is_rendered(run_without_prior, edited, size, tmp_path):
+def test_a_video_of_an_edited_nerf_is_rendered(read, size):
     import imageio_ffmpeg
 
-    path = tmp_path / "between.mp4"
-    frames = ("--interpolation-steps", 3, "--downscale-factor", 2)
-    run_without_prior("ns-render", "interpolate", "--load-config", edited.nerf, "--output-path", path, *frames)
-    video = imageio_ffmpeg.read_frames(path)
+    video = imageio_ffmpeg.read_frames(read / "between.mp4")
     assert next(video)["size"] == pytest.approx([side / 8 for side in size], abs=1)
     pictures = [np.frombuffer(picture, np.uint8) for picture in video]
     assert len(pictures) == 3
@@ -196,16 +217,14 @@ def test_a_video_of_an_edited_nerf_is_rendered(run_without_prior, edited, size, 
 
 
 @pytest.mark.parametrize("family", ["splats", "nerf"])
-def test_edited_runs_are_evaluated(run_without_prior, edited, family, tmp_path):
-    path = tmp_path / "numbers.json"
-    run_without_prior("ns-eval", "--load-config", getattr(edited, family), "--output-path", path)
-    results = json.loads(path.read_text())["results"]
+def test_edited_runs_are_evaluated(read, family):
+    results = json.loads((read / f"{family}.json").read_text())["results"]
     assert 3 < results["psnr"] < 40
     assert 0 < results["ssim"] <= 1
 
 
 @pytest.mark.parametrize("family", ["splats", "nerf"])
-def test_the_viewer_opens_edited_runs(run_without_prior, edited, family, tmp_path):
+def test_the_viewer_opens_edited_runs(edited, python_path, family, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -216,7 +235,7 @@ def test_the_viewer_opens_edited_runs(run_without_prior, edited, family, tmp_pat
         "--viewer.websocket-port",
         str(port),
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path}
     with (tmp_path / "log.txt").open("wb") as log:
         viewer = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True

@@ -1,11 +1,7 @@
 """The benchmark: what it plans, resumes and survives; and one small suite for real."""
 
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -15,14 +11,13 @@ import torch
 
 from pds_nerfstudio.cli.bench import Bench
 from pds_nerfstudio.cli.running import Running
-from pds_nerfstudio.errors import UserError, one_sentence
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import cells as engine
 from pds_nerfstudio.evaluation import summary
 from pds_nerfstudio.evaluation.records import read_record, write_json
 from pds_nerfstudio.evaluation.rows import read_chain, read_link
 from pds_nerfstudio.evaluation.suite import read_suite
 from pds_nerfstudio.evaluation.trial import SETTINGS, Toy
-from pds_nerfstudio.evaluation.workers import each
 from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.settings_tree import changed
@@ -35,22 +30,6 @@ TOY = Toy("splatfacto", SETTINGS["splatfacto"])
 
 def cells_of(out: Path, methods=("pds-edit", "nothing", "ceiling"), seeds=1) -> list[engine.Cell]:
     return engine.plan_cells(read_suite(SUITES / "ci.yaml"), methods, TOY, seeds, out)
-
-
-def pretend(cell: engine.Cell):
-    """In place of an edit: `ceiling` fails, and one process dies."""
-    if cell.method == "ceiling":
-        raise RuntimeError("no such luck\nat all")
-    if cell.method == "pds-edit" and cell.edit.kind == "shape":
-        os._exit(1)
-    write_json(cell.record_file, {"method": cell.method})
-    return {"method": cell.method}
-
-
-def refuse(cell: engine.Cell):
-    """As `ns-train` does when what it is given cannot work."""
-    with one_sentence():
-        raise UserError(f"No {cell.method} today.")
 
 
 def test_cells_are_every_edit_seed_and_method_with_anchors_first(tmp_path):
@@ -199,63 +178,6 @@ def test_records_of_other_settings_are_not_taken_for_these(tmp_path):
     other = replace(TOY, settings=replace(TOY.settings, edit_steps=7))
     with pytest.raises(UserError, match=r"made with another settings .* give another --out"):
         engine.check_records(replace(cell, benchmark=other) for cell in cells)
-
-
-def test_a_cell_that_fails_or_dies_stops_no_other(tmp_path):
-    outcomes = dict(((cell.edit.kind, cell.method), outcome) for cell, outcome in each(pretend, cells_of(tmp_path), 2))
-    assert len(outcomes) == 9
-    assert all(outcomes[kind, "nothing"] == {"method": "nothing"} for kind in summary.KINDS)
-    assert all(outcomes[kind, "ceiling"] == "no such luck" for kind in summary.KINDS)
-    assert outcomes["appearance", "pds-edit"] == {"method": "pds-edit"}
-    assert "process died" in outcomes["shape", "pds-edit"]
-    done = [cell for cell in cells_of(tmp_path) if cell.record_file.exists()]
-    assert len(done) == 5
-    logs = [(cell.folder / "log.txt").read_text() for cell in cells_of(tmp_path) if cell.method == "ceiling"]
-    assert all("at all" in log for log in logs)
-
-
-def test_what_a_command_said_on_its_way_out_is_the_cells_failure(tmp_path):
-    ((_, outcome),) = each(refuse, cells_of(tmp_path, ["nothing"])[:1], 1)
-    assert outcome == "No nothing today."
-
-
-def test_a_worker_ends_with_the_process_that_began_it(tmp_path):
-    began = f"""
-import time
-from pathlib import Path
-from test_bench import cells_of, each, wait_forever
-for _ in each(wait_forever, cells_of(Path({str(tmp_path)!r}), ["nothing"])[:1], 1):
-    pass
-"""
-    places = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
-    with subprocess.Popen([sys.executable, "-c", began], env=environment) as process:
-        try:
-            wait_for((tmp_path / "pid").exists)
-        finally:
-            process.kill()
-    worker = int((tmp_path / "pid").read_text())
-    wait_for(lambda: not alive(worker))
-
-
-def wait_forever(cell: engine.Cell):
-    write_whole(cell.out / "pid", str(os.getpid()))
-    time.sleep(600)
-
-
-def wait_for(happens: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
-def alive(process: int) -> bool:
-    """Whether it runs; a process that nobody has collected yet does not."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.slow
