@@ -7,13 +7,14 @@ is imported, our methods and with them nerfstudio's, is imported in each copy.
 import contextlib
 import importlib
 import math
+import multiprocessing
 import os
 import resource
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -26,6 +27,7 @@ SHARED = (
 """Modules to import beforehand: none of them may read sys.argv."""
 READS_THE_COMMAND_LINE = "pds_nerfstudio.methods"
 PATIENCE = 10
+"""Times the processor time that a command may take on the clock; seconds that its own processes are waited for."""
 
 
 def prepare() -> None:
@@ -35,47 +37,66 @@ def prepare() -> None:
     assert READS_THE_COMMAND_LINE not in sys.modules, "each command has to import that itself"
 
 
-def run(command: Sequence[str], log: Path, longest: float) -> int | None:
-    """Run a console script of this environment in a copy of this process.
+def begin(command: Sequence[str], log: Path, first: Callable[[], object] = lambda: None) -> int:
+    """Begin a console script of this environment in a copy of this process.
 
     Args:
         command: its name and arguments.
-        log: where both of its outputs go.
+        log: what both of its outputs are added to.
+        first: done in the copy before anything else; what it raises is in the log.
+
+    Returns:
+        the number of the copy, for which somebody has to wait.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    copy = os.fork()
+    if copy == 0:
+        os._exit(_become(command, log, first))
+    return copy
+
+
+def run(command: Sequence[str], log: Path, longest: float) -> int | None:
+    """Run a console script of this environment in a copy of this process, to its end.
+
+    Args:
+        command: its name and arguments.
+        log: what both of its outputs are added to.
         longest: seconds of processor time after which it is stopped, or `PATIENCE` times as many on the clock: how busy
             the machine is does not matter.
 
     Returns:
         its exit code, negative for the signal that killed it; None where it was stopped.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
+
+    def limited() -> None:
+        os.setsid()  # what it begins is stopped with it
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(longest), resource.RLIM_INFINITY))
-        os._exit(_run_here(command, log))
+
+    copy = begin(command, log, limited)
     end = time.monotonic() + PATIENCE * longest
     while time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
+        ended, status = os.waitpid(copy, os.WNOHANG)
         if ended:
             code = os.waitstatus_to_exitcode(status)
             return None if code == -signal.SIGXCPU else code
         time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+        os.killpg(copy, signal.SIGKILL)
+    os.waitpid(copy, 0)
     return None
 
 
-def _run_here(command: Sequence[str], log: Path) -> int:
-    """In the copy: become that command. Returns the exit code that Python would end with."""
-    os.setsid()  # what it begins is stopped with it
-    with log.open("wb") as file:
+def _become(command: Sequence[str], log: Path, first: Callable[[], object]) -> int:
+    """In the copy: be that command. Returns the exit code that Python would end with."""
+    with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv[:] = [str(Path(sys.executable).parent / command[0]), *command[1:]]
-    (script,) = entry_points(group="console_scripts", name=command[0])
     code = 0
     try:
+        first()
+        (script,) = entry_points(group="console_scripts", name=command[0])
         code = script.load()() or 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -84,6 +105,10 @@ def _run_here(command: Sequence[str], log: Path) -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    with contextlib.suppress(Exception):
+        for child in multiprocessing.active_children():  # as at a usual exit
+            child.join(PATIENCE)
     return code

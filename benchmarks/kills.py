@@ -7,8 +7,8 @@ counted in a first, undisturbed run, then met again by an audit hook. Every seco
 longer, into the writing of a file. What must hold after each: files in their places are whole, the source is what it
 was, the same line (of ns-train, the one that resumes) ends with 0, and the result is the undisturbed one, bit for bit.
 
-Commands are forked from this process, which has imported everything: importing takes longer than an edit. `pds edit`
-forks its stages in the same way, with the same session, lock and signal of its parent's death as `run_child`.
+Commands are forked from this process (see forked.py), which has imported everything. `pds edit` forks its stages in the
+same way, with the same session, lock and signal of its parent's death as `run_child`.
 """
 
 import importlib
@@ -22,18 +22,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
 import tyro
-from nerfstudio.scripts import train
 from PIL import Image
 
-from pds_nerfstudio import children, cli
+from pds_nerfstudio import children
 from pds_nerfstudio.cli import edit as cli_edit
 from pds_nerfstudio.evaluation import workers
 from pds_nerfstudio.files import write_whole
@@ -49,6 +49,8 @@ from pds_nerfstudio.toybox.spec import find_edit
 FROM, TO = "a photo of a red can", "a photo of a red cone"
 STEPS, EVERY = 10, 3
 LATE = ("accelerate", "diffusers", "matplotlib.pyplot", "peft", "pds_nerfstudio.evaluation.measure", "torchmetrics")
+LAUNCH = "pds_nerfstudio.launch"
+"""The module by which `pds edit` begins a stage."""
 WRITES = os.O_WRONLY | os.O_RDWR
 SUITE = """edits:
   - name: paint
@@ -196,54 +198,29 @@ def announce_steps() -> None:
     EditTrainer.train_iteration, dreambooth._learn = step_of_edit, step_of_learning
 
 
-def perform(words: Sequence[str]) -> None:
-    """A command line in this process, to its exit."""
-    sys.argv = list(words)
-    name = Path(words[0]).name
-    if name == "ns-train":
-        stop_before_the_first_step()
-    {"ns-train": train.entrypoint, "pds": cli.main}[name]()
+def begin(words: Sequence[str], log: Path, first: Callable[[], object] = lambda: None) -> int:
+    """`forked.begin`, where our methods were imported before there was a command."""
+
+    def prepare() -> None:
+        first()
+        if words[0] == "ns-train":
+            stop_before_the_first_step()
+
+    return forked.begin(words, log, prepare)
 
 
-def forked(words: Sequence[str], log: Path, prepare: Callable[[], object] = lambda: None) -> int:
-    """A process of its own for a command line; its number."""
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        for descriptor in (1, 2):
-            os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), descriptor)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        sys.__stderr__ = sys.stderr  # pyright: ignore[reportAttributeAccessIssue]
-        prepare()
-        perform(words)
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        with suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        # As at a usual exit, children of multiprocessing are waited for.
-        with suppress(Exception):
-            for child in multiprocessing.active_children():
-                child.join(10)
-        os._exit(code)
-
-
-def run_child(command: Sequence[str], keep_open: Sequence[int] = ()) -> children.Ended:
+def run_child(
+    command: Sequence[str], keep_open: Sequence[int] = (), environment: Mapping[str, str] | None = None
+) -> children.Ended:
     """`children.run_child` without loading everything again."""
     del keep_open  # a fork keeps everything open
+    words = command[command.index(LAUNCH) + 1 :]
     asked: list[int] = []
     ask, here = children._dying_with_parent(), []
 
-    def begin() -> None:
+    def as_a_child() -> None:
         os.setsid()
+        os.environ.update(environment or {})
         if ask is not None:
             ask()
         for number in children.PASSED_ON:
@@ -255,7 +232,7 @@ def run_child(command: Sequence[str], keep_open: Sequence[int] = ()) -> children
             os.kill(process, number)
 
     before = {number: signal.signal(number, pass_on) for number in children.PASSED_ON}
-    here.append(forked([Path(command[0]).name, *command[1:]], Path(os.environ["KILLS_LOG"]), begin))
+    here.append(begin([Path(words[0]).name, *words[1:]], Path(os.environ["KILLS_LOG"]), as_a_child))
     with Path(os.environ["KILLS_PIDS"]).open("a") as file:
         file.write(f"{here[0]}\n")
     code = os.waitstatus_to_exitcode(os.waitpid(here[0], 0)[1])
@@ -274,7 +251,7 @@ def ran(line: str, folder: Path, out: Path, blow: Blow = Blow()) -> int:
         os.environ.update(KILLS_LOG=str(log), KILLS_PIDS=str(pids))
         watched(folder, out, blow)
 
-    process = forked(shlex.split(line), log, prepare)
+    process = begin(shlex.split(line), log, prepare)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     end = time.monotonic() + 120
     while time.monotonic() < end and any(alive(int(number)) for number in pids.read_text().split()):
@@ -344,7 +321,7 @@ class Kills:
             write_edit(find_edit("can-to-cone"), scene, train_views=8, test_views=2, size=32, num_points=300)
             (folder / "suite.yaml").write_text(SUITE)
             line = "ns-train source-splatfacto --max-num-iterations 40 --vis tensorboard --output-dir {} --data {}"
-            made = forked(shlex.split(line.format(folder / "source", scene / "source")), folder / "log.txt")
+            made = begin(shlex.split(line.format(folder / "source", scene / "source")), folder / "log.txt")
             assert os.waitpid(made, 0)[1] == 0, (folder / "log.txt").read_text()[-2000:]
             (run,) = (path.parent for path in (folder / "source").rglob("config.yml"))
             named = {"run": run, "data": scene / "source", "suite": folder / "suite.yaml"}
