@@ -177,8 +177,13 @@ def outside_the_anchors(records: Records) -> list[str]:
 
 
 def wall(cells: Sequence[Cell], path: Path) -> None:
-    """One held-out view of every edit (first seed): a row for each method, the ground truth below where it is known."""
-    shown = {(cell.edit.name, cell.method): cell for cell in cells if cell.seed == 0}
+    """One held-out view of every edit: a row for each method, the ground truth below where it is known.
+
+    Args:
+        cells: finished ones, of whose seeds the first is shown.
+    """
+    first = min(cell.seed for cell in cells)
+    shown = {(cell.edit.name, cell.method): cell for cell in cells if cell.seed == first}
     edits = list(dict.fromkeys(edit for edit, _ in shown))
     some = [next(cell for (name, _), cell in shown.items() if name == edit) for edit in edits]
     truths = [cell.benchmark.truth(cell.edit, cell.scene_folder) for cell in some]

@@ -1,8 +1,12 @@
 """What a benchmark's records are summed up to: means with their intervals, tables, and who lies outside the anchors."""
 
 import math
+from types import SimpleNamespace
+
+import torch
 
 from pds_nerfstudio.evaluation import summary
+from pds_nerfstudio.pictures import read_images, save_image
 
 
 def record(method: str, mask: float, edit="a", kind="shape", seed=0, probability=0.5, background=30.0):
@@ -70,3 +74,20 @@ def test_who_is_worse_than_nothing_or_better_than_the_ceiling_is_named():
     )
     assert "in 1 of 2 cells" in one_of_two
     assert not summary.outside_the_anchors([record("pds-edit", 15)])
+
+
+def test_a_wall_is_of_the_first_seed_that_was_finished(tmp_path):
+    """Where no cell of seed 0 ended, there is a picture all the same."""
+    cells = []
+    for seed in (2, 1):
+        folder = tmp_path / str(seed)
+        save_image(torch.full((3, 8, 8), seed / 4), folder / summary.VIEW)
+        benchmark = SimpleNamespace(truth=lambda edit, scene: None)
+        edit = SimpleNamespace(name="can-hat")
+        cells.append(
+            SimpleNamespace(edit=edit, method="pds-edit", seed=seed, folder=folder, benchmark=benchmark, scene_folder=0)
+        )
+    summary.wall(cells, tmp_path / "wall.png")
+    shown = read_images([tmp_path / "wall.png"])[0]
+    shares = [float(((shown - seed / 4).abs() < 0.01).all(0).float().mean()) for seed in (1, 2)]
+    assert shares[0] > 10 * shares[1]
