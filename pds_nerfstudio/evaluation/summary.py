@@ -227,8 +227,10 @@ def plot(records: Records, path: Path) -> None:
     axes[0][0].set_ylabel(up_title)
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     labels = [textwrap.fill(label, 100) for label in handles]
-    columns = max(1, min(5, 60 * len(kinds) // max(len(line) for label in labels for line in label.splitlines())))
-    figure.legend(handles.values(), labels, fontsize=7, loc="outside lower center", ncols=columns)
+    if labels:  # none of `nothing` alone
+        longest = max(len(line) for label in labels for line in label.splitlines())
+        columns = max(1, min(5, 60 * len(kinds) // longest))
+        figure.legend(handles.values(), labels, fontsize=7, loc="outside lower center", ncols=columns)
     with written(path) as partial:
         figure.savefig(partial, dpi=110)
     plt.close(figure)

@@ -76,6 +76,11 @@ def test_who_is_worse_than_nothing_or_better_than_the_ceiling_is_named():
     assert not summary.outside_the_anchors([record("pds-edit", 15)])
 
 
+def test_nothing_alone_is_drawn_too(tmp_path):
+    summary.plot([record("nothing", 12.0, background=math.inf)], tmp_path / "pareto.png")
+    assert read_images([tmp_path / "pareto.png"])[0].std() > 0
+
+
 def test_a_wall_is_of_the_first_seed_that_was_finished(tmp_path):
     """Where no cell of seed 0 ended, there is a picture all the same."""
     cells = []
