@@ -20,7 +20,10 @@ from pds_nerfstudio.studio.spec import STILLS
 from pds_nerfstudio.toybox.render import orbit_cameras
 
 OUT = Path(__file__).parents[1] / "docs/figures/studio.jpg"
-VIEWS = {"vase": (170.0, 22.0), "teapot": (300.0, 25.0), "mug": (262.0, 24.0), "bottle": (105.0, 20.0)}
+VIEWS = {
+    **{"vase": (170.0, 22.0), "teapot": (300.0, 25.0), "mug": (262.0, 24.0), "bottle": (105.0, 20.0)},
+    **{"figure": (35.0, 21.0)},
+}
 """Azimuth and elevation of each still life's picture in degrees."""
 
 

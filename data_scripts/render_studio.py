@@ -1,4 +1,4 @@
-"""Renders the captures that come with the package: four still lifes, 50 photographs each, and three edits' answers.
+"""Renders the captures that come with the package: five still lifes, 50 photographs each, and three edits' answers.
 
     python data_scripts/render_studio.py                  # or: make studio; what was rendered before is kept
     python data_scripts/render_studio.py --install        # packs what is complete into the package
@@ -18,7 +18,7 @@ from pds_nerfstudio.studio.photography import Photography
 from pds_nerfstudio.studio.spec import STILLS
 
 QUALITY = 88
-"""Of the JPEGs: four captures are then below 8 MB."""
+"""Of the JPEGs: five captures are then below 9 MB."""
 
 
 @dataclass

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from long_training import LongTraining, Pace
 from studio_photographs import IMAGE_SIZE, Photographs, as_floats
+from studio_start import JUDGE, begin_as
 from studio_unet import load_vae
 from studio_words import EVERY, build_tokenizer
 from torch import Tensor
@@ -21,7 +22,7 @@ ZOOM, SHIFT = 0.25, 0.1
 """How much a picture is enlarged at most, and moved, in shares of its side."""
 
 
-def train_clip(folder: Path, views: Path, batch_size: int, pace: Pace) -> None:
+def train_clip(folder: Path, views: Path, batch_size: int, pace: Pace, from_package: bool) -> None:
     """Contrastive, with every caption of the batch that is true of a picture as its positive; FOLDER/clip.
 
     Beside that each picture has to find its own among all captions without room and light, which is what the judge is
@@ -32,6 +33,8 @@ def train_clip(folder: Path, views: Path, batch_size: int, pace: Pace) -> None:
     torch.manual_seed(pace.seed)
     vae, tokenizer = load_vae(folder, pace.device), build_tokenizer(folder / "tokenizer")
     clip = make_clip(tokenizer, IMAGE_SIZE).to(pace.device)
+    if from_package:
+        begin_as(clip, CLIPModel.from_pretrained(JUDGE).to(pace.device), tokenizer, JUDGE)
     plain = plain_captions()
     plain_ids = token_ids(tokenizer, plain, pace.device)
     training = LongTraining("clip", folder / "clip_training", clip, pace)

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from long_training import LongTraining, Pace
 from studio_photographs import IMAGE_SIZE, Photographs, as_floats
+from studio_start import begin_as
 from studio_words import build_tokenizer, random_caption
 from torch import Tensor, nn
 from torchvision.utils import save_image
@@ -18,6 +19,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from view_groups import VIEWS
 from view_training import Process, Sampler, ViewData, note_errors, validate, with_cameras, write_unet
 
+from pds_nerfstudio.priors.check import STUDIO
+from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.studio.spec import EDITS
 
 CHANNELS, TEXT_WIDTH, TEXT_LAYERS = (64, 96, 128), 96, 3
@@ -25,7 +28,7 @@ SHEET_STEPS, SHEET_GUIDANCE = 25, 4.0
 
 
 def load_vae(folder: Path, device: str) -> AutoencoderKL:
-    """What the stage `vae` made. Raises FileNotFoundError before it has."""
+    """What the stage `vae` made, or the packaged one. Raises FileNotFoundError where FOLDER/vae is not there."""
     if not (folder / "vae" / "config.json").exists():
         raise FileNotFoundError(f"{folder} holds no vae: run data_scripts/train_studio_prior.py vae first.")
     return AutoencoderKL.from_pretrained(folder / "vae").to(device).requires_grad_(False).eval()
@@ -75,13 +78,17 @@ def write_studio_prior(
     write_unet(unet, folder / "prior")
 
 
-def train_unet(folder: Path, views: Path, singles: int, groups: int, pace: Pace) -> None:
+def train_unet(folder: Path, views: Path, singles: int, groups: int, pace: Pace, from_package: bool) -> None:
     """Noise prediction as toybox's second edition, and the text encoder with it; FOLDER/prior has the average."""
     torch.manual_seed(pace.seed)
     vae = load_vae(folder, pace.device)
     tokenizer = build_tokenizer(folder / "tokenizer")
     unet = with_cameras(plain_unet(vae)).to(pace.device)
     text = CLIPTextModel(text_config(tokenizer, TEXT_WIDTH, TEXT_LAYERS)).to(pace.device)
+    if from_package:
+        packaged = load_prior("studio", pace.device)
+        unet.load_state_dict(with_cameras(packaged.unet).state_dict())
+        begin_as(text, packaged.text_encoder, tokenizer, STUDIO / "tokenizer")
     training = LongTraining(
         "modules", folder / "unet_training", nn.ModuleDict({"unet": unet, "text_encoder": text}), pace
     )

@@ -10,6 +10,8 @@ from studio_photographs import IMAGE_SIZE, Photographs, as_floats
 from torch import Tensor
 from torchvision.utils import save_image
 
+from pds_nerfstudio.priors.check import STUDIO
+
 KL_WEIGHT = 2e-5
 CURVE = ("step", "minutes", "seconds_per_step", "shards", "psnr", "latents_std")
 
@@ -41,10 +43,20 @@ def psnr_of(vae: AutoencoderKL, images: Tensor) -> tuple[float, Tensor]:
     return float(-10 * errors.log10().mean()), results
 
 
-def train_vae(folder: Path, views: Path, channels: tuple[int, ...], latents: int, batch_size: int, pace: Pace) -> None:
+def train_vae(
+    folder: Path,
+    views: Path,
+    channels: tuple[int, ...],
+    latents: int,
+    batch_size: int,
+    pace: Pace,
+    from_package: bool = False,
+) -> None:
     """By absolute and squared error with a light KL term, as toybox's; FOLDER/vae has the average of the weights."""
     torch.manual_seed(pace.seed)
     vae = make_vae(channels, latents).to(pace.device)
+    if from_package:
+        vae.load_state_dict(AutoencoderKL.from_pretrained(STUDIO / "vae").state_dict())
     training = LongTraining("vae", folder / "vae_training", vae, pace)
     data = Photographs.load(views)
     valid = Photographs.load(views, "valid.pt").images.flatten(0, 1)

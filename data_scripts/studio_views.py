@@ -2,10 +2,10 @@
 
     python data_scripts/studio_views.py --folder outputs/studio_views --shards 160     # stop at any time
 
-Needs the extra [studio]. A shard is 64 pictures of 128 pixels: 8 scenes, each from two groups of four cameras, 90
+Needs the extra [studio]. A shard is 96 pictures of 128 pixels: 12 scenes, each from two groups of four cameras, 90
 degrees apart. Four scenes share a room and its light, because a room costs as much as four pictures; they differ in
 object, material and addition. Shards that exist are kept; more can be added at any time, also while a training reads
-them. The scenes of the twelve edits (`studio.spec.is_held_out`) are in valid.pt alone, with seeds of their own.
+them. The scenes of the edits (`studio.spec.is_held_out`) are in valid.pt alone, with seeds of their own.
 """
 
 from collections.abc import Sequence

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from pds_nerfstudio.children import is_a_stage
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import from_json
 from pds_nerfstudio.priors.families import WORLDS
 
 Ask = Literal["colour", "addition", "shape", "style", "object"]
@@ -97,12 +98,15 @@ def _unknown(prior: str, *prompts: str) -> list[str]:
 
 
 def _vocabulary(prior: str) -> frozenset[str]:
-    """What a prior of this package can be told."""
+    """What a prior of this package can be told: words of its world that are one token to it."""
     if WORLDS[prior] == "studio":
         from pds_nerfstudio.studio.spec import words
     else:
         from pds_nerfstudio.toybox.spec import words
-    return words()
+    from pds_nerfstudio.priors.check import FOLDERS
+
+    tokens = from_json(FOLDERS[prior] / "tokenizer" / "vocab.json")
+    return frozenset(word for word in words() if f"{word}</w>" in tokens)
 
 
 def guess_ask(src_prompt: str, tgt_prompt: str) -> Ask | None:

@@ -1,8 +1,11 @@
-"""Where a still life stands: a table by a window, or a plinth in a photo studio; seen from all around.
+"""Where a still life stands: a table by a window, a plinth in a photo studio, a low shelf in a library.
+
+All are seen from all around.
 
 The subject stands on z = 0 at the origin. What shines is a lamp (a rectangle) or the sky, a picture of all directions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +14,7 @@ from jaxtyping import Float
 
 from pds_nerfstudio.studio import textures
 from pds_nerfstudio.studio.looks import Look
-from pds_nerfstudio.studio.spec import Light, StudioSpec
+from pds_nerfstudio.studio.spec import Light, Room, StudioSpec
 from pds_nerfstudio.studio.surfaces import Surface, lathe, sheet, slab, spline
 from pds_nerfstudio.studio.textures import RGB
 
@@ -253,6 +256,86 @@ def photo_studio(spec: StudioSpec) -> Place:
     return Place(surfaces, lamps, dim, exposure=1.35 if spec.light == "evening" else 1.0)
 
 
+SHELF_ROW = 1.9
+"""Height in metres of a row of books on the library's walls."""
+
+
+def _bookcase(low: Vector, along: Vector, inward: Vector, books: Look, wood: Look) -> Finished:
+    """Books on a wall from the floor to the ceiling, with boards in front of their feet, and posts."""
+    start, side, deep = np.asarray(low), np.asarray(along), 0.45 * np.asarray(inward)
+    up, high = np.array((0, 0, 1)), np.array((0, 0, CEILING - FLOOR))
+    parts: Finished = [(sheet(start + deep, side, high), books)]
+    rows = np.arange(np.ceil(FLOOR / SHELF_ROW), CEILING / SHELF_ROW) * SHELF_ROW
+    for z in rows:
+        a, b = start + (z - FLOOR - 0.09) * up, start + side + 1.35 * deep + (z - FLOOR + 0.03) * up
+        parts += _all(slab(np.minimum(a, b), np.maximum(a, b), 0.01), wood)
+    unit = side / np.linalg.norm(side)
+    for share in np.linspace(0, 1, 6):
+        a, b = start + share * side - 0.08 * unit, start + share * side + 0.08 * unit + 1.4 * deep + high
+        parts += _all(slab(np.minimum(a, b), np.maximum(a, b), 0.01), wood)
+    return parts
+
+
+def _low_shelf(seed: int, white: Look, books: Look) -> Finished:
+    """A white shelf that stands free in the room, with books in its two open sides."""
+    x, y = 2.15, 1.8
+    parts = _all(slab((-x, -y, -0.1), (x, y, 0.0), 0.025), white)
+    parts += _all(slab((-x, -y, FLOOR), (x, y, FLOOR + 0.25), 0.02), white)
+    for post in np.linspace(-x + 0.06, x - 0.06, 4):
+        parts += _all(slab((post - 0.06, -y + 0.02, FLOOR + 0.2), (post + 0.06, y - 0.02, -0.08), 0.01), white)
+    parts += _all(slab((-x + 0.02, -y + 0.04, -1.43), (x - 0.02, y - 0.04, -1.31), 0.01), white)
+    for side in (-1, 1):
+        along = (-side * 2 * (x - 0.1), 0, 0)
+        parts.append((sheet((side * (x - 0.1), side * (y - 0.25), FLOOR + 0.25), along, (0, 0, -FLOOR - 0.35)), books))
+    return parts
+
+
+def shelf_in_a_library(spec: StudioSpec) -> Place:
+    """A low white shelf between walls full of books; light comes from the ceiling or from a lamp at −x."""
+    seed = 100 * spec.seed + 3
+    spines = Look(partial(textures.books, seed=seed, row=SHELF_ROW), roughness=0.7, density=70)
+    near = Look(partial(textures.books, seed=seed + 1, row=1.4), roughness=0.7, density=90)
+    walnut = Look((0.15, 0.075, 0.035), roughness=0.4)
+    white = Look((0.72, 0.71, 0.68), roughness=0.3, lacquer=0.4)
+    carpet = Look(
+        partial(textures.plaster, seed=seed + 2, colour=(0.09, 0.16, 0.12), strength=0.3), roughness=1.0, density=60
+    )
+    side = 2 * WALL
+    surfaces: Finished = [
+        *_low_shelf(seed, white, near),
+        (sheet((-WALL, -WALL, FLOOR), (side, 0, 0), (0, side, 0)), carpet),
+        (sheet((-WALL, WALL, CEILING), (side, 0, 0), (0, -side, 0)), white),
+    ]
+    for corner, along, inward in (
+        ((-WALL, -WALL, FLOOR), (side, 0, 0), (0, 1, 0)),
+        ((WALL, -WALL, FLOOR), (0, side, 0), (-1, 0, 0)),
+        ((WALL, WALL, FLOOR), (-side, 0, 0), (0, -1, 0)),
+        ((-WALL, WALL, FLOOR), (0, -side, 0), (1, 0, 0)),
+    ):
+        surfaces += _bookcase(corner, along, inward, spines, walnut)
+    match spec.light:
+        case "soft":
+            lamps = [Lamp((-3, 3, CEILING - 0.02), (6, 0, 0), (0, -6, 0), (3.2, 3.2, 3.1))]
+        case "sun":
+            lamps = [
+                Lamp((-4.5, 2.2, CEILING - 0.03), (0.7, 0, 0), (0, -0.7, 0), (330, 285, 220)),
+                Lamp((-3, 3, CEILING - 0.02), (6, 0, 0), (0, -6, 0), (0.8, 0.9, 1.1)),
+            ]
+        case "evening":
+            lamps = [
+                Lamp((-5.6, -2.2, 2.0), (0.2, 1.4, 0), (0.5, 0, 1.6), (46, 25, 10)),
+                Lamp((-3, 3, CEILING - 0.02), (6, 0, 0), (0, -6, 0), (0.35, 0.3, 0.28)),
+            ]
+    return Place(surfaces, lamps, exposure=1.5 if spec.light == "evening" else 1.2)
+
+
+PLACES: dict[Room, Callable[[StudioSpec], Place]] = {
+    "table": table_by_a_window,
+    "backdrop": photo_studio,
+    "shelf": shelf_in_a_library,
+}
+
+
 def place_of(spec: StudioSpec) -> Place:
     """The room and the light of a scene."""
-    return table_by_a_window(spec) if spec.room == "table" else photo_studio(spec)
+    return PLACES[spec.room](spec)

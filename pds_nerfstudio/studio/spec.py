@@ -12,10 +12,10 @@ from typing import Literal, get_args
 from pds_nerfstudio.text import choices
 from pds_nerfstudio.toybox.spec import EditKind
 
-Thing = Literal["vase", "bottle", "bowl", "mug", "teapot"]
+Thing = Literal["vase", "bottle", "bowl", "mug", "teapot", "bust", "figure", "cheering"]
 Material = Literal["red", "yellow", "green", "blue", "white", "wooden", "marble", "metal", "ceramic"]
 Addition = Literal["nothing", "flower", "book", "hat"]
-Room = Literal["table", "backdrop"]
+Room = Literal["table", "backdrop", "shelf"]
 Light = Literal["soft", "sun", "evening"]
 
 THINGS: tuple[Thing, ...] = get_args(Thing)
@@ -24,6 +24,7 @@ ADDITIONS: tuple[Addition, ...] = get_args(Addition)
 ROOMS: tuple[Room, ...] = get_args(Room)
 LIGHTS: tuple[Light, ...] = get_args(Light)
 
+THING_WORDS: dict[Thing, str] = {**{thing: thing for thing in THINGS}, "cheering": "figure raising its arms"}
 MATERIAL_WORDS: dict[Material, str] = {
     "red": "red",
     "yellow": "yellow",
@@ -41,10 +42,19 @@ ADDITION_WORDS: dict[Addition, str] = {
     "book": "beside a book",
     "hat": "wearing a hat",
 }
-ROOM_WORDS: dict[Room, str] = {"table": "on a table by a window", "backdrop": "in a photo studio"}
+ROOM_WORDS: dict[Room, str] = {
+    "table": "on a table by a window",
+    "backdrop": "in a photo studio",
+    "shelf": "on a shelf in a library",
+}
 LIGHT_WORDS: dict[Light, str] = {"soft": "in soft light", "sun": "in sunlight", "evening": "in evening light"}
-IMPOSSIBLE: frozenset[tuple[Thing, Addition]] = frozenset({("teapot", "flower"), ("bowl", "hat"), ("mug", "hat")})
-"""A teapot is closed; a hat would fall into a bowl or a mug."""
+IMPOSSIBLE: frozenset[tuple[Thing, Addition]] = frozenset(
+    {
+        *(("bowl", "hat"), ("mug", "hat")),
+        *(("teapot", "flower"), ("bust", "flower"), ("figure", "flower"), ("cheering", "flower")),
+    }
+)
+"""A hat would fall into a bowl or a mug; a teapot is closed, and busts and figures hold no flower."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class StudioSpec:
     addition: Addition = "nothing"
     """What stands in it, beside it or on it."""
     room: Room = "table"
-    """A table by a window, or a plinth in front of a studio's backdrop."""
+    """A table by a window, a plinth in front of a studio's backdrop, or a low shelf in a library."""
     light: Light = "soft"
     """Where the light comes from, and its colour."""
     seed: int = 0
@@ -87,7 +97,7 @@ class StudioSpec:
         words = ["a photo of a"]
         if material:
             words.append(MATERIAL_WORDS[self.material])
-        words += [self.thing, ADDITION_WORDS[self.addition]]
+        words += [THING_WORDS[self.thing], ADDITION_WORDS[self.addition]]
         if room:
             words.append(ROOM_WORDS[self.room])
         if light:
@@ -178,10 +188,11 @@ STILLS: tuple[Still, ...] = (
     _still(StudioSpec("teapot", "metal", room="backdrop"), "red", "hat", "bowl"),
     _still(StudioSpec("mug", "blue", light="evening"), "wooden", "book", "teapot"),
     _still(StudioSpec("bottle", "marble", room="backdrop", light="evening"), "green", "hat", "vase"),
+    _still(StudioSpec("figure", "wooden", room="shelf"), "metal", "hat", "cheering"),
 )
 """The scenes whose photographs come with the package."""
 EDITS: tuple[StudioEdit, ...] = tuple(edit for still in STILLS for edit in still.edits)
-"""Edits with known answers, four of each kind."""
+"""Edits with known answers, five of each kind."""
 
 
 def find_edit(name: str) -> StudioEdit:

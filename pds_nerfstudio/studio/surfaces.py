@@ -85,6 +85,13 @@ def sweep(path: Curve, radii: Float[Array, " points"], across: float = 1.0, wall
     return Surface(path[:, None] + radii[:, None, None] * ring)
 
 
+def ellipsoid(centre: Numbers, radii: Numbers, samples: int = 40) -> Surface:
+    """An ellipsoid along the axes of space."""
+    angle = np.linspace(-np.pi / 2, np.pi / 2, samples)
+    ball = lathe(np.stack([np.cos(angle), np.sin(angle)], axis=-1), segments=64)
+    return Surface(np.asarray(centre, float) + ball.points * np.asarray(radii, float))
+
+
 def bezier_patch(control: Float[Array, "4 4 3"], samples: int = 24) -> Surface:
     """A bicubic Bézier patch: Σ Bᵢ(v) Bⱼ(u) control[i, j]."""
     t = np.linspace(0, 1, samples)

@@ -49,7 +49,7 @@ def blend(low: Sequence[float] | Array, high: Sequence[float] | Array, share: Sc
     return np.asarray(low) * (1 - share) + np.asarray(high) * share
 
 
-def step(low: float, high: float, values: Scalars) -> Scalars:
+def step(low: float | Scalars, high: float | Scalars, values: Scalars) -> Scalars:
     """A smooth step from 0 at `low` to 1 at `high`."""
     t = np.clip((values - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
@@ -146,6 +146,28 @@ def plaster(points: Points, seed: int, colour: RGB, strength: float = 0.1) -> Co
     clouds = fractal(points * 0.9, seed, 5) - 0.5
     grain = noise(points * 35, seed + 3) - 0.5
     return np.clip(np.asarray(colour) * (1 + 2.4 * strength * clouds + 0.6 * strength * grain)[..., None], 0, 1)
+
+
+def books(points: Points, seed: int, row: float, thickness: float = 0.5) -> Colours:
+    """Backs of books in rows on dark shelves, in any upright plane along x or y.
+
+    Args:
+        row: height of a shelf in metres.
+        thickness: of a book at most, in metres.
+    """
+    leather = np.array(
+        [(0.2, 0.07, 0.05), (0.07, 0.1, 0.15), (0.09, 0.13, 0.09), (0.3, 0.25, 0.17), (0.22, 0.13, 0.07)]
+    )
+    along, shelf = points[..., 0] + points[..., 1], np.floor(points[..., 2] / row)
+    # A book is a cell of bent ground, so that some are thin and others thick.
+    place = along / thickness + 0.5 * np.sin(1.1 * along + 2.1 * shelf) + 13.7 * shelf
+    book, within = np.floor(place), place % 1
+    chance = (np.sin(book * 12.9898 + shelf * 78.233 + seed * 3.7) * 43758.5) % 1
+    other = (chance * 91.7) % 1
+    colours = leather[(chance * len(leather)).astype(int) % len(leather)] * (0.75 + 0.5 * other)[..., None]
+    colours = colours * (0.55 + 0.45 * np.sin(np.pi * within))[..., None]
+    top = row * (0.74 + 0.16 * other)
+    return blend(colours, (0.025, 0.018, 0.012), step(top - 0.02, top + 0.02, points[..., 2] - row * shelf))
 
 
 def painting(points: Points, seed: int) -> Colours:

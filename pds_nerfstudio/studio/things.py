@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from pds_nerfstudio.studio.spec import StudioSpec, Thing
+from pds_nerfstudio.studio.statues import bust, figure
 from pds_nerfstudio.studio.surfaces import Surface, bezier_patch, lathe, moved, slab, spline, sweep
 
 Finish = Literal["body", "stem", "petal", "heart", "felt", "ribbon", "cover", "paper"]
@@ -49,15 +50,30 @@ LID = [
     *((0.305, 0.88), (0.37, 0.9), (0.37, 0.93), (0.3, 0.99), (0.12, 1.03), (0.05, 1.06), (0.05, 1.09), (0.13, 1.12)),
     *((0.13, 1.19), (0.08, 1.23), (0, 1.23)),
 ]
-TOP: dict[Thing, float] = {"vase": 1.27, "bottle": 1.42, "bowl": 0.66, "mug": 0.94, "teapot": 1.22}
-"""Height in metres."""
-SIDE: dict[Thing, float] = {"vase": 0.53, "bottle": 0.4, "bowl": 0.82, "mug": 0.46, "teapot": 0.62}
+TOP: dict[Thing, float] = {
+    **{"vase": 1.27, "bottle": 1.42, "bowl": 0.66, "mug": 0.94, "teapot": 1.22},
+    **{"bust": 1.36, "figure": 1.4, "cheering": 1.4},
+}
+"""Height in metres; of figures that of their heads."""
+SIDE: dict[Thing, float] = {
+    **{"vase": 0.53, "bottle": 0.4, "bowl": 0.82, "mug": 0.46, "teapot": 0.62},
+    **{"bust": 0.47, "figure": 0.36, "cheering": 0.36},
+}
 """How far the object reaches towards a book."""
+HAT_INSIDE: dict[Thing, float] = {"teapot": 0.2, "bottle": 0.15, "bust": 0.17, "figure": 0.09, "cheering": 0.09}
+"""Metres of the object that are within a hat."""
+HAT_SIZE: dict[Thing, float] = {"bust": 1.05, "figure": 0.52, "cheering": 0.52}
+"""Factor on a hat."""
 GREATEST_TURN = 0.5
 """Radians by which a seed turns an object to either side."""
 
 
 def _body(thing: Thing) -> list[Surface]:
+    match thing:
+        case "bust":
+            return bust()
+        case "figure" | "cheering":
+            return figure(raising_arms=thing == "cheering")
     surfaces = [lathe(spline(PROFILES[thing], 220))]
     if thing == "mug":
         handle = spline([(0.42, 0.8), (0.6, 0.84), (0.84, 0.78), (0.84, 0.4), (0.64, 0.2), (0.42, 0.18)], 80)
@@ -113,8 +129,8 @@ def _petal(length: float, lift: float, width: float = 0.0) -> Surface:
     return bezier_patch(control)
 
 
-def _hat(top: float, inside: float) -> list[Part]:
-    """A felt hat with a ribbon; `inside` metres of the object are within it."""
+def _hat(thing: Thing) -> list[Part]:
+    """A felt hat with a ribbon."""
     brim = [
         (0, 0.0),
         (0.22, 0.0),
@@ -126,9 +142,10 @@ def _hat(top: float, inside: float) -> list[Part]:
         (0.235, 0.03),
     ]
     crown = [(0.235, 0.08), (0.22, 0.24), (0.2, 0.36), (0.12, 0.39), (0.06, 0.33), (0, 0.32)]
-    felt = lathe(spline(brim + crown, 160))
-    ribbon = lathe(spline([(0.236, 0.035), (0.247, 0.035), (0.247, 0.06), (0.241, 0.11), (0.228, 0.115)], 24))
-    by, tilt = (0.0, 0.0, top - inside), 0.1
+    size = HAT_SIZE.get(thing, 1.0)
+    felt = lathe(size * spline(brim + crown, 160))
+    ribbon = lathe(size * spline([(0.236, 0.035), (0.247, 0.035), (0.247, 0.06), (0.241, 0.11), (0.228, 0.115)], 24))
+    by, tilt = (0.0, 0.0, TOP[thing] - HAT_INSIDE.get(thing, 0.0)), 0.1
     return [Part(moved(felt, by=by, tilt=tilt), "felt"), Part(moved(ribbon, by=by, tilt=tilt), "ribbon")]
 
 
@@ -153,12 +170,11 @@ def turn_of(spec: StudioSpec) -> float:
 def parts_of(spec: StudioSpec) -> list[Part]:
     """The object and what is added to it; the object is the same with and without an addition."""
     parts = [Part(surface, "body") for surface in _body(spec.thing)]
-    top = TOP[spec.thing]
     match spec.addition:
         case "flower":
-            parts += _flower(top)
+            parts += _flower(TOP[spec.thing])
         case "hat":
-            parts += _hat(top, inside={"teapot": 0.2, "bottle": 0.15}.get(spec.thing, 0.0))
+            parts += _hat(spec.thing)
         case "book":
             parts += _book(SIDE[spec.thing])
     turn = turn_of(spec)

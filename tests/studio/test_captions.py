@@ -8,6 +8,7 @@ import pytest
 from pds_nerfstudio.studio.spec import (
     EDITS,
     IMPOSSIBLE,
+    ROOMS,
     STILLS,
     StudioSpec,
     all_specs,
@@ -41,6 +42,13 @@ def test_what_is_not_known_is_refused(changed):
         StudioSpec(**changed)
 
 
+def test_a_figure_that_raises_its_arms_is_said_in_words_of_its_own():
+    spec = StudioSpec("cheering", "wooden", "hat", "shelf")
+    assert (
+        spec.prompt(light=False) == "a photo of a wooden figure raising its arms wearing a hat on a shelf in a library"
+    )
+
+
 def test_additions_that_an_object_cannot_carry_are_refused_and_never_listed():
     for thing, addition in IMPOSSIBLE:
         with pytest.raises(ValueError, match=f"no {thing} with"):
@@ -48,8 +56,8 @@ def test_additions_that_an_object_cannot_carry_are_refused_and_never_listed():
     assert not {(spec.thing, spec.addition) for spec in all_specs()} & IMPOSSIBLE
 
 
-def test_edits_are_four_of_each_kind_and_change_one_thing():
-    assert Counter(edit.kind for edit in EDITS) == {"appearance": 4, "addition": 4, "shape": 4}
+def test_edits_are_as_many_of_each_kind_and_change_one_thing():
+    assert Counter(edit.kind for edit in EDITS) == {"appearance": 5, "addition": 5, "shape": 5}
     for edit in EDITS:
         field = {"appearance": "material", "addition": "addition", "shape": "thing"}[edit.kind]
         differing = [f for f in vars(edit.source) if getattr(edit.source, f) != getattr(edit.target, f)]
@@ -60,8 +68,9 @@ def test_edits_are_four_of_each_kind_and_change_one_thing():
 
 
 def test_captures_differ_in_object_material_and_setting():
-    assert len({still.source.thing for still in STILLS}) == len({still.source.material for still in STILLS}) == 4
-    assert len({(still.source.room, still.source.light) for still in STILLS}) == 4
+    assert len({still.source.thing for still in STILLS}) == len(STILLS)
+    assert len({(still.source.room, still.source.light) for still in STILLS}) == len(STILLS)
+    assert {still.source.room for still in STILLS} == set(ROOMS)
     assert find_still("vase").source.thing == "vase"
     with pytest.raises(ValueError, match="choose one of: vase, teapot"):
         find_still("chair")

@@ -15,17 +15,22 @@ import studio_unet
 import view_training
 from long_training import NEVER, LongTraining, Pace
 from studio_photographs import IMAGE_SIZE, Photographs, jpeg
+from studio_start import begin_as
 from studio_views import held_out_specs, training_specs
 from studio_words import EVERY, build_tokenizer, random_caption
+from toybox_networks import text_config, token_ids
 from train_studio_prior import Settings, main
+from transformers import CLIPTextModel
 from view_groups import VIEWS, quadruples
 
 from pds_nerfstudio.evaluation.metrics import ClipScorer
 from pds_nerfstudio.objectives.cameras import Viewpoints
+from pds_nerfstudio.priors.check import STUDIO
 from pds_nerfstudio.priors.folder import trained_size
 from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.studio.spec import is_held_out, words
 from pds_nerfstudio.toybox.render import toybox_matrices
+from pds_nerfstudio.toybox.tokenizer import learn_tokenizer
 
 GROUPS = 2
 TINY = {"checkpoint_every": 2, "valid_every": 2, "device": "cpu", "learning_rate": 1e-3}
@@ -86,8 +91,8 @@ def test_scenes_of_shards_are_never_an_edits_and_four_share_a_room():
     shards = [training_specs(number, torch.Generator().manual_seed(number)) for number in range(3)]
     drawn = [spec for shard in shards for spec in shard]
     assert not any(is_held_out(spec) for spec in drawn)
-    assert Counter(spec.seed for spec in drawn) == dict.fromkeys(range(1, 7), 4)
-    assert len({(spec.seed, spec.room, spec.light) for spec in drawn}) == 6
+    assert Counter(spec.seed for spec in drawn) == dict.fromkeys(range(1, 10), 4)
+    assert len({(spec.seed, spec.room, spec.light) for spec in drawn}) == 9
 
 
 def test_held_out_photographs_are_of_the_edits_scenes_with_other_seeds():
@@ -107,6 +112,17 @@ def test_every_word_of_studio_is_one_token_and_no_caption_is_cut(tmp_path):
     assert all(len(tokenizer(word).input_ids) == 3 for word in words())
     longest = max((spec.prompt() for spec in EVERY), key=lambda caption: len(caption.split()))
     assert len(tokenizer(longest).input_ids) <= tokenizer.model_max_length
+
+
+def test_a_training_that_begins_as_the_package_hears_the_words_that_the_package_knew(tmp_path):
+    packaged = load_prior("studio", "cpu")
+    tokenizer = learn_tokenizer([*(spec.prompt() for spec in EVERY), "a photo of an elephant"], tmp_path)
+    text = CLIPTextModel(text_config(tokenizer, studio_unet.TEXT_WIDTH, studio_unet.TEXT_LAYERS)).eval()
+    begin_as(text, packaged.text_encoder, tokenizer, STUDIO / "tokenizer")
+    captions = [EVERY[100].prompt(), ""]
+    heard = text(token_ids(tokenizer, captions, "cpu"))[0]
+    for caption, own in zip(captions, heard, strict=True):
+        assert torch.allclose(own, packaged.embed(caption).float(), atol=1e-4)
 
 
 def test_captions_are_true_and_sometimes_empty():
