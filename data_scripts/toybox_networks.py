@@ -1,5 +1,6 @@
 """The networks of toybox's prior and of its judge, and of studio's: what they are made of, how they are written."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -123,6 +124,7 @@ def write_prior(
     ).save_pretrained(out / "prior", safe_serialization=True)
     copy_vocabulary(out / "prior" / "tokenizer", out)
     halve(out / "prior")
+    forget_places(out / "prior")
 
 
 def copy_vocabulary(folder: Path, out: Path) -> None:
@@ -136,6 +138,14 @@ def halve(folder: Path) -> None:
     for path in folder.rglob("*.safetensors"):
         state = {name: t.half() if t.is_floating_point() else t for name, t in load_file(path).items()}
         save_file(state, path, metadata={"format": "pt"})
+
+
+def forget_places(folder: Path) -> None:
+    """Takes out of a folder's settings where its parts were loaded from."""
+    for path in folder.rglob("config.json"):
+        settings = json.loads(path.read_text())
+        if settings.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def write_clip(out: Path, clip: CLIPModel, tokenizer: CLIPTokenizer) -> None:

@@ -155,6 +155,7 @@ def test_the_vae_comes_closer_to_pictures_it_never_saw(trained):
 def test_the_prior_that_is_written_takes_a_group_of_cameras(trained):
     prior = load_prior(str(trained / "prior"), "cpu")
     assert trained_size(trained / "prior") == IMAGE_SIZE
+    assert "_name_or_path" not in (trained / "prior" / "vae" / "config.json").read_text()
     cameras = Viewpoints(toybox_matrices(quadruples(1, torch.Generator())), VIEWS)
     generator = torch.Generator().manual_seed(0)
     samples = prior.sample([EVERY[0].prompt()] * VIEWS, IMAGE_SIZE, IMAGE_SIZE, 2, 2.0, generator, cameras)
