@@ -19,7 +19,7 @@ from random_prior import NAMES, TEXT, UNET, VAE
 
 from pds_nerfstudio.estimates import METHODS
 from pds_nerfstudio.pipelines.memory_plan import GIB, Demand, plan_memory
-from pds_nerfstudio.priors.eight_bit import Weights
+from pds_nerfstudio.priors.few_bits import Weights
 from pds_nerfstudio.priors.work import count_work
 
 GAUSSIANS = 500_000

@@ -26,7 +26,7 @@ from step_cost import PROMPTS, RANK, gradient_edit
 from pds_nerfstudio.objectives import PDS, VSD, Piva, Query, surrogate_loss
 from pds_nerfstudio.objectives.base import EDITED, SOURCE, ScoreDistillation
 from pds_nerfstudio.pipelines.memory_plan import GIB
-from pds_nerfstudio.priors.eight_bit import Weights
+from pds_nerfstudio.priors.few_bits import Weights
 from pds_nerfstudio.priors.footprint import count
 from pds_nerfstudio.priors.latent import LatentPrior
 from pds_nerfstudio.priors.learning import LearningPrior

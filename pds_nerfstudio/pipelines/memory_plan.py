@@ -14,8 +14,8 @@ from torch import Tensor
 from pds_nerfstudio.estimates import CONTEXT, COPIES, GIB, METHODS, UNCOUNTED
 from pds_nerfstudio.images import working_size
 from pds_nerfstudio.priors.check import prior_folder
-from pds_nerfstudio.priors.eight_bit import Weights
 from pds_nerfstudio.priors.families import Purpose
+from pds_nerfstudio.priors.few_bits import Weights
 from pds_nerfstudio.priors.folder import size_multiple, trained_size
 from pds_nerfstudio.priors.footprint import Footprint, count
 from pds_nerfstudio.scenes.views import Views
@@ -74,8 +74,8 @@ class MemoryPlan:
             said += " The encoder runs again in the backward pass (--pipeline.recompute-encoder)."
         if not self.fits:
             said += (
-                " It may not fit: --pipeline.weights 8bit, --pipeline.vae-precision bf16, --pipeline.encoder with a "
-                "tiny one, fewer --pipeline.views-per-step, or a smaller --pipeline.resolution need less."
+                " It may not fit: --pipeline.weights 8bit or 4bit, --pipeline.vae-precision bf16, --pipeline.encoder "
+                "with a tiny one, fewer --pipeline.views-per-step, or a smaller --pipeline.resolution need less."
             )
         return said
 

@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt, Le
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives.perturb import PAPERS_MINIMUM_DECREASE
-from pds_nerfstudio.priors.eight_bit import Weights
+from pds_nerfstudio.priors.few_bits import Weights
 from pds_nerfstudio.ranges import Seed, Share, Steps, Weight
 from pds_nerfstudio.scenes.orbit import VIEWS
 from pds_nerfstudio.scenes.perturb import Eta
@@ -353,8 +353,9 @@ class NetworkSettings(Group):
     vae_precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the prior's VAE. bf16 halves what its encoder keeps for the backward pass; fp16 would overflow."""
     weights: Weights = "full"
-    """How the weights of the prior's U-Net or transformer, and of T5, are stored: in its precision, or in 8 bits, which
-    halves what they take on a GPU, and from which each layer's are made when it is used."""
+    """How the weights of the prior's U-Net or transformer, and of T5, are stored: in its precision, or in 8 or 4 bits,
+    half or a little over a quarter of what they take on a GPU, from which each layer's are made when it is used.
+    4 bits change what is predicted more: they are for what does not fit otherwise, such as FLUX on 12 GB."""
 
 
 @dataclass

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pds_nerfstudio.priors.autoencoders import latents_of, stride_of
 from pds_nerfstudio.priors.autoencoders import recompute_encoder as run_again
-from pds_nerfstudio.priors.eight_bit import Weights, bytes_of, to_eight_bits
 from pds_nerfstudio.priors.families import FLUX, SANA, SD, SD3, SDXL, Family
+from pds_nerfstudio.priors.few_bits import Weights, bytes_of, to_few_bits
 from pds_nerfstudio.priors.folder import family_in, read_json
 
 TOKENS, T5_TOKENS, GEMMA_TOKENS, FLUX_TOKENS = 77, 256, 300, 512
@@ -84,8 +84,8 @@ def count(
     torch.nn.Module.to(denoiser, dtype)
     for network in (vae, denoiser):
         network.requires_grad_(False).eval()
-    if stored == "8bit":
-        to_eight_bits(denoiser)
+    if stored != "full":
+        to_few_bits(denoiser, stored)
     weights = bytes_of(vae) + bytes_of(denoiser)
     if family is SD:  # those of larger families wait in main memory
         weights += bytes_of(torch.nn.Module.to(_text_encoder(folder), dtype))

@@ -8,9 +8,9 @@ import torch
 
 from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.priors.check import LORA_WEIGHTS, lora_folder, prior_folder
-from pds_nerfstudio.priors.eight_bit import Weights, to_eight_bits
 from pds_nerfstudio.priors.extras import LoraFile, lora_file
 from pds_nerfstudio.priors.families import FLUX, SANA, SD, SD3, SDXL, Purpose, is_left_out
+from pds_nerfstudio.priors.few_bits import Weights, to_few_bits
 from pds_nerfstudio.priors.folder import camera_layout, family_in, read_index, reads_framing
 from pds_nerfstudio.priors.latent import LatentPrior
 from pds_nerfstudio.priors.lora import fuse_lora
@@ -74,7 +74,7 @@ def load_prior(
             for "refinement" alone.
         loras: further ones, PATH[:weight] each, added in this order (see `priors.extras`).
         embeddings: files of textual inversions, whose names prompts may then hold.
-        weights: how those of the denoiser and of T5 are stored (see `priors.eight_bit`).
+        weights: how those of the denoiser and of T5 are stored (see `priors.few_bits`).
 
     Returns:
         the `LatentPrior` of the folder's family: a `StableDiffusionPrior`, a `MultiViewPrior` where its U-Net takes
@@ -103,10 +103,10 @@ def load_prior(
     if added and dtype != torch.float32:
         for network in prior.parts().values():
             network.to(dtype)
-    if weights == "8bit":
+    if weights != "full":
         large = [encoder for encoder in prior.text_parts().values() if isinstance(encoder, T5EncoderModel)]
         for network in (prior.denoiser, *large):
-            to_eight_bits(network)
+            to_few_bits(network, weights)
         prior.denoiser.to(device)  # not before: a GPU that holds it so may not hold all of it
     if encoder is not None:
         prior.tiny = load_tiny(encoder, device, vae_dtype, prior.latent_stride, prior.latent_channels)

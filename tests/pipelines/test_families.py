@@ -51,7 +51,7 @@ def photograph(tmp_path_factory) -> Path:
         ("sana", "piva-edit", ()),
         ("sana", "sdedit-refine-splat", ()),
         ("flux", "sdedit-refine-splat", ("--pipeline.weights", "8bit", *SMALL)),
-        ("flux", "sdedit-refine", SMALL),
+        ("flux", "sdedit-refine", ("--pipeline.weights", "4bit", *SMALL)),
     ],
 )
 def test_an_edit_runs_and_moves_the_scene(ns_train, toy_splats, toy_nerf, folders, family, method, more):

@@ -100,7 +100,7 @@ def test_a_step_takes_one_pass_and_a_matched_pair_moves_nothing(folders, family,
     assert objective.gradient(prior, changed).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("stored", ["full", "8bit"])
+@pytest.mark.parametrize("stored", ["full", "8bit", "4bit"])
 def test_a_step_does_not_search_all_modules_for_a_networks_place(folders, family_or_toybox, monkeypatch, stored):
     """As diffusers' own `device` and `dtype` do, 2 ms each for Stable Diffusion's U-Net."""
     prior = load_prior(family_or_toybox, "cpu", weights=stored)
