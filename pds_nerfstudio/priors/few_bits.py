@@ -45,14 +45,15 @@ class _Bytes(nn.Module):
 class _HalfBytes(nn.Module):
     """A layer's weights, two in a byte, and the largest of each block of them in their order."""
 
-    def __init__(self, shape: torch.Size) -> None:
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape = weight.shape
+        # The two levels of every byte, where the weights are: nothing is brought to a GPU when a layer is used.
+        both = torch.cartesian_prod(torch.tensor(LEVELS), torch.tensor(LEVELS))
+        self.register_buffer("both", both.to(weight), persistent=False)
 
     def forward(self, pairs: Tensor, largest: Tensor) -> Tensor:
-        levels = torch.tensor(LEVELS, dtype=largest.dtype, device=largest.device)
-        chosen = torch.stack([pairs >> 4, pairs & 15], dim=-1).int()
-        return (levels[chosen].view(-1, BLOCK) * largest).view(self.shape)
+        return (self.both[pairs.int()].view(-1, BLOCK) * largest).view(self.shape)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         blocks = weight.reshape(-1, BLOCK)
@@ -77,7 +78,7 @@ def to_few_bits(network: Any, bits: Bits) -> None:
     for layer in layers:
         count = layer.weight.numel()
         if count >= FEWEST and (bits == "8bit" or count % BLOCK == 0):
-            stored = _Bytes() if bits == "8bit" else _HalfBytes(layer.weight.shape)
+            stored = _Bytes() if bits == "8bit" else _HalfBytes(layer.weight)
             register_parametrization(layer, "weight", stored, unsafe=True)  # whose input is not of its output's kind
 
 

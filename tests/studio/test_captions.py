@@ -68,6 +68,7 @@ def test_edits_are_as_many_of_each_kind_and_change_one_thing():
 
 
 def test_captures_differ_in_object_material_and_setting():
+    assert len({still.source.thing for still in STILLS}) == len({still.source.material for still in STILLS})
     assert len({still.source.thing for still in STILLS}) == len(STILLS)
     assert len({(still.source.room, still.source.light) for still in STILLS}) == len(STILLS)
     assert {still.source.room for still in STILLS} == set(ROOMS)

@@ -8,7 +8,7 @@ from PIL import Image
 from pds_nerfstudio.studio.captures import PACKAGED, copy_capture, packaged
 from pds_nerfstudio.studio.spec import STILLS
 
-MEGABYTES = 10
+MEGABYTES = 9
 
 
 def test_all_are_there_and_small():
