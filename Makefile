@@ -19,7 +19,7 @@ demo: $(READY)
 # Without reordering: files of one long test would come last, and one job alone would run them.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
-		--jaxtyping-packages=pds_nerfstudio.objectives,pds_nerfstudio.priors,pds_nerfstudio.scenes,pds_nerfstudio.vector,pds_nerfstudio.images,pds_nerfstudio.toybox.geometry,pds_nerfstudio.toybox.render,pds_nerfstudio.studio.surfaces,pds_nerfstudio.studio.statues,pds_nerfstudio.studio.textures,pds_nerfstudio.studio.atlas,pds_nerfstudio.studio.render,beartype.beartype \
+		--jaxtyping-packages=pds_nerfstudio.objectives,pds_nerfstudio.priors,pds_nerfstudio.scenes,pds_nerfstudio.vector,pds_nerfstudio.images,pds_nerfstudio.toybox.geometry,pds_nerfstudio.toybox.render,pds_nerfstudio.studio.surfaces,pds_nerfstudio.studio.textures,pds_nerfstudio.studio.atlas,pds_nerfstudio.studio.render,beartype.beartype \
 		$(ARGS)
 
 lint: $(READY)

@@ -1,11 +1,9 @@
 """A bust on its socle, and an artist's jointed figure on its disc: smooth surfaces that look along +x."""
 
 import numpy as np
-from jaxtyping import Float
 
 from pds_nerfstudio.studio.surfaces import Numbers, Surface, ellipsoid, lathe, spline, sweep
-
-Grid = Float[np.ndarray, "rows columns"]
+from pds_nerfstudio.studio.textures import step
 
 HEAD = [
     *((0.0, 0.05, 0.08, 0.50), (0.0, 0.09, 0.26, 0.50), (0.0, 0.13, 0.38, 0.52), (0.01, 0.16, 0.45, 0.6)),
@@ -34,7 +32,7 @@ def bust(rows: int = 240, columns: int = 193) -> list[Surface]:
     front = np.clip(np.cos(angle), 0, 1) ** 0.5
     for out, y0, broad, z0, high in FEATURES:
         x = x + out * front * np.exp(-(((y - y0) / broad) ** 2) - ((z - z0) / high) ** 2)
-    hair = _step(1.12, 1.24, z + 0.16 * np.cos(angle + np.pi)) * _step(0.98, 1.06, z)
+    hair = step(1.12, 1.24, z + 0.16 * np.cos(angle + np.pi)) * step(0.98, 1.06, z)
     strands = 0.012 + 0.006 * np.cos(24 * angle + 6 * np.sin(9 * z))
     x, y = x + hair * strands * np.cos(angle), y + hair * strands * np.sin(angle)
     head = Surface(np.stack([x, y, np.broadcast_to(z, x.shape)], axis=-1))
@@ -42,11 +40,6 @@ def bust(rows: int = 240, columns: int = 193) -> list[Surface]:
     socle += [(0.17, 0.44), (0.17, 0.44), (0.17, 0.5), (0.12, 0.52), (0, 0.52)]
     ears = [ellipsoid((-0.01, side * 0.172, 1.09), (0.035, 0.018, 0.06)) for side in (-1, 1)]
     return [head, lathe(spline(socle, 120)), *ears, ellipsoid((-0.2, 0, 1.05), (0.08, 0.085, 0.075))]
-
-
-def _step(low: float, high: float, values: Grid) -> Grid:
-    t = np.clip((values - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def _limb(start: Numbers, end: Numbers, near: float, far: float, samples: int = 30) -> Surface:
