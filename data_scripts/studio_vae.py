@@ -50,7 +50,7 @@ def train_vae(
     latents: int,
     batch_size: int,
     pace: Pace,
-    from_package: bool = False,
+    from_package: bool,
 ) -> None:
     """By absolute and squared error with a light KL term, as toybox's; FOLDER/vae has the average of the weights."""
     torch.manual_seed(pace.seed)

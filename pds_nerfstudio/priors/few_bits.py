@@ -45,6 +45,8 @@ class _Bytes(nn.Module):
 class _HalfBytes(nn.Module):
     """A layer's weights, two in a byte, and the largest of each block of them in their order."""
 
+    both: Tensor
+
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.shape = weight.shape
