@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -123,6 +123,36 @@ def is_vacant(folder: Path, *but: str) -> bool:
         path.name in but or _is_left_over(path) or (not path.is_symlink() and path.is_dir() and is_vacant(path))
         for path in folder.iterdir()
     )
+
+
+def holds_only(folder: Path, files: Collection[Path]) -> bool:
+    """Whether every file below is one of these, named from `folder`, or what killed writers have left."""
+    if not folder.is_dir():
+        return not (folder.exists() or folder.is_symlink())
+    return all(
+        path.relative_to(folder) in files
+        or any(LEFT_OVER.fullmatch(part) for part in path.relative_to(folder).parts)
+        or (path.is_dir() and not path.is_symlink())
+        for path in folder.rglob("*")
+    )
+
+
+def require_own(folder: Path, names: Iterable[str], index: str, key: str, flag: str = "--out") -> None:
+    """Refuse to replace files of these names, unless an earlier call of the same command has left its index there.
+
+    Args:
+        index: the JSON file that the command writes.
+        key: what that holds, by which it is known.
+
+    Raises:
+        UserError: one is there, and no such index.
+    """
+    with suppress(OSError, ValueError):
+        content = from_json(folder / index)
+        if isinstance(content, dict) and key in content:
+            return
+    if there := next((name for name in names if os.path.lexists(folder / name)), None):
+        raise UserError(f"{flag} {folder} holds a {there} that this command did not make: give another folder.")
 
 
 def _is_left_over(path: Path) -> bool:

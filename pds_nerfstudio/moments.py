@@ -69,7 +69,7 @@ class Moments:
         """Replace the list in `folder`."""
         moments = [asdict(moment) for moment in self.taken.values()]
         content = {"views": self.views, "moments": moments, "undo": self.undo, "redo": self.redo}
-        write_whole(folder / INDEX, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        write_whole(folder / INDEX, json.dumps(content, indent=1) + "\n")
 
 
 def read_moments(folder: Path) -> Moments:

@@ -20,6 +20,8 @@ from pds_nerfstudio.images import working_size
 Images = Float[Tensor, "views 3 height width"]
 Image3 = Float[Tensor, "3 height width"]
 
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow's formats raise of a file that is no picture, is damaged, or would fill the memory."""
 MARGIN = 6
 TEXT_HEIGHT = 20
 LINE_HEIGHT = 17
@@ -161,7 +163,7 @@ def read_photograph(path: Path, short_side: int, multiple: int) -> Images:
     """
     try:
         image = read_images([path])
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as Pillow's formats raise them
+    except UNREADABLE as error:
         raise UserError(f"The image {path} cannot be read ({error}): replace it, or leave it out.") from error
     height, width = image.shape[-2:]
     size = working_size(height, width, short_side, multiple)

@@ -40,6 +40,9 @@ def check_prompts(src_prompt: str, tgt_prompt: str, flags: str = "--", needs_sou
         needs_source: whether the source prompt means anything to the objective.
     """
     source, target = ("--from", "--to") if flags == "--" else (f"{flags}src-prompt", f"{flags}tgt-prompt")
+    for flag, prompt in ((source, src_prompt), (target, tgt_prompt)):
+        if not prompt.isascii() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise UserError(f"The prompt of {flag} is not in UTF-8: type it again in a terminal that is.")
     if not tgt_prompt.strip():
         raise UserError(f'The target prompt is empty: say what you want with {target} "a photo of …".')
     if not needs_source:

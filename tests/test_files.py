@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from pds_nerfstudio import files
 from pds_nerfstudio.errors import UserError, one_sentence
-from pds_nerfstudio.files import MARKER, file_name, fill_in, read_json, require_writable, start_over, write_whole
+from pds_nerfstudio.files import (
+    MARKER,
+    file_name,
+    fill_in,
+    holds_only,
+    read_json,
+    require_own,
+    require_writable,
+    start_over,
+    write_whole,
+)
 
 
 def test_only_what_is_between_the_marks_is_replaced(tmp_path):
@@ -257,3 +267,25 @@ def test_what_the_disk_says_is_one_sentence(capfd, number):
 def test_other_errors_keep_their_tracebacks():
     with pytest.raises(ConnectionRefusedError), one_sentence():
         raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+
+def test_what_another_program_wrote_under_our_names_is_refused_and_our_own_is_not(tmp_path):
+    require_own(tmp_path, ["sheet.png"], "preview.json", "cells")
+    (tmp_path / "sheet.png").write_text("theirs")
+    (tmp_path / "preview.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds a sheet\.png that this command did not make"):
+        require_own(tmp_path, ["sheet.png"], "preview.json", "cells")
+    (tmp_path / "preview.json").write_text('{"cells": []}')
+    require_own(tmp_path, ["sheet.png"], "preview.json", "cells")
+
+
+def test_a_folder_holds_only_what_is_named_and_what_killed_writers_left(tmp_path):
+    files = [Path("a/b.txt")]
+    assert holds_only(tmp_path / "new", files)
+    write_whole(tmp_path / "a" / "b.txt", "")
+    left = tmp_path / "a" / ".partial-0123456789ab-012345-1-abcdefgh"
+    left.mkdir()
+    (left / "b.txt").touch()
+    assert holds_only(tmp_path, files)
+    (tmp_path / "b.txt").touch()
+    assert not holds_only(tmp_path, files)

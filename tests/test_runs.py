@@ -273,6 +273,23 @@ def test_what_pds_edit_left_unfinished_goes_on_by_its_own_line_and_its_folder_is
     assert f"  {line}   # begin the edit again" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "call", ["rm -rf /home/you", "pds edit 'RUN", 3, "pds edit\nrm -rf /home/you", "pds runs", "python -c 1"]
+)
+def test_a_strangers_record_names_no_other_command_to_type(tmp_path, capsys, call):
+    base = make_run(tmp_path / "a", "source-splatfacto")
+    made = make_run(tmp_path / "b", "pnr-edit-splat", (3,), base=base / "config.yml")
+    run = tmp_path / "out" / "edit" / "pnr-edit-splat" / "run"
+    run.parent.mkdir(parents=True)
+    made.rename(run)
+    entry = {"name": "edit", "command": "ns-train", "started": True, "seconds": None, "call": call}
+    (tmp_path / "out" / "edit.json").write_text(json.dumps([entry]))
+    Runs(tmp_path / "out").run()
+    said = capsys.readouterr().out
+    assert not re.search(r"^ +(rm|python|pds runs)", said, re.MULTILINE)
+    assert "# go on" in said
+
+
 def test_what_is_made_of_an_edit_goes_to_the_folder_that_was_given(tmp_path):
     edit = tmp_path / "edit"
     run = edit / "refinement" / "sdedit-refine-splat" / "run"

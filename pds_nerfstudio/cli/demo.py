@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Le
 from rich.console import Console
 
+from pds_nerfstudio.alive import held, is_running
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import appended, require_writable, start_over, write_whole
 from pds_nerfstudio.ranges import Guidance, Seed, Steps, check_ranges
@@ -107,6 +108,13 @@ class Demo:
                 raise UserError(str(error)) from error
             jobs = [(edit, self.method or "pnr")]
         require_writable(self.out, room=ROOM)
+        if is_running(self.out):
+            raise UserError(f"Another demo is writing to --out {self.out}: wait for it, or give another folder.")
+        with held(self.out):
+            self._run(jobs)
+
+    def _run(self, jobs: "list[tuple[ToyEdit | StudioEdit, Objective]]") -> None:
+        """In a folder that is this demo's alone."""
         start_over(self.out, "pds demo", [*(edit.name for edit, _ in jobs), *OWN_FILES])
         console = Console(file=sys.stdout)
         started: dict[str, float] = {}

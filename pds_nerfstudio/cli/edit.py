@@ -165,7 +165,7 @@ class Edit:
             proposed = f" ({folder} proposes {shlex.quote(proposal)})" if proposal else ""
             raise UserError(f'The source prompt is empty: say what is there, --from "a photo of …"{proposed}.')
         hint = f" [{proposal}]" if proposal else ""
-        self.src_prompt = input(f"What does the scene show?{hint} ").strip() or proposal
+        self.src_prompt = _answer(f"What does the scene show?{hint} ") or proposal
 
     def line(self) -> str:
         """This command as it can be typed again from the same folder, whatever `latest` leads to by then."""
@@ -217,7 +217,7 @@ class Edit:
     def _goes_on(self, preview: Stage, console: Console) -> bool:
         """Whether the scene is to be edited with these prompts, now that a photograph was."""
         console.print(f"Look at {printable(preview.result.with_name('sheet.png'))}", markup=False)
-        if sys.stdin.isatty() and input("Edit the scene with these prompts? [y/N] ").strip().lower() in ("y", "yes"):
+        if sys.stdin.isatty() and _answer("Edit the scene with these prompts? [y/N] ").lower() in ("y", "yes"):
             return True
         console.print("The same command again edits the scene; with other prompts, give a new --out.")
         return False
@@ -346,6 +346,14 @@ class Edit:
         *_, edited = (stage.result for stage in stages if stage.trains)
         look, *_, export = after_edit(edited, self.out)  # what lies between has been done
         say_next(console, [look, export])
+
+
+def _answer(question: str) -> str:
+    """What is typed at a question; nothing where the input ends (Ctrl-D)."""
+    try:
+        return input(question).strip()
+    except EOFError:
+        return ""
 
 
 def family_that_only_nerfstudio_knows(source: Run) -> str:

@@ -102,7 +102,7 @@ class Record:
             }
             for s in stages
         ]
-        write_whole(self._folder / STATE, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self._folder / STATE, json.dumps(entries, indent=2) + "\n")
 
     def lock(self) -> None:
         """Keep others out of the folder for as long as this process or a stage that it began lives.
@@ -141,12 +141,16 @@ class Record:
 
 
 def call_in(folder: Path) -> str:
-    """What goes on with the edit of a folder; empty where there is none, or one of an earlier version."""
+    """What goes on with the edit of a folder; empty where there is none, or one of an earlier version.
+
+    The folder may be somebody else's, and whoever reads this types it: nothing but a `pds edit` is returned.
+    """
     file = folder / STATE
     try:
-        return next((str(entry.get("call", "")) for entry in _read_state(file).values()), "") if file.is_file() else ""
+        call = next((entry.get("call", "") for entry in _read_state(file).values()), "") if file.is_file() else ""
     except UserError:
         return ""
+    return call if shlex.split(call)[:2] == ["pds", "edit"] else ""
 
 
 def _seconds_between_files(run: Path) -> float:
@@ -164,6 +168,18 @@ def _read_state(file: Path) -> dict[str, dict[str, Any]]:
     entries = read_json(file, list, "The record", "give --out a folder that is new")
     kinds = {"name": str, "command": str, "seconds": int | float | None}
     for entry in entries:
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
+        if (
+            not isinstance(entry, dict)
+            or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
+            or not all(_is_a_line(line) for line in (entry["command"], entry.get("call", "")))
+        ):
             raise UserError(f"The record {file} is damaged: give --out a folder that is new.")
     return {entry["name"]: entry for entry in entries}
+
+
+def _is_a_line(text: Any) -> bool:
+    """Whether a shell could split it into words."""
+    try:
+        return isinstance(text, str) and shlex.split(text) is not None
+    except ValueError:
+        return False

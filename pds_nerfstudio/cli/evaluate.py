@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.files import require_own, require_writable
 from pds_nerfstudio.next_steps import say_loading, say_next, step
 from pds_nerfstudio.ranges import check_ranges
 from pds_nerfstudio.runs import behind_latest, place_beside, require_pair
@@ -70,6 +70,7 @@ class Evaluate:
         out = self.out or (
             Path("outputs/evaluation") if only is None else place_beside(only, plans[0].folder, "evaluation")
         )
+        require_own(out, ("report.json", "report.html"), "report.json", "runs")
         require_writable(out, room=ROOM)
         from pds_nerfstudio.evaluation.measure import load_judges, measure
         from pds_nerfstudio.evaluation.report import Entry, as_html, as_json, as_table

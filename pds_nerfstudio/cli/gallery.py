@@ -14,7 +14,7 @@ from pds_nerfstudio.cli.edit import METHODS
 from pds_nerfstudio.cli.render import FilmPath
 from pds_nerfstudio.cli.running import Running, refuse_failures
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import require_writable, write_whole
+from pds_nerfstudio.files import file_name, require_writable, write_whole
 from pds_nerfstudio.next_steps import say_loading, say_next, step
 from pds_nerfstudio.prompts import check_prompts, unknown_words
 from pds_nerfstudio.ranges import Steps, check_ranges
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pds_nerfstudio.evaluation.cells import Cell
 
 PAGE, RECORDS = "gallery.html", "gallery.json"
+ONLY_PAGE = "--only-page"
 REFINES = "sdedit-refine"
 NEED_NO_SOURCE = ("sds-edit",)
 ROOM = 16 << 20
@@ -82,7 +83,7 @@ class Gallery:
         """Make the edits that are missing, then write the page and gallery.json."""
         run = self._check()
         self.running.require_cluster()
-        out = (self.out or Path("outputs/gallery") / f"{run.config['experiment_name']}-{run.folder.name}").resolve()
+        out = (self.out or Path("outputs/gallery") / _name_of(run)).resolve()
         require_writable(out, room=ROOM)
         console = Console(soft_wrap=True, highlight=False)
         if warning := unknown_words(self.prior, self.src_prompt, *self.tgt_prompt):
@@ -166,7 +167,7 @@ class Gallery:
         done = [cell for cell in cells if cell.record_file.exists()]
         if not done:
             return
-        line = shlex.join(_line_without("--only-page"))
+        line = shlex.join(_line_without())
         title = f"“{self.src_prompt}”" if self.src_prompt else str(self.run_folder)
         write_json(out / RECORDS, [read_raw_record(c.record_file) | {"run": str(made_by(c))} for c in done])
         write_whole(out / PAGE, page(cells, f"Edits of {title}", line, out))
@@ -175,8 +176,10 @@ class Gallery:
 
     def _say_next(self, cells: "list[Cell]", console: Console) -> None:
         done = next((cell for cell in cells if cell.record_file.exists()), None)
+        if done is None and self.only_page:
+            raise UserError("No edit of this gallery has ended, so there is no page: leave --only-page out.")
         if self.running.is_shard or done is None:
-            say_next(console, [step("when all shards have ended: the page", *_line_without("--shard"), "--only-page")])
+            say_next(console, [step("when all shards have ended: the page", *_line_without("--shard"), ONLY_PAGE)])
             return
         from pds_nerfstudio.evaluation.gallery import made_by
 
@@ -186,18 +189,28 @@ class Gallery:
             [
                 step("walk around an edit", "ns-viewer", "--load-config", folder / "config.yml"),
                 step("find the runs of the others", "pds", "runs", done.out / "cells"),
-                step("one seed more", *_line_without("--seeds", "--only-page"), "--seeds", self.seeds + 1),
+                step("one seed more", *_line_without("--seeds"), "--seeds", self.seeds + 1),
             ],
         )
 
 
+def _name_of(run: Run) -> str:
+    """What the folder of its gallery is called. Raises UserError where its experiment has no name for a file."""
+    try:
+        return f"{file_name(run.config.get('experiment_name'))}-{run.folder.name}"
+    except ValueError as error:
+        raise UserError(f"{run.config_path} gives its gallery no name ({error}): say where with --out.") from error
+
+
 def _line_without(*flags: str) -> list[str]:
-    """This command as it was typed, without some flags and their values."""
+    """This command as it was typed, without --only-page, and without some flags and their values."""
     words, left = ["pds"], sys.argv[1:]
     while left:
         word = left.pop(0)
-        if word.partition("=")[0] not in flags:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag in flags:
+            if "=" not in word and left and not left[0].startswith("--"):
+                left.pop(0)
+        elif flag != ONLY_PAGE:  # which takes no value: what follows may be the run
             words.append(word)
-        elif "=" not in word and left and not left[0].startswith("--"):
-            left.pop(0)
     return words

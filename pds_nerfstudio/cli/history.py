@@ -62,6 +62,8 @@ class History:
                 f"{run.folder} has no pictures of how it went ({FOLDER}/{INDEX}): edits keep them unless --history "
                 "nothing is given, from their first step on."
             )
+        keys = [*([SOURCE] if _picture(run, SOURCE).is_file() else []), *(moment.key for moment in shown)]
+        _require_one_size([_picture(run, key) for key in keys], moments.views)
         out = self.out or run.folder / FOLDER
         require_writable(out, room=ROOM)
         console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -109,12 +111,29 @@ def _picture(run: Run, key: str) -> Path:
     return run.folder / FOLDER / f"{key}.jpg"
 
 
+def _require_one_size(paths: list[Path], views: int) -> None:
+    """Raise UserError for a picture that cannot be read, or is of another size than the first: of so many views."""
+    from PIL import Image
+
+    from pds_nerfstudio.pictures import UNREADABLE
+
+    sizes = []
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                sizes.append(picture.size)
+        except UNREADABLE as error:
+            raise UserError(f"The picture {path} cannot be read ({error}): remove it.") from error
+        if sizes[-1] != sizes[0] or sizes[-1][0] % views:
+            raise UserError(f"The picture {path} is not of {views} views like the others: remove it.")
+
+
 def _views(run: Run, key: str, count: int) -> "list[Image3]":
     """The views that a moment's picture shows beside each other."""
-    from pds_nerfstudio.pictures import read_images
+    from pds_nerfstudio.pictures import UNREADABLE, read_images
 
     try:
         (strip,) = read_images([_picture(run, key)])
-    except (OSError, ValueError, SyntaxError) as error:  # as Pillow's formats raise them
+    except UNREADABLE as error:
         raise UserError(f"The picture {_picture(run, key)} cannot be read ({error}): remove it.") from error
     return list(strip.chunk(count, dim=-1))

@@ -16,6 +16,7 @@ from rich.console import Console
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import file_name, require_writable, written
 from pds_nerfstudio.next_steps import after_reconstruction, say_next
+from pds_nerfstudio.runs import point_latest_at
 from pds_nerfstudio.text import in_rich
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class ImportPly:
         state = {f"_model.{name}": value for name, value in parameters.items()}
         with written(models / "step-000000000.ckpt") as path:
             torch.save({"step": 0, "pipeline": state, "optimizers": {}, "schedulers": {}, "scalers": {}}, path)
+        point_latest_at(run, self.output_dir)
         return run, len(splats.means)
 
     def _in_scene(self, splats: "Splats", parsed: Any, model_of: Any) -> "Splats":

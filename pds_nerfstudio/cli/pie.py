@@ -1,6 +1,7 @@
 """`pds pie-bench`: objectives on image edits in PIE-Bench's layout."""
 
 import copy
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Le
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import require_writable, write_whole
+from pds_nerfstudio.files import read_json, require_writable, write_whole
 from pds_nerfstudio.next_steps import PROMPTS, NextStep, say_next, step
 from pds_nerfstudio.ranges import Guidance, Seed, Steps, check_ranges
 from pds_nerfstudio.text import choices
@@ -61,6 +62,7 @@ class PieBench:
 
         edits = pie.read_pie(self.data)[: self.limit]
         require_writable(self.out)
+        self._refuse_other_settings()
         configs = {method: self._config(method) for method in self.methods}
         console = Console(soft_wrap=True, highlight=False)
         waiting = [(m, e) for m in self.methods for e in edits if not self._record(m, e).is_file()]
@@ -73,6 +75,19 @@ class PieBench:
         console.print(text, markup=False)
         console.print(self.out / "table.md")
         say_next(console, self._next_steps(len(pie.read_pie(self.data))))
+
+    def _refuse_other_settings(self) -> None:
+        """Raise UserError where --out holds edits that were made otherwise; note down how these are made."""
+        file, remedy = self.out / "settings.json", "give another --out"
+        settings = {name: getattr(self, name) for name in ("prior", "steps", "guidance_scale", "seed")}
+        settings["data"] = hashlib.sha256((self.data / "mapping_file.json").read_bytes()).hexdigest()
+        before = read_json(file, dict, "The record", remedy) if file.exists() else settings
+        if other := [name for name, value in settings.items() if before.get(name) != value]:
+            raise UserError(
+                f"--out {self.out} holds edits that were made with another {other[0].replace('_', '-')} "
+                f"({before.get(other[0])} instead of {settings[other[0]]}): {remedy}."
+            )
+        write_whole(file, json.dumps(settings, indent=1) + "\n")
 
     def _next_steps(self, edits: int) -> list[NextStep]:
         """What is left of the folder, another seed, and the same on a scene.

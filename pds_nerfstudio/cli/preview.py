@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pds_nerfstudio.cli.preview_lines import PNR, SDEDIT, ns_train_line, reconstruction, whole_edit
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.files import require_own, require_writable
 from pds_nerfstudio.next_steps import say_loading, say_next
 from pds_nerfstudio.prompts import check_prompts, unknown_words
 from pds_nerfstudio.ranges import Guidance, LearningRate, Pixels, Seed, Steps, check_ranges
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pds_nerfstudio.objectives.sdedit import SDEdit
     from pds_nerfstudio.scenes.photographs import Photographs
 
+INDEX = "preview.json"
 EDITORS = ("sds", "dds", "pds", "vsd", "piva", "ssd", "dvrf", "dreamcatalyst", SDEDIT)
 """Those of `known_editors`, which imports torch."""
 
@@ -126,6 +127,7 @@ class Preview:
         self._check_words()
         check_prior(self.prior)
         check_extras_of(local_folder(self.prior), self.lora, self.embedding, flags="--")
+        require_own(self.out, ("sheet.png", INDEX), INDEX, "cells")
         require_writable(self.out)
         say_loading(Console(soft_wrap=True))
         photographs = find_photographs(self.inputs, self.views)
@@ -265,7 +267,7 @@ class Preview:
             "seconds": round(seconds, 1),
             "cells": [dict(v.settings) | {"number": v.number, "line": lines[v.number]} for v in variants],
         }
-        write_whole(self.out / "preview.json", json.dumps(record, indent=2) + "\n")
+        write_whole(self.out / INDEX, json.dumps(record, indent=2) + "\n")
         console = Console(soft_wrap=True)
         sheet = in_rich(self.out / "sheet.png")
         several, many = ("s" * (number > 1) for number in (len(variants), len(source)))

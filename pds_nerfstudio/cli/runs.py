@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Runs:
         found, broken = self._read()
         if self.json:
             print(json.dumps([record(run, found) for run in found], indent=2))
+            for error in broken:
+                print(printable(error), file=sys.stderr)
             return
         console = Console(soft_wrap=True, highlight=False)
         for depth, run in in_order(found):

@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import is_vacant, require_writable
+from pds_nerfstudio.files import holds_only, require_writable
 from pds_nerfstudio.next_steps import reconstructing, say_next, step
 from pds_nerfstudio.ranges import Seed, check_ranges
 from pds_nerfstudio.studio.photography import Photography
@@ -48,6 +48,11 @@ class Studio:
         check_ranges(self)
         if sum(map(bool, (self.edit, self.capture, self.caption))) > 1:
             raise UserError("Give one of EDIT, --capture and --caption.")
+        if self.capture and (self.how, self.piece, self.threads) != (Photography(), 0, 0):
+            raise UserError(
+                "--capture writes photographs as they come with the package: render a scene (EDIT or --caption) to "
+                "choose their size, number or seed."
+            )
 
     def run(self) -> None:
         """Write the scene, or list captures and edits."""
@@ -60,7 +65,7 @@ class Studio:
             _list(console)
 
     def _copy(self, console: Console) -> None:
-        from pds_nerfstudio.studio.captures import copy_capture
+        from pds_nerfstudio.studio.captures import copy_capture, files_of
         from pds_nerfstudio.studio.spec import find_still
 
         try:
@@ -69,8 +74,8 @@ class Studio:
             raise UserError(str(error)) from error
         out = self.out or Path("outputs") / "studio" / still.name
         require_writable(out, room=4 << 20)
-        if not is_vacant(out):
-            raise UserError(f"{out} is not empty: give a folder that is new with --out.")
+        if not holds_only(out, files_of(still)):
+            raise UserError(f"{out} holds what is not of this capture: give a folder that is new with --out.")
         copy_capture(still, out)
         edit = still.edits[0]
         _say_written(console, out, edit.source_prompt, edit.target_prompt)

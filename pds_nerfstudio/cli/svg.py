@@ -11,7 +11,7 @@ import tyro
 
 from pds_nerfstudio.cli.preview import EDITORS, SDEDIT, known_editors, parsed_setting
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import require_writable
+from pds_nerfstudio.files import require_own, require_writable
 from pds_nerfstudio.next_steps import PROMPTS, NextStep, say_next, step
 from pds_nerfstudio.priors.families import PACKAGED
 from pds_nerfstudio.prompts import unknown_words
@@ -30,6 +30,9 @@ MIN_STEP_PERCENT = 0.1
 """The paper's timesteps of drawings are t in [0.1, 0.98]."""
 ROOM = 4 << 20
 """Bytes that drawing, picture and film take at least."""
+STATE, INDEX = "state.pt", "svg.json"
+OWN_FILES = ("before_after.png", "film.mp4")
+"""What is written beside the drawing."""
 PICTURE = 384
 """Shorter side of the pictures that are written, in pixels."""
 
@@ -85,6 +88,8 @@ class Svg:
         drawing = read_drawing(self.input)
         if self.input.resolve() == (self.out / self.input.name).resolve():
             raise UserError(f"--out {self.out} holds {self.input.name} itself, which is not written to: give another.")
+        if not (self.out / STATE).is_file():  # of an edit that was interrupted
+            require_own(self.out, (self.input.name, *OWN_FILES, INDEX), INDEX, "objective_settings")
         require_writable(self.out, room=ROOM)
         from rich.console import Console
 
@@ -169,7 +174,7 @@ class Svg:
                 *self._prompts(),
                 settings,
                 self.resolution,
-                self.out / "state.pt",
+                self.out / STATE,
                 lambda step: bar.update(task, completed=step),
             )
 
@@ -208,7 +213,7 @@ class Svg:
             "seconds": round(seconds, 1),
             "remarks": list(drawing.remarks),
         }
-        write_whole(self.out / "svg.json", json.dumps(record, indent=2) + "\n")
+        write_whole(self.out / INDEX, json.dumps(record, indent=2) + "\n")
 
 
 def _those_of(kind: type, chosen: dict[str, Any]) -> dict[str, Any]:

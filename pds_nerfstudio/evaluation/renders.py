@@ -120,13 +120,18 @@ def export(
             dataset._dataparser_outputs = dataclasses.replace(dataset._dataparser_outputs, cameras=cameras)
         return made
 
-    with patch.object(exporter, "eval_setup", loaded), meshing(config_path):
+    made = "tsdf_mesh.ply" if family == "nerfacto" else name
+    with patch.object(exporter, "eval_setup", loaded), meshing(config_path), written(folder / made) as partial:
+        private = partial.parent
         if family == "nerfacto":
             settings: dict[str, Any] = ({} if torch.cuda.is_available() else CPU_MESH) | mesh
-            exporter.ExportTSDFMesh(load_config=config_path, output_dir=folder, **settings).main()
-            return folder / "tsdf_mesh.ply"
-        exporter.ExportGaussianSplat(load_config=config_path, output_dir=folder, output_filename=name).main()
-    return folder / name
+            exporter.ExportTSDFMesh(load_config=config_path, output_dir=private, **settings).main()
+        else:
+            exporter.ExportGaussianSplat(load_config=config_path, output_dir=private, output_filename=name).main()
+        for file in private.iterdir():
+            if file != partial:  # such as a mesh's texture
+                file.replace(folder / file.name)
+    return folder / made
 
 
 @contextmanager

@@ -195,7 +195,10 @@ def _scene(node: yaml.Node, given: dict[str, Any]) -> SceneSpec:
     for name, value in _mapping(node, OF_A_SCENE).items():
         if not isinstance(value, yaml.ScalarNode):
             raise _Mistake(value, f"{name} is one word or number")
-        values[name] = yaml.SafeLoader("").construct_object(value)
+        try:
+            values[name] = yaml.SafeLoader("").construct_object(value)
+        except (ValueError, AttributeError, TypeError):  # a tag that the value is not, such as !!int
+            raise _Mistake(value, f"{name} is not what its tag {value.tag} says") from None
     if not isinstance(values.get("hat", False), bool):
         raise _Mistake(node, f"hat is {values['hat']!r}: it is true or false")
     try:

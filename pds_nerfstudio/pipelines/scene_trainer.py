@@ -31,7 +31,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pds_nerfstudio.alive import held
+from pds_nerfstudio.alive import held, is_running
 from pds_nerfstudio.errors import UserError, first_line, one_sentence
 from pds_nerfstudio.files import private_folder, require_writable
 from pds_nerfstudio.heaps import share_heaps
@@ -90,9 +90,27 @@ class SceneTrainerConfig(TrainerConfig):
             time.sleep(0.1)
             self.timestamp = given
             self._name_by_clock()
+        self._refuse_to_replace(self.get_base_dir())
         self.made_in = absolute(self.get_base_dir())
         if self.made_in is not None and not self.made_in.exists():
             begun_here.add(self.made_in)
+
+    def _refuse_to_replace(self, folder: Path) -> None:
+        """End the program where `folder` is a run that another training writes, or has finished: each checkpoint
+        replaces those before. A training that begins with that run's own goes on there."""
+        if is_running(folder):
+            reason = f"another training is writing {folder}"
+        elif any(self.get_checkpoint_dir().glob("step-*.ckpt")) and not self._goes_on_in(folder):
+            reason = f"{folder} is a run already, whose checkpoints would be replaced"
+        else:
+            return
+        with one_sentence():
+            raise UserError(f"--timestamp {self.timestamp}: {reason}: give another.")
+
+    def _goes_on_in(self, folder: Path) -> bool:
+        """Whether it begins with a checkpoint of that run."""
+        begins = self.load_dir or (self.load_checkpoint.parent if self.load_checkpoint else None)
+        return begins is not None and begins.resolve().is_relative_to(folder.resolve())
 
     def _name_by_clock(self) -> None:
         given = self.timestamp

@@ -184,7 +184,7 @@ class Session:
     def _write(self) -> None:
         if distributed.rank() > 0:
             return
-        lines = (json.dumps(vars(change), ensure_ascii=False) + "\n" for change in self._done)
+        lines = (json.dumps(vars(change)) + "\n" for change in self._done)
         write_whole(self._trainer.base_dir / SESSION_FILE, "".join(lines))
 
     def _keep_settings(self) -> None:

@@ -272,7 +272,8 @@ def read_session(path: Path) -> list[Change]:
         UserError: the file is missing, or a line of it is not a change.
     """
     try:
-        lines = Path(path).read_text(encoding="utf8").splitlines()
+        # Not splitlines, which also ends a line at what a prompt from a web page may hold, such as U+2028.
+        lines = Path(path).read_text(encoding="utf8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"--replay {path} cannot be read ({error}): give the {SESSION_FILE} of an edit's run."

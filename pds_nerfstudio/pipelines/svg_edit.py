@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.checkpoints import load_tensors
+from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.files import written
 from pds_nerfstudio.images import working_size
 from pds_nerfstudio.objectives.base import Edit, ScoreDistillation, surrogate_loss
@@ -198,12 +199,24 @@ def _resume(
     generator: torch.Generator,
 ) -> SvgProgress:
     """Bring everything to where a state left it."""
-    try:
-        content = torch.load(path, map_location=prior.device, weights_only=True)
-    except Exception as error:  # torch's loader raises whatever its unpickler met
-        raise UserError(f"The state {path} cannot be read: remove it to begin the edit again.") from error
-    if content["key"] != key:
+    remedy = "remove it to begin the edit again"
+    content = load_tensors(path, remedy)
+    if content.get("key") != key:
         raise UserError(f"{path} is of an edit with other settings: give another --out, or remove it to begin again.")
+    try:
+        return _continued(content, values, prior, optimizers, generator)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}): {remedy}.") from error
+
+
+def _continued(
+    content: dict[str, Any],
+    values: Values,
+    prior: StableDiffusionPrior,
+    optimizers: Sequence[torch.optim.Optimizer],
+    generator: torch.Generator,
+) -> SvgProgress:
+    """The same, with the state's content."""
     with torch.no_grad():
         for name, tensor in values.tensors().items():
             tensor.copy_(content["values"][name])

@@ -18,6 +18,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOu
 from PIL import Image
 
 from pds_nerfstudio.errors import UserError, first_line
+from pds_nerfstudio.pictures import UNREADABLE
 
 READABLE = ("L", "RGB", "RGBA")
 """Kinds of pixels, in Pillow's names, that nerfstudio reads as what they are."""
@@ -63,7 +64,7 @@ def reading_dataset(splats: bool) -> Iterator[None]:
     with patch.object(DataParser, "get_dataparser_outputs", checked):
         try:
             yield
-        except (OSError, SyntaxError) as error:  # Pillow's word for a broken PNG
+        except UNREADABLE as error:
             if reason := unreadable(files):
                 raise UserError(reason) from error
             raise
@@ -102,7 +103,7 @@ def unreadable(paths: Sequence[Path]) -> str | None:
         try:
             with Image.open(path) as image:
                 image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             return _cannot_be_read(path, error)
     return None
 
@@ -155,7 +156,7 @@ def _check_picture(path: Path, wanted: tuple[int, int]) -> tuple[int, int]:
     except FileNotFoundError as error:
         mend = _mend_of_path(path, "put it back, or take its frame out of the dataset")
         raise UserError(f"The image {path} is missing: {mend}.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(_cannot_be_read(path, error)) from error
     if mode not in READABLE:
         what = f"{OTHER[mode]} ({mode})" if mode in OTHER else mode
@@ -177,7 +178,7 @@ def _check_mask(path: Path, size: tuple[int, int], of: Path) -> None:
             own, bands = image.size, image.getbands()
     except FileNotFoundError as error:
         raise UserError(f"The mask {path} of {of} is missing: put it back, or take mask_path out.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(_cannot_be_read(path, error, "mask")) from error
     if own != size:
         raise UserError(

@@ -31,8 +31,13 @@ def found_again(path: Path, folder: Path, config: "TrainerConfig") -> Path:
 
 
 def lies_now(path: Path, folder: Path, began: Path, own: Path) -> Path:
-    """The same, of a run that began in `began` and whose configuration names `own` as its folder."""
-    return next((place for place in (path, *_moved(path, folder, began, own)) if place.exists()), path)
+    """The same, of a run that began in `began` and whose configuration names `own` as its folder.
+
+    A relative path counts from where the run was started: what lies there from here may be another project's.
+    """
+    moved = list(_moved(path, folder, began, own))
+    places = (path, *moved) if path.is_absolute() else (*moved, path)
+    return next((place for place in places if place.exists()), path)
 
 
 def find_data(config: "TrainerConfig", folder: Path) -> None:

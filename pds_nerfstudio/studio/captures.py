@@ -39,15 +39,26 @@ def is_complete(still: Still, folder: Path) -> bool:
 def copy_capture(still: Still, folder: Path) -> None:
     """Write a packaged capture to FOLDER/source, FOLDER/EDIT/target and FOLDER/EDIT/edit.json.
 
+    Files that are there already are kept, and the others appear whole, so that an interrupted copy can be repeated.
+
     Raises:
-        UserError: it is not in this installation.
+        UserError: it is not in this installation, or the disk is full.
     """
     if not is_complete(still, PACKAGED / still.name):
         known = ", ".join(found.name for found in packaged()) or "none"
         raise UserError(
             f"The capture {still.name!r} is not in this installation, which has: {known}. `make studio` renders all."
         )
-    shutil.copytree(PACKAGED / still.name, folder, dirs_exist_ok=True)
+    for name in files_of(still):
+        if not (folder / name).exists():
+            with written(folder / name) as partial:
+                shutil.copyfile(PACKAGED / still.name / name, partial)
+
+
+def files_of(still: Still) -> list[Path]:
+    """What a packaged capture consists of, relative to its folder."""
+    capture = PACKAGED / still.name
+    return sorted(path.relative_to(capture) for path in capture.rglob("*") if path.is_file())
 
 
 def pack(still: Still, rendered: Path, folder: Path, quality: int) -> int:

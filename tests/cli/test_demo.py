@@ -5,6 +5,10 @@ import json
 import pytest
 from PIL import Image
 
+from pds_nerfstudio.alive import held
+from pds_nerfstudio.cli.demo import Demo
+from pds_nerfstudio.errors import UserError
+
 pytestmark = pytest.mark.slow
 
 
@@ -39,3 +43,9 @@ def test_unknown_edits_and_foreign_folders_are_refused_in_one_sentence(run_comma
     assert "choose another folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "thesis.txt").read_text() == "irreplaceable"
+
+
+def test_a_demo_is_not_cleared_while_it_runs(tmp_path):
+    with held(tmp_path), pytest.raises(UserError, match="Another demo is writing"):
+        Demo(out=tmp_path).run()
+    assert not any(tmp_path.iterdir())

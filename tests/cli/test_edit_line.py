@@ -10,7 +10,9 @@ from rich.console import Console
 from test_edit import edit
 
 from pds_nerfstudio.cli import command_of
+from pds_nerfstudio.cli.edit import _answer
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.prompts import check_prompts
 
 
 @pytest.mark.parametrize(
@@ -84,3 +86,16 @@ def test_ctrl_c_while_a_stage_is_starting_is_answered_in_a_sentence(tmp_path):
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (130, "Stopped while it was starting: the same command begins again.\n")
+
+
+def test_a_question_whose_input_ends_is_answered_with_nothing(monkeypatch):
+    def ends(question: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", ends)
+    assert _answer("Edit the scene with these prompts? [y/N] ") == ""
+
+
+def test_a_prompt_in_another_encoding_is_refused():
+    with pytest.raises(UserError, match=r"The prompt of --from is not in UTF-8"):
+        check_prompts("a b\udce4ll", "a cone")

@@ -38,6 +38,7 @@ def test_a_round_trip_gives_the_same_pictures(exported, toy_splats, toy_scene, t
     assert psnr(render_eval_views(after), render_eval_views(before)).min() >= 50
     found = find_run(run / "nerfstudio_models")
     assert (found.family, found.step, found.method_name) == ("splatfacto", 0, "source-splatfacto")
+    assert (tmp_path / "latest").resolve() == run.resolve()
     settings = TrialSettings(reconstruction_steps=0, edit_steps=2, guidance_scale=15.0)
     edited = run_edit(
         "pds-edit-splat", run / "config.yml", find_edit("can-to-cone"), tmp_path / "edit", settings, seed=0

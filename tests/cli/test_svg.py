@@ -92,6 +92,14 @@ def test_the_input_is_never_written_to(command, tmp_path):
     assert (tmp_path / "ball.svg").read_text() == DRAWING
 
 
+def test_another_drawing_of_that_name_is_not_replaced(command, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ball.svg").write_text("another")
+    with pytest.raises(UserError, match=r"holds a ball\.svg that this command did not make"):
+        command().run()
+    assert (tmp_path / "out" / "ball.svg").read_text() == "another"
+
+
 def test_refusals_load_no_diffusion_library(run_command, tmp_path):
     code = (
         "import sys, contextlib; from pathlib import Path; from pds_nerfstudio.cli.svg import Svg\n"

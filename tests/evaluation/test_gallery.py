@@ -11,12 +11,13 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tyro
 
-from pds_nerfstudio.cli.gallery import PAGE, RECORDS, Gallery
+from pds_nerfstudio.cli.gallery import PAGE, RECORDS, Gallery, _line_without, _name_of
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import workers
 from pds_nerfstudio.evaluation.cells import plan_cells
@@ -152,3 +153,16 @@ def test_the_page_fits_a_screen_and_its_films_run_together_under_a_slider(made):
         page.screenshot(path=ARTEFACTS / "page.png")
         browser.close()
     assert not wrong
+
+
+def test_the_line_of_a_page_is_the_one_that_was_typed(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pds", "gallery", "--only_page", "RUN", "--to", "a cone", "--seeds", "2"])
+    assert _line_without() == ["pds", "gallery", "RUN", "--to", "a cone", "--seeds", "2"]
+    assert _line_without("--seeds") == ["pds", "gallery", "RUN", "--to", "a cone"]
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/elsewhere", "", None])
+def test_a_strangers_run_does_not_say_where_its_gallery_goes(name):
+    run: Any = SimpleNamespace(config={"experiment_name": name}, config_path=Path("config.yml"), folder=Path("run"))
+    with pytest.raises(UserError, match="gives its gallery no name"):
+        _name_of(run)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,5 @@ def test_a_folder_is_edited_once_and_summed_up(folder, tmp_path, capfd):
     written = record.stat().st_mtime_ns
     bench.run()
     assert record.stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="another steps \\(2 instead of 3\\): give another --out"):
+        replace(bench, steps=3).run()

@@ -20,6 +20,7 @@ from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.models.depth_nerfacto import DepthNerfactoModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
 
+from pds_nerfstudio.alive import held
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_run
 from pds_nerfstudio.evaluation.trial import render_eval_views
@@ -173,6 +174,23 @@ def test_a_run_never_takes_the_folder_of_one_that_began_in_the_same_second(monke
     assert folders == ["2030-01-01_000001", "2030-01-01_000002"]
     config.set_timestamp()
     assert config.timestamp == folders[1], "one that was given stays"
+
+
+def test_a_run_that_was_named_before_is_not_replaced(tmp_path, capsys):
+    config = copy.deepcopy(all_methods["source-splatfacto"])
+    config.output_dir, config.experiment_name, config.timestamp = tmp_path, "scene", "mine"
+    config.set_timestamp()
+    config.get_checkpoint_dir().mkdir(parents=True)
+    config.set_timestamp()  # a run without a checkpoint has nothing to lose
+    with held(config.get_base_dir()), pytest.raises(SystemExit):
+        config.set_timestamp()
+    assert "another training is writing" in capsys.readouterr().err
+    (config.get_checkpoint_dir() / "step-000000009.ckpt").touch()
+    with pytest.raises(SystemExit):
+        config.set_timestamp()
+    assert "whose checkpoints would be replaced" in capsys.readouterr().err
+    config.load_dir = config.get_checkpoint_dir()
+    config.set_timestamp()  # it goes on there
 
 
 def test_a_killed_edit_continues_from_its_last_checkpoint_and_ends_where_the_straight_one_does(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pds_nerfstudio.cli.history import FILM, SHEET, chosen
+from pds_nerfstudio.cli.history import FILM, SHEET, _require_one_size, chosen
 from pds_nerfstudio.cli.history import History as Command
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.moments import FOLDER, INDEX, Moment, Moments, read_moments
@@ -185,3 +185,17 @@ def test_a_sheet_shows_the_changes_first_and_evenly_many_others():
 
 def test_an_edit_has_some_twenty_moments_and_a_short_one_fewer():
     assert [between(steps) for steps in (1, 100, 500, 30_000)] == [10, 10, 25, 1500]
+
+
+def test_pictures_of_unlike_sizes_are_named(tmp_path):
+    paths = [tmp_path / f"{i}.jpg" for i in range(3)]
+    for path, size in zip(paths, ((64, 32), (64, 32), (66, 32)), strict=True):
+        Image.new("RGB", size).save(path)
+    _require_one_size(paths[:2], 2)
+    with pytest.raises(UserError, match=r"2\.jpg is not of 2 views like the others"):
+        _require_one_size(paths, 2)
+    with pytest.raises(UserError, match=r"0\.jpg is not of 3 views"):
+        _require_one_size(paths, 3)
+    paths[1].write_bytes(b"")
+    with pytest.raises(UserError, match=r"1\.jpg cannot be read"):
+        _require_one_size(paths, 2)

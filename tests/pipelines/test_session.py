@@ -397,3 +397,15 @@ def test_a_damaged_session_is_refused_in_one_sentence(tmp_path, line):
     path.write_text(f"{line}\n")
     with pytest.raises(UserError, match=r"Line 1 of .* take it out"):
         read_session(path)
+
+
+def test_a_prompt_with_any_letter_is_one_line_of_a_session(tmp_path):
+    """Web pages have letters at which Python ends a line; a command line may hold bytes that are no letters."""
+    prompt = "a photo\u2028of a\x85\udce4 can"
+    change = Change(3, "prompts", [prompt, ""])
+    begin = Change(0, "begin", {})
+    (tmp_path / SESSION_FILE).write_text("".join(json.dumps(vars(c)) + "\n" for c in (begin, change)))
+    assert read_session(tmp_path / SESSION_FILE) == [begin, change]
+    of_before = "".join(json.dumps(vars(c), ensure_ascii=False) + "\n" for c in (begin, change))
+    (tmp_path / SESSION_FILE).write_text(of_before.replace("\udce4", ""))
+    assert read_session(tmp_path / SESSION_FILE)[1].value[0] == prompt.replace("\udce4", "")

@@ -104,8 +104,15 @@ def test_a_state_of_another_edit_or_of_nothing_is_one_sentence(prior, drawing, t
     with pytest.raises(UserError, match="other settings"):
         edit_drawing(prior, PDS(), drawing, *PROMPTS, SvgSettings(steps=1), state=state)
     state.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is damaged"):
         edit_drawing(prior, PDS(), drawing, *PROMPTS, SvgSettings(steps=1), state=state)
+    torch.save([1, 2], state)
+    with pytest.raises(UserError, match="is damaged"):
+        edit_drawing(prior, PDS(), drawing, *PROMPTS, SvgSettings(steps=1), state=state)
+    edit_drawing(prior, DDS(), drawing, *PROMPTS, SvgSettings(steps=1), state=tmp_path / "whole.pt")
+    torch.save({"key": torch.load(tmp_path / "whole.pt")["key"]}, state)
+    with pytest.raises(UserError, match="is damaged"):
+        edit_drawing(prior, DDS(), drawing, *PROMPTS, SvgSettings(steps=1), state=state)
 
 
 def test_an_edit_that_diverges_is_one_sentence(prior, drawing, monkeypatch):

@@ -75,7 +75,16 @@ def test_relative_places_count_from_where_the_run_was_started(home, tmp_path, mo
     assert found_again(Path("data"), folder, config) == project / "data"
     assert found_again(Path("other"), folder, config) == Path("other")
     monkeypatch.chdir(project)
-    assert found_again(Path("data"), folder, config) == Path("data")
+    assert found_again(Path("data"), folder, config).resolve() == project / "data"
+
+
+def test_what_another_project_has_at_the_same_relative_place_is_not_taken(home, tmp_path, monkeypatch):
+    config = load_config(base_of(home))
+    config.made_in, config.output_dir = None, Path("outputs")
+    for project in ("its", "other"):
+        (tmp_path / project / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "other")
+    assert found_again(Path("data"), tmp_path / "its" / config.get_base_dir(), config) == tmp_path / "its" / "data"
 
 
 def test_an_edit_carries_its_source(home):

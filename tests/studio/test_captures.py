@@ -5,7 +5,10 @@ import json
 import pytest
 from PIL import Image
 
-from pds_nerfstudio.studio.captures import PACKAGED, copy_capture, packaged
+from pds_nerfstudio.cli.studio import Studio
+from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.studio import captures
+from pds_nerfstudio.studio.captures import PACKAGED, copy_capture, files_of, packaged
 from pds_nerfstudio.studio.spec import STILLS
 
 MEGABYTES = 9
@@ -32,3 +35,28 @@ def test_each_has_fifty_photographs_and_held_out_views_of_every_answer(still, tm
                 assert picture.size == (384, 384)
         prompts = json.loads((tmp_path / edit.name / "edit.json").read_text())
         assert edit.target_prompt in prompts.values()
+
+
+def test_an_interrupted_copy_goes_on_and_leaves_whole_files_alone(tmp_path, monkeypatch):
+    vase = STILLS[0]
+    copyfile, copied = captures.shutil.copyfile, []
+
+    def stop(source, target):
+        copied.append(target)
+        if len(copied) == 3:
+            target.write_bytes(b"half")
+            raise KeyboardInterrupt
+        copyfile(source, target)
+
+    monkeypatch.setattr(captures.shutil, "copyfile", stop)
+    with pytest.raises(KeyboardInterrupt):
+        copy_capture(vase, tmp_path)
+    monkeypatch.undo()
+    whole = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(whole) == 2
+    Studio(capture="vase", out=tmp_path).run()
+    assert all(path.stat().st_mtime_ns == written for path, written in whole.items())
+    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()} == set(files_of(vase))
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(UserError, match="holds what is not of this capture"):
+        Studio(capture="vase", out=tmp_path).run()

@@ -7,6 +7,7 @@ import pytest
 from pds_nerfstudio.cli.studio import Studio
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.studio import mitsuba
+from pds_nerfstudio.studio.photography import Photography
 from pds_nerfstudio.studio.spec import EDITS, STILLS
 
 
@@ -33,6 +34,11 @@ def test_what_is_not_there_is_one_sentence(arguments, said, tmp_path):
 def test_two_scenes_at_once_are_refused():
     with pytest.raises(UserError, match="Give one of"):
         Studio(edit="vase-flower", capture="vase")
+
+
+def test_what_would_be_rendered_otherwise_is_refused_of_a_capture():
+    with pytest.raises(UserError, match="--capture writes photographs as they come"):
+        Studio(capture="vase", how=Photography(size=128))
 
 
 def test_without_mitsuba_one_sentence_names_the_extra(tmp_path, monkeypatch):
