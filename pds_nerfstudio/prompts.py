@@ -1,6 +1,7 @@
 """What every command says about prompts that make no edit."""
 
 import re
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Any, Literal, NamedTuple
 
@@ -58,19 +59,21 @@ def check_prompts(src_prompt: str, tgt_prompt: str, flags: str = "--", needs_sou
         )
 
 
-def require_read_differently(src_prompt: str, tgt_prompt: str, tokenizer: Any) -> None:
+def require_read_differently(src_prompt: str, tgt_prompt: str, readers: Sequence[tuple[Any, int]]) -> None:
     """Raise UserError where a prior reads two prompts as one: they differ beyond its last token.
 
     Args:
-        tokenizer: the prior's, which knows how many tokens it reads.
+        readers: the prior's tokenizers, and how many tokens of each are read.
     """
-    length = tokenizer.model_max_length
-    read = [tokenizer(text, truncation=True, max_length=length).input_ids for text in (src_prompt, tgt_prompt)]
-    if read[0] == read[1]:
-        raise UserError(
-            f"This prior reads the first {length} tokens of a prompt, and in these source and target prompt are the "
-            "same: say what differs earlier, or shorten both."
-        )
+    for tokenizer, length in readers:
+        source, target = (tokenizer(p, truncation=True, max_length=length).input_ids for p in (src_prompt, tgt_prompt))
+        if source != target:
+            return
+    length = max(length for _, length in readers)
+    raise UserError(
+        f"This prior reads the first {length} tokens of a prompt, and in these source and target prompt are the same: "
+        "say what differs earlier, or shorten both."
+    )
 
 
 def unknown_words(prior: str, *prompts: str) -> str:

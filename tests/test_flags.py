@@ -93,9 +93,10 @@ def test_prompts_that_differ_beyond_what_is_read_are_refused():
 
     tokenizer = CLIPTokenizer.from_pretrained(TOYBOX, subfolder="tokenizer")
     long = "a photo of a red ball " * 8
-    require_read_differently("a photo of a red ball", "a photo of a blue ball", tokenizer)
+    readers = [(tokenizer, tokenizer.model_max_length)]
+    require_read_differently("a photo of a red ball", "a photo of a blue ball", readers)
     with pytest.raises(UserError, match="reads the first 24 tokens"):
-        require_read_differently(long, long + "on a blue floor", tokenizer)
+        require_read_differently(long, long + "on a blue floor", readers)
 
 
 def test_words_that_toybox_does_not_know_are_named():

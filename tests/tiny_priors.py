@@ -103,13 +103,13 @@ def write_sdxl(folder: Path) -> Path:
     return folder
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
+def word_tokenizer(**settings: Any) -> PreTrainedTokenizerFast:
     """Words in place of T5's and Gemma's pieces of words, in the same file format."""
     words = dict.fromkeys(["<pad>", "</s>", "<unk>", *" ".join(PROMPTS).split()])
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=256
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", **settings
     )
 
 
@@ -140,7 +140,7 @@ def write_sd3(folder: Path, t5: bool = True) -> Path:
         text_encoder_3=T5EncoderModel(large) if t5 else None,
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        tokenizer_3=word_tokenizer() if t5 else None,
+        tokenizer_3=word_tokenizer(model_max_length=256) if t5 else None,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     ).save_pretrained(folder)
@@ -178,7 +178,7 @@ def write_sana(folder: Path) -> Path:
                 eos_token_id=1,
             )
         ),
-        tokenizer=word_tokenizer(),
+        tokenizer=word_tokenizer(),  # like Gemma's, without a greatest length
         transformer=SanaTransformer2DModel(
             in_channels=8,
             out_channels=8,
@@ -207,7 +207,7 @@ def write_flux(folder: Path) -> Path:
         text_encoder=clip(tokenizer, 8, CLIPTextModel),
         text_encoder_2=T5EncoderModel(T5Config(vocab_size=32, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=2)),
         tokenizer=tokenizer,
-        tokenizer_2=word_tokenizer(),
+        tokenizer_2=word_tokenizer(model_max_length=256),
         transformer=FluxTransformer2DModel(
             in_channels=16,
             num_layers=1,

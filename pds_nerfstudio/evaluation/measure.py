@@ -203,15 +203,19 @@ def _of_pictures(perceptual: Perceptual) -> Distance:
 
 
 def _vae_features(name: str) -> Any:
+    """By a prior's autoencoder, all that is loaded of it."""
     from pds_nerfstudio.images import working_size
-    from pds_nerfstudio.priors.load import load_prior
+    from pds_nerfstudio.priors.autoencoders import features_of, stride_of
+    from pds_nerfstudio.priors.check import prior_folder
+    from pds_nerfstudio.priors.load import load_vae
 
-    prior = load_prior(name, "cpu")
+    vae = load_vae(prior_folder(name, "refinement")).eval().requires_grad_(False)
+    multiple = stride_of(vae.config)
 
     def features(image: Images) -> Any:
         height, width = image.shape[-2:]
-        size = working_size(height, width, min(height, width), prior.size_multiple)
-        return prior.features(torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True))
+        size = working_size(height, width, min(height, width), multiple)
+        return features_of(vae, torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True))
 
     return features
 

@@ -134,8 +134,8 @@ class EditPipeline(VanillaPipeline):
             embeddings=config.network.embedding,
         )
         prior.negative_prompt = config.negative_prompt
-        if config.reads_source_prompt and hasattr(prior, "tokenizer"):
-            require_read_differently(config.src_prompt, config.tgt_prompt, prior.tokenizer)
+        if config.reads_source_prompt:
+            require_read_differently(config.src_prompt, config.tgt_prompt, prior.readers())
         named = " + ".join([config.prior, *config.network.lora, *map(str, config.network.embedding)])
         self.decisions["prior"] = f"{named}, {str(prior.dtype).removeprefix('torch.')}"
         return prior

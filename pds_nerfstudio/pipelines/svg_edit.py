@@ -77,8 +77,9 @@ def edit_drawing(
     height, width = picture_size(drawing, prior, short_side)
     values = drawing.source.map(lambda value: value.to(device, copy=True).requires_grad_(True))
     editable = {name: mask.to(device) for name, mask in drawing.editable.items()}
+    shown = drawing.drawn_on(device)
     with torch.no_grad():
-        x0_src = prior.encode(render(drawing, values, height, width))
+        x0_src = prior.encode(render(shown, values, height, width))
     rates = {
         "points": settings.points_rate,
         "colours": settings.colours_rate,
@@ -97,7 +98,7 @@ def edit_drawing(
         progress = _resume(state, key, values, prior, optimizers, generator)
     kept = {round(settings.steps * i / FRAMES) for i in range(1, FRAMES + 1)}
     for step in range(progress.step + 1, settings.steps + 1):
-        x0_tgt = prior.encode(render(drawing, values, height, width))
+        x0_tgt = prior.encode(render(shown, values, height, width))
         at = objective.at((step - 1) / settings.steps)
         draw = partial(_draw, at, prior, x0_src, generator)
         edit = Edit(x0_tgt.detach(), x0_src, src_prompt, tgt_prompt, *draw([0]))

@@ -50,6 +50,16 @@ def _shift(config: Any) -> float:
     return getattr(config, "shift_factor", None) or 0.0
 
 
+def features_of(autoencoder: Any, images: Tensor) -> list[Tensor]:
+    """What the encoder makes of images, RGB in [0, 1], at each resolution, where they are; with the graph to them."""
+    hidden = autoencoder.encoder.conv_in(as_input(images, autoencoder))
+    features = []
+    for block in autoencoder.encoder.down_blocks:
+        hidden = block(hidden)
+        features.append(hidden.to(images.device))
+    return features
+
+
 def recompute_encoder(autoencoder: Any) -> None:
     """Keep only the inputs of the encoder's blocks, and run each block again in the backward pass."""
     if autoencoder._supports_gradient_checkpointing:

@@ -268,7 +268,8 @@ def _precision(asked: str) -> str:
         return asked
     if not cuda:
         return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    # Of cards before Ampere torch says by itself that they have bf16: they emulate it, slowly.
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 @contextmanager

@@ -49,7 +49,8 @@ def read_training_images(
 @torch.no_grad()
 def encoded(prior: "LatentPrior", images: Tensor) -> Latents:
     """Latents on the CPU, a few pictures at a time."""
-    return torch.cat([prior.encode(part.to(prior.device)).cpu() for part in images.split(4)])
+    at_once = prior.pictures_at_once(*images.shape[-2:])
+    return torch.cat([prior.encode(part.to(prior.device)).cpu() for part in images.split(at_once)])
 
 
 def preserved_latents(

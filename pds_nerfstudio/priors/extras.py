@@ -17,7 +17,9 @@ from pds_nerfstudio.priors.one_file import Header, read_header
 OWN_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """Of a LoRA in the folders of diffusers and of peft."""
 OF_SDXL = ("lora_te2_", "text_encoder_2.", "clip_g")
-"""What keys of a LoRA, or of a word, for Stable Diffusion XL hold."""
+"""What keys of a LoRA, or of a word, for Stable Diffusion XL hold, and none of 1.x and 2.x."""
+OF_UNETS = ("down_blocks", "up_blocks", "mid_block", "input_blocks", "output_blocks", "middle_block")
+"""What keys of a LoRA for a U-Net hold, by diffusers' names or the original ones."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,14 @@ def _is_down(name: str) -> bool:
     return any(sign in name for sign in ("lora_down", "lora_A", "lora.down"))
 
 
+def _holds(header: Header, signs: Sequence[str]) -> bool:
+    return any(sign in name for name in header.shapes for sign in signs)
+
+
 def _check_fits(what: str, header: Header, widths: set[int], text_width: int | None, family: Family) -> None:
-    if family is not SDXL and any(sign in name for name in header.shapes for sign in OF_SDXL):
+    # A second text encoder is also one of Stable Diffusion 3, which has no U-Net.
+    may_have_two = family is not SD and not _holds(header, OF_UNETS)
+    if family is not SDXL and not may_have_two and _holds(header, OF_SDXL):
         raise UserError(f"{what} was made for Stable Diffusion XL: give one for the prior's own kind.")
     if text_width is not None and widths - {text_width}:
         raise UserError(

@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 from pds_nerfstudio.errors import UserError
 
-INDICES = (".safetensors.index.json", ".safetensors.index.fp16.json")
+VARIANTS = ("fp16", "bf16")
+"""What diffusers puts into the names of weights in half precision."""
+INDICES = (".safetensors.index.json", *(f".safetensors.index.{variant}.json" for variant in VARIANTS))
 """How the lists of weights end that lie in several files beside them, by diffusers' and transformers' convention."""
 Alternatives = tuple[tuple[str, ...], ...]
 """Groups of files of which one suffices, in order of preference."""
@@ -171,7 +173,8 @@ def _needed(family: Family, index: Mapping[str, Any]) -> list[Alternatives]:
 
 def _weights(stem: str) -> Alternatives:
     """The names that a part's weights can have: one file or the list of several, whole or in half precision."""
-    return tuple((stem + ending,) for ending in (".safetensors", ".fp16.safetensors", *INDICES))
+    halves = (f".{variant}.safetensors" for variant in VARIANTS)
+    return tuple((stem + ending,) for ending in (".safetensors", *halves, *INDICES))
 
 
 def missing(wanted: Iterable[str], has: Callable[[str], bool], where: str) -> str:

@@ -63,6 +63,10 @@ class FluxPrior(LatentPrior):
         """The transformer and CLIP: no LoRA changes T5."""
         return {name: part for name, part in super().parts().items() if name != "text_encoder_2"}
 
+    def readers(self) -> list[tuple[Any, int]]:
+        """CLIP's and T5's."""
+        return [(self.tokenizer, self.tokenizer.model_max_length), (self.tokenizer_2, T5_TOKENS)]
+
     def read(self, prompts: Sequence[str]) -> list[Text]:
         """T5's features, and CLIP's of the whole prompt."""
         with brought_to(self.device, [self.text_encoder]) as place:

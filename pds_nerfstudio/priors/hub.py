@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.priors.families import INDICES, Purpose, check_purpose, family_of, needed_files
-from pds_nerfstudio.priors.folder import CAMERA_SETTINGS, SHARD, read_index, shards
+from pds_nerfstudio.priors.folder import CAMERA_SETTINGS, read_index, shards
 
 MOVED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -85,8 +85,9 @@ def download(name: str, purpose: Purpose = "distillation") -> Path:
         # Older tokenizers keep their special tokens in small files of their own.
         files += [file for file in listing if file.startswith("tokenizer") and file not in files]
         files += [file for file in listing if _is_of_camera(file)]
-        listed = tuple(file[: file.index(".safetensors")] for file in files if file.endswith(INDICES))
-        files += [file for file in listing if file.startswith(listed) and SHARD.fullmatch(Path(file).name)]
+        if lists := [file for file in files if file.endswith(INDICES)]:
+            folder = Path(snapshot_download(name, allow_patterns=lists))
+            files += [shard for file in lists for shard in shards(folder, file)]
         return Path(snapshot_download(name, allow_patterns=files))
     except UserError:
         raise

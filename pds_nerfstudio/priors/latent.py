@@ -34,7 +34,15 @@ from pds_nerfstudio.files import private_folder
 from pds_nerfstudio.objectives import Latents, NoiseSchedule, Query, guided
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.priors.adapters import Adapters
-from pds_nerfstudio.priors.autoencoders import as_input, latents_of, recompute_encoder, scaled, stride_of, unscaled
+from pds_nerfstudio.priors.autoencoders import (
+    as_input,
+    features_of,
+    latents_of,
+    recompute_encoder,
+    scaled,
+    stride_of,
+    unscaled,
+)
 from pds_nerfstudio.priors.dialect import Dialect, Times
 from pds_nerfstudio.priors.placement import device_of, dtype_of
 from pds_nerfstudio.priors.text_encoders import Text
@@ -43,6 +51,10 @@ from pds_nerfstudio.priors.text_encoders import Text
 Images = Float[Tensor, "batch 3 image_height image_width"]
 Answers = Float[Tensor, "batch answered height width"]
 """What a denoiser says of noisy latents; those of an InstructPix2Pix have more channels than its answer."""
+
+
+PIXELS_AT_ONCE = 512 * 512
+"""Of pictures that the VAE is given together where nothing else says how many."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -95,6 +107,10 @@ class LatentPrior(ABC):
     @abstractmethod
     def text_parts(self) -> dict[str, Any]:
         """The text encoders, by the names that a diffusers folder has for them."""
+
+    @abstractmethod
+    def readers(self) -> list[tuple[Any, int]]:
+        """The tokenizers, and how many tokens of a prompt its text encoders read of each."""
 
     @abstractmethod
     def read(self, prompts: Sequence[str]) -> list[Text]:
@@ -192,19 +208,23 @@ class LatentPrior(ABC):
     def features(self, images: Images) -> list[Float[Tensor, "batch width feature_height feature_width"]]:
         """What the VAE's encoder makes of images, RGB in [0, 1], at each resolution; with the graph back to them."""
         with self._own_precision():
-            hidden = self.vae.encoder.conv_in(as_input(images, self.vae))
-            features = []
-            for block in self.vae.encoder.down_blocks:
-                hidden = block(hidden)
-                features.append(hidden.to(images.device))
-        return features
+            return features_of(self.vae, images)
+
+    @staticmethod
+    def pictures_at_once(height: int, width: int) -> int:
+        """How many pictures of that size the VAE has at once where nothing else says so: as much as one of 512².
+
+        Its decoder takes 0.75 GiB for that in float32, and 3 GiB for one of 1024² (counted).
+        """
+        return max(1, PIXELS_AT_ONCE // (height * width))
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Images:
         """Latents to RGB, clipped to [0, 1], float32, without a graph."""
         taken = unscaled(latents, self.vae.config).to(device_of(self.vae), dtype_of(self.vae))
+        at_once = self.pictures_at_once(*(side * self.latent_stride for side in latents.shape[-2:]))
         with self._own_precision():
-            images = self.vae.decode(taken).sample
+            images = torch.cat([self.vae.decode(part).sample for part in taken.split(at_once)])
         return (images.float() / 2 + 0.5).clamp(0, 1).to(latents.device)
 
     def predict_noise(self, queries: Sequence[Query]) -> list[Latents]:

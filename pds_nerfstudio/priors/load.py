@@ -60,7 +60,7 @@ def load_prior(
     (downloaded once), or a LoRA's folder.
 
     Only safetensors are read, no code of the folder is run, and no safety checker is loaded. A LoRA
-    is added to its prior's weights in float32.
+    is added to its prior's weights before those are brought to the device.
 
     Args:
         dtype: precision of denoiser and text encoders; None is float32 on CPUs, on CUDA bfloat16 for a SANA
@@ -92,22 +92,16 @@ def load_prior(
         dtype = half if device.type == "cuda" else torch.float32
     added = [] if lora is None else [LoraFile(lora / LORA_WEIGHTS, 1.0)]
     added += [lora_file(named) for named in loras]
-    exact = torch.float32 if added else dtype
-    prior = _load(folder, device, exact, dtype, vae_dtype, recompute_encoder, purpose == "editing")
-    if weights == "full":
-        prior.denoiser.to(device)
+    prior = _load(folder, device, dtype, vae_dtype, recompute_encoder, purpose == "editing")
     for file in added:
         fuse_lora(prior, file.path, file.weight)
     if embeddings:
         add_words(prior, embeddings, name)
-    if added and dtype != torch.float32:
-        for network in prior.parts().values():
-            network.to(dtype)
     if weights != "full":
         large = [encoder for encoder in prior.text_parts().values() if isinstance(encoder, T5EncoderModel)]
         for network in (prior.denoiser, *large):
             to_few_bits(network, weights)
-        prior.denoiser.to(device)  # not before: a GPU that holds it so may not hold all of it
+    prior.denoiser.to(device)  # not before: a GPU that holds it so may not hold all of it, or a LoRA beside it
     if encoder is not None:
         prior.tiny = load_tiny(encoder, device, vae_dtype, prior.latent_stride, prior.latent_channels)
     for network in (prior.denoiser, (prior.tiny or prior.vae).encoder):
@@ -133,31 +127,31 @@ def add_words(prior: LatentPrior, embeddings: Sequence[Path], name: str) -> None
         add_word(prior, path.expanduser())
 
 
+def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The autoencoder of a checked folder alone."""
+    kind = AutoencoderDC if family_in(folder) is SANA else AutoencoderKL
+    return load_part(kind, folder, "vae", torch_dtype=dtype)
+
+
 def _load(
     folder: Path,
     device: torch.device,
     dtype: torch.dtype,
-    t5_dtype: torch.dtype,
     vae_dtype: torch.dtype,
     recompute_encoder: bool,
     edits_pictures: bool,
 ) -> LatentPrior:
-    """The prior of a checked folder, its denoiser still in main memory.
-
-    T5, which no LoRA changes and which keeps parts of itself in float32, is apart.
-    """
+    """The prior of a checked folder, its denoiser still in main memory."""
     family, index = family_in(folder), read_index(folder)
     parts: dict[str, Any] = {
-        "vae": load_part(AutoencoderDC if family is SANA else AutoencoderKL, folder, "vae", torch_dtype=vae_dtype).to(
-            device
-        ),
+        "vae": load_vae(folder, vae_dtype).to(device),
         "scheduler": load_scheduler(folder),
         "recompute_encoder": recompute_encoder,
     }
     for part, kind in zip(family.encoders, ENCODERS[family.name], strict=True):
         if is_left_out(part, family, index):
             continue
-        network = load_part(kind, folder, part, torch_dtype=t5_dtype if kind is T5EncoderModel else dtype)
+        network = load_part(kind, folder, part, torch_dtype=dtype)
         # Those of larger families are brought to the GPU when they read.
         parts[part] = network.to(device) if family is SD else network
         tokenizer = part.replace("text_encoder", "tokenizer")

@@ -73,7 +73,7 @@ def fuse_lora(prior: "LatentPrior", file: Path, weight: float = 1.0) -> None:
     """
     pipeline = prior.pipeline()
     try:
-        pipeline.load_lora_weights(_in_diffusers_terms(file))
+        pipeline.load_lora_weights(_in_diffusers_terms(file, prior.denoiser_part))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(
@@ -86,8 +86,12 @@ def fuse_lora(prior: "LatentPrior", file: Path, weight: float = 1.0) -> None:
     pipeline.unload_lora_weights()
 
 
-def _in_diffusers_terms(file: Path) -> dict[str, Any]:
-    """Its matrices by names that diffusers knows; it knows kohya's itself, and here those of peft are translated."""
+def _in_diffusers_terms(file: Path, denoiser: str) -> dict[str, Any]:
+    """Its matrices by names that diffusers knows; it knows kohya's itself, and here those of peft are translated.
+
+    Args:
+        denoiser: the part that peft has adapted, as a diffusers folder calls it.
+    """
     from safetensors.torch import load_file
 
     state = load_file(file)
@@ -97,7 +101,7 @@ def _in_diffusers_terms(file: Path) -> dict[str, Any]:
     told = read_json(settings) if settings.is_file() else {}
     scale = float(told.get("lora_alpha", 1)) / float(told.get("r", 1))
     scaled = {name: value * scale if ".lora_B." in name else value for name, value in state.items()}
-    return {f"unet.{name.removeprefix(OF_PEFT)}": value for name, value in scaled.items()}
+    return {f"{denoiser}.{name.removeprefix(OF_PEFT)}": value for name, value in scaled.items()}
 
 
 def _is_adapted(network: Any) -> bool:

@@ -22,7 +22,10 @@ CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.
 """Text encoders of Stable Diffusion 1.x and 2.x."""
 OF_SDXL = "conditioner.embedders."
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
-LORA_SIGNS = (".lora_down.", ".lora_up.", ".lora.down.", ".lora_A.", ".lora_B.", "lora_linear", ".hada_", ".lokr_")
+LORA_SIGNS = (
+    *(".lora_down.", ".lora_up.", ".lora.down.", ".lora_A.", ".lora_B.", "lora_linear", ".hada_", ".lokr_"),
+    "_lora.down.",  # of diffusers before 0.24
+)
 Kind = Literal["model", "sdxl", "unet", "lora", "embedding", "unknown"]
 SAMPLE_OF_V = 96
 """Latents' side of those 2.x that predict v, which were trained at 768 pixels."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_nerfstudio.errors import UserError, first_line
+from pds_nerfstudio.priors.families import VARIANTS
 from pds_nerfstudio.priors.folder import is_flow, read_json
 
 
@@ -40,8 +41,7 @@ def load_part(kind: Any, folder: Path, part: str, **settings: Any) -> Any:
 
     logging.disable_progress_bar()  # of one that is read in an instant it would stay on the page
     weights = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
-    whole = (folder / part / f"{weights}{ending}" for ending in (".safetensors", ".safetensors.index.json"))
-    variant = None if any(path.is_file() for path in whole) else "fp16"
+    variant = next((v for v in (None, *VARIANTS) if _has(folder / part / weights, v)), None)
     try:
         network, info = kind.from_pretrained(
             folder,
@@ -57,6 +57,14 @@ def load_part(kind: Any, folder: Path, part: str, **settings: Any) -> Any:
     if missing := sorted(info["missing_keys"]):
         raise UserError(_not_loaded(folder, part, f"{len(missing)} weights are missing, the first is {missing[0]}"))
     return network
+
+
+def _has(stem: Path, variant: str | None) -> bool:
+    """Whether the weights of that name are there in a variant, in one file or several."""
+    named = ("safetensors", "safetensors.index.json")
+    if variant is not None:
+        named = (f"{variant}.safetensors", f"safetensors.index.{variant}.json")
+    return any(stem.with_name(f"{stem.name}.{ending}").is_file() for ending in named)
 
 
 def _not_loaded(folder: Path, part: str, reason: str) -> str:

@@ -52,6 +52,10 @@ class SanaPrior(LatentPrior):
         """A latent, or several where they are seen in squares."""
         return self.latent_stride * self.transformer.config.patch_size
 
+    def readers(self) -> list[tuple[Any, int]]:
+        """Gemma's, which itself names no greatest length."""
+        return [(self.tokenizer, TOKENS)]
+
     def read(self, prompts: Sequence[str]) -> list[Text]:
         """One at a time: the instruction is long."""
         with brought_to(self.device, [self.text_encoder]) as place:

@@ -59,6 +59,11 @@ class SD3Prior(LatentPrior):
         """The transformer and both CLIPs."""
         return {name: part for name, part in super().parts().items() if name != "text_encoder_3"}
 
+    def readers(self) -> list[tuple[Any, int]]:
+        """Those of both CLIPs, and T5's."""
+        clip = [(tokenizer, tokenizer.model_max_length) for tokenizer in (self.tokenizer, self.tokenizer_2)]
+        return clip if self.text_encoder_3 is None else [*clip, (self.tokenizer_3, T5_TOKENS)]
+
     def read(self, prompts: Sequence[str]) -> list[Text]:
         """Both CLIPs side by side, and T5 after them."""
         features, pooled = [], []

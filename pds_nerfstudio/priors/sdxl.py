@@ -45,15 +45,16 @@ class SDXLPrior(LatentPrior):
         """Both text encoders."""
         return {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
 
+    def readers(self) -> list[tuple[Any, int]]:
+        """Those of both CLIPs."""
+        return [(tokenizer, tokenizer.model_max_length) for tokenizer in (self.tokenizer, self.tokenizer_2)]
+
     def read(self, prompts: Sequence[str]) -> list[Text]:
         """Features of both encoders side by side."""
         features, pooled = [], None
         with brought_to(self.device, self.text_parts().values()) as place:
-            for encoder, tokenizer in (
-                (self.text_encoder, self.tokenizer),
-                (self.text_encoder_2, self.tokenizer_2),
-            ):
-                ids = token_ids(tokenizer, prompts, tokenizer.model_max_length).to(place)
+            for encoder, (tokenizer, length) in zip(self.text_parts().values(), self.readers(), strict=True):
+                ids = token_ids(tokenizer, prompts, length).to(place)
                 output = encoder(ids, output_hidden_states=True)
                 features.append(output.hidden_states[-2].to(self.device))
                 pooled = getattr(output, "text_embeds", None)

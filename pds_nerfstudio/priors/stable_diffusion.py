@@ -41,6 +41,10 @@ class StableDiffusionPrior(LatentPrior):
         """The one text encoder."""
         return {"text_encoder": self.text_encoder}
 
+    def readers(self) -> list[tuple[Any, int]]:
+        """CLIP's."""
+        return [(self.tokenizer, self.tokenizer.model_max_length)]
+
     def read(self, prompts: Sequence[str]) -> list[Text]:
         """The text encoder's last features, one prompt at a time."""
         return [Text(self.text_encoder(self.token_ids(prompt)).last_hidden_state[0]) for prompt in prompts]

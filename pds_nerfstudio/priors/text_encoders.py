@@ -49,7 +49,8 @@ def brought_to(device: torch.device, encoders: Iterable[Any]) -> Iterator[torch.
         yield device
         return
     size = sum(p.numel() * p.element_size() for encoder in encoders for p in encoder.parameters())
-    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + unused  # what torch keeps for itself it will give
     place = device if ROOM * size < free else torch.device("cpu")
     for encoder in encoders:
         encoder.to(place)

@@ -4,7 +4,7 @@ All control points lie in one tensor, in canvas pixels: whatever transforms stan
 its points by 0.8 pixels of a canvas whose shorter side is 512 (Koo et al. 2024, section 6.2).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 from xml.etree.ElementTree import Element
 
@@ -62,6 +62,10 @@ class Outlines:
     """Which subpath each belongs to, ascending."""
     closed: Bool[Tensor, " subpaths"]
     """Whether the subpath ends with a Z; fills close every subpath."""
+
+    def to(self, device: torch.device) -> "Outlines":
+        """The same on that device."""
+        return Outlines(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +158,10 @@ class Drawing:
     """As the file has them."""
     prefixes: dict[str, str]
     """Namespace prefixes that the file declares."""
+
+    def drawn_on(self, device: torch.device) -> "Drawing":
+        """The same, to be rendered on that device."""
+        return replace(self, outlines=self.outlines.to(device))
 
     def paints(self) -> list[Paint]:
         """All of them, bottom to top."""

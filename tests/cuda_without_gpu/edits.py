@@ -8,6 +8,7 @@ import torch
 from pds_nerfstudio.cli.dreambooth import Dreambooth
 from pds_nerfstudio.cli.evaluate import Evaluate
 from pds_nerfstudio.cli.preview import Preview
+from pds_nerfstudio.cli.svg import Svg
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.scenes.source import find_run, load_source_state
@@ -36,6 +37,14 @@ FLAGS = {
 """Of each method, what keeps it short or lets more of it run."""
 STEPS = {"pnr": 3}
 """Of each method, two unless it is named here: pnr's last one refines."""
+
+
+DRAWING = (
+    "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 64 48'><linearGradient id='sky'><stop stop-color='blue'/>"
+    "<stop offset='1' stop-color='white'/></linearGradient><rect width='64' height='48' fill='url(#sky)'/>"
+    "<path d='M20 30 C24 10 40 10 44 30 Q32 40 20 30' fill='red' stroke='black' stroke-width='2' opacity='0.9'/></svg>"
+)
+"""Every kind of paint."""
 
 
 def name_of(kind: str, family: str) -> str:
@@ -128,4 +137,6 @@ def photographs_are_edited_and_learned_from(machine: Machine, scene: Path, out: 
     with machine.on() as events:
         Preview((scene / "source",), **prompts, objective=("pds", "piva"), steps=1, resolution=32, out=out / "2d").run()
         Dreambooth(data=scene / "source", out=out / "lora", **small, **said).run()
+        (out / "can.svg").write_text(DRAWING)
+        Svg(out / "can.svg", "a red can", "a red cone", prior="toybox", steps=2, out=out / "svg").run()
     return events

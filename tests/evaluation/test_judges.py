@@ -10,8 +10,10 @@ import pytest
 import torch
 from torchvision.models import alexnet
 
+from pds_nerfstudio.evaluation import measure
 from pds_nerfstudio.evaluation.measure import CLIPS
 from pds_nerfstudio.evaluation.metrics import TOYBOX_CLIP
+from pds_nerfstudio.priors import load
 
 ASK = """
 import torch
@@ -50,3 +52,11 @@ def test_clip_and_lpips_on_disk_are_the_judges(home):
     assert float(same) == 0
     assert float(different) > 0
     assert shape == "torch.Size([1, 1])"
+
+
+def test_the_distance_of_a_priors_vae_loads_nothing_else_of_it(monkeypatch):
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    whole = load.load_prior("toybox", "cpu").features(image)
+    monkeypatch.setattr(load, "load_prior", lambda *_, **__: pytest.fail("the whole prior is loaded"))
+    for found, wanted in zip(measure._vae_features("toybox")(image), whole, strict=True):
+        torch.testing.assert_close(found, wanted)

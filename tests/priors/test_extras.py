@@ -51,6 +51,25 @@ def test_loras_are_added_with_their_weights(folder, prior, matrices, tmp_path, k
     assert torch.equal(changed.unet.get_submodule(untouched).weight, prior.unet.get_submodule(untouched).weight)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_lora_added_to_half_precision_is_off_by_no_more_than_that(folder, matrices, tmp_path, dtype):
+    path = write(tmp_path, matrices, "diffusers")
+    half, whole = (load_prior(str(folder), "cpu", d, loras=[f"{path}:0.5"]) for d in (dtype, torch.float32))
+    found, wanted = (p.unet.get_submodule(LAYER).weight.float() for p in (half, whole))
+    torch.testing.assert_close(found, wanted, atol=4 * torch.finfo(dtype).eps, rtol=2 * torch.finfo(dtype).eps)
+
+
+def test_a_lora_of_diffusers_before_0_24_is_one_by_its_header_and_added(folder, prior, matrices, tmp_path):
+    block = LAYER.removesuffix(".to_k")
+    down, up = matrices
+    names = (f"unet.{block}.processor.to_k_lora.{side}.weight" for side in ("down", "up"))
+    save_file(dict(zip(names, (down, up), strict=True)), tmp_path / "old.safetensors")
+    check_extras([str(tmp_path / "old.safetensors")], [], 16)
+    changed = load_prior(str(folder), "cpu", loras=[str(tmp_path / "old.safetensors")])
+    expected = prior.unet.get_submodule(LAYER).weight + up @ down
+    torch.testing.assert_close(changed.unet.get_submodule(LAYER).weight, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("told", ["{", "[1]", '{"r": 0}', '{"r": []}', "[" * 100_000])
 def test_settings_of_a_lora_that_say_nothing_are_refused_in_one_sentence(folder, matrices, tmp_path, told):
     path = write(tmp_path, matrices, "peft")

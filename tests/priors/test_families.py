@@ -20,6 +20,7 @@ from pds_nerfstudio.priors.footprint import count
 from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.recipe import recipe_of
 from pds_nerfstudio.priors.sana import TOKENS, SanaPrior
+from pds_nerfstudio.prompts import require_read_differently
 
 WRITE = {"sdxl": write_sdxl, "sd3": write_sd3, "sana": write_sana, "flux": write_flux}
 GUIDED = ("sdxl", "sd3", "sana")
@@ -248,6 +249,49 @@ def test_loras_are_told_apart_by_family_and_words_refused(folders, tmp_path, fam
     save_file({"emb_params": torch.zeros(1, 768)}, tmp_path / "word.safetensors")
     with pytest.raises(UserError, match="takes no textual inversions"):
         check_extras_of(folders[family], [], [tmp_path / "word.safetensors"])
+
+
+def test_a_lora_of_stable_diffusion_3_may_change_its_second_text_encoder(folders, tmp_path):
+    second = "text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"
+    of_sd3 = {
+        second: torch.zeros(2, 16),
+        "transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.zeros(2, 16),
+    }
+    save_file(of_sd3, tmp_path / "sd3.safetensors")
+    check_extras_of(folders["sd3"], [str(tmp_path / "sd3.safetensors")], [])
+
+
+@pytest.mark.parametrize("family", ["sd3", "sana", "flux"])
+def test_pefts_own_files_change_a_transformer(folders, tmp_path, family):
+    prior = load_prior(str(folders[family]), "cpu", purpose="refinement")
+    name = next(n for n, _ in prior.transformer.named_modules() if n.endswith("to_q"))
+    before = prior.transformer.get_submodule(name).weight
+    down, up = torch.randn(2, before.shape[1]), torch.randn(before.shape[0], 2)
+    state = {f"base_model.model.{name}.lora_A.weight": down, f"base_model.model.{name}.lora_B.weight": up}
+    save_file(state, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 2}))
+    changed = load_prior(str(folders[family]), "cpu", purpose="refinement", loras=[str(tmp_path)])
+    torch.testing.assert_close(changed.transformer.get_submodule(name).weight, before + up @ down, atol=1e-5, rtol=1e-4)
+
+
+def test_prompts_that_differ_beyond_what_is_read_are_told_apart_by_the_encoder_that_reads_most(folders):
+    """Gemma's tokenizer names no greatest length; Stable Diffusion 3's T5 reads more than its CLIPs."""
+    long = " ".join(["a photo of a cat"] * 20)
+    sana = load_prior(str(folders["sana"]), "cpu")
+    assert sana.tokenizer.model_max_length > 10**20
+    require_read_differently(*PROMPTS[:2], sana.readers())
+    sd3 = load_prior(str(folders["sd3"]), "cpu")
+    require_read_differently(long, f"{long} dog", sd3.readers())
+    with pytest.raises(UserError, match="reads the first 24 tokens"):
+        require_read_differently(long, f"{long} dog", sd3.readers()[:2])
+
+
+def test_what_the_vae_decodes_does_not_depend_on_how_many_pictures_it_has_at_once(folders, monkeypatch):
+    prior = load_prior(str(folders["sd3"]), "cpu")
+    assert [prior.pictures_at_once(side, side) for side in (64, 256, 512, 1024)] == [64, 4, 1, 1]
+    together = prior.decode(latents(prior, 3))
+    monkeypatch.setattr(type(prior), "pictures_at_once", lambda *_: 1)
+    torch.testing.assert_close(prior.decode(latents(prior, 3)), together, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", WRITE)
