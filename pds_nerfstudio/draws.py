@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+APART = -1
+"""The place of what no step, batch or view draws."""
 SPREAD = 1_000_003
 """A prime: seeds lie so far apart that their places do not meet."""
 
@@ -12,6 +14,12 @@ SPREAD = 1_000_003
 def generator_at(seed: int, place: int) -> torch.Generator:
     """The generator of one place, on the CPU."""
     return torch.Generator().manual_seed(seed * SPREAD + place)
+
+
+def seed_apart(seed: int) -> int:
+    """A seed that depends on another one alone and that nobody trains with: a scene that is drawn from it is not the
+    one that a training with that other seed began with."""
+    return int(torch.randint(2**62, (), generator=generator_at(seed, APART))) + 2**62
 
 
 @contextmanager

@@ -57,7 +57,7 @@ METHODS = {
     "pnr-edit": Counted(5.481, 0, 16_000),
     "ssd-edit": Counted(5.481, 0, 30_000),
     "dvrf-edit": Counted(5.481, 0, 30_000),
-    "dreamcatalyst-edit": Counted(5.481, 0, 30_000),
+    "dreamcatalyst-edit": Counted(5.481, 0, 3_000),
     "vsd-edit": Counted(5.599, 0.72, 30_000, rows=2, lessons=1),
     "piva-edit": Counted(9.048, 1.44, 30_000, rows=3, lessons=2),
 }

@@ -220,9 +220,12 @@ def _on_images(
     return methods
 
 
-def _distilled(name: str, objective: type[ScoreDistillation], rest: str):
+def _distilled(name: str, objective: type[ScoreDistillation], rest: str, steps: int = 30_000):
     """A method that edits by one objective."""
-    return _both(name, lambda: DistillationConfig(objective=objective()), "Edit", rest)
+    methods = _both(name, lambda: DistillationConfig(objective=objective()), "Edit", rest)
+    for method in methods:
+        method.config.max_num_iterations = steps
+    return methods
 
 
 sds_edit, sds_edit_splat = _distilled("sds-edit", SDS, " by SDS (Poole et al. 2022): a baseline.")
@@ -235,7 +238,7 @@ dvrf_edit, dvrf_edit_splat = _distilled(
     "dvrf-edit", DVRF, " by DVRF (Delta Velocity Rectified Flow, 2025): DDS for flow priors."
 )
 dreamcatalyst_edit, dreamcatalyst_edit_splat = _distilled(
-    "dreamcatalyst-edit", DreamCatalyst, " by DreamCatalyst (Kim et al. 2024): DDS with a hold on the source."
+    "dreamcatalyst-edit", DreamCatalyst, " by DreamCatalyst (Kim et al. 2024): DDS with a hold on the source.", 3_000
 )
 pnr_edit, pnr_edit_splat = _both(
     "pnr-edit", ReviseConfig, "Edit", " by Perturb-and-Revise (Hong et al. 2024): for changes of shape."

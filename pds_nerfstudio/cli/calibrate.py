@@ -126,7 +126,8 @@ class CalibrateEta:
         pipeline.objective = self.kind()(**settings)  # pyright: ignore[reportAttributeAccessIssue]
         pipeline.by = self.objective  # pyright: ignore[reportAttributeAccessIssue]
         own = METHODS[str(config.method_name)].config
-        config.given = Given.of(config, own).with_also(CHOICE)  # pyright: ignore[reportAttributeAccessIssue]
+        meant = (CHOICE, *(f"pipeline.objective.{name}" for name in settings))
+        config.given = Given.of(config, own).with_also(*meant)  # pyright: ignore[reportAttributeAccessIssue]
         config.set_timestamp()
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup()

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class PieBench:
     """Edit every photograph of a PIE-Bench folder in two dimensions by several methods, and measure the results.
 
-    The numbers are PIE-Bench's. Finished edits are kept: run the same line again to continue, or to print the table
-    again.
+    The numbers are PIE-Bench's, but for the network of the perceptual distance, which is named. Finished edits are
+    kept: run the same line again to continue, or to print the table again.
     """
 
     data: Path

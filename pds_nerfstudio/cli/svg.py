@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 
 SUFFIX = ", minimal flat 2d vector image"
 """After both prompts, in the manner of Koo et al. 2024 (section 6.2)."""
-MIN_STEP_PERCENT = 0.1
-"""The paper's timesteps of drawings are t in [0.1, 0.98]."""
+OF_DRAWINGS: dict[str, dict[str, float]] = {
+    "pds": {"min_step_percent": 0.1},
+    "sds": {"min_step_percent": 0.05, "max_step_percent": 0.95},
+    "piva": {"regularisation": 0.4},
+}
+"""Of each objective, what drawings and pictures want otherwise than scenes: timesteps of Koo et al. 2024 (supplement,
+S.3; DDS keeps its own), and the λ of Le et al. 2024 for images (section 5.1)."""
 ROOM = 4 << 20
 """Bytes that drawing, picture and film take at least."""
 STATE, INDEX = "state.pt", "svg.json"
@@ -135,7 +140,7 @@ class Svg:
 
         kind = known_editors()[self.objective]
         own = {name: hint for name, hint in get_type_hints(SvgSettings).items() if name != "steps"}
-        chosen: dict[str, Any] = {"steps": self.steps, "min_step_percent": MIN_STEP_PERCENT}
+        chosen: dict[str, Any] = {"steps": self.steps, **OF_DRAWINGS.get(self.objective, {})}
         if self.guidance_scale is not None:
             chosen["guidance_scale"] = self.guidance_scale
         for text in self.set:

@@ -24,6 +24,8 @@ from pds_nerfstudio.evaluation.metrics import psnr, ssim
 from pds_nerfstudio.files import file_name, from_json, read_json
 from pds_nerfstudio.pictures import Images
 
+CLIP_SCALE = 100
+"""CLIP's cosine is given in hundredths."""
 MAPPING, PICTURES = "mapping_file.json", "annotation_images"
 PROMPTS = "original_prompt", "editing_prompt"
 DINO = "facebook/dino-vitb8"
@@ -119,20 +121,24 @@ def read_record(path: Path) -> dict[str, float]:
 def numbers(
     edit: PieEdit, before: Images, after: Images, judges: Judges, structure: "Structure | None"
 ) -> dict[str, float]:
-    """The seven numbers of an edited photograph; those whose network is not on this machine are missing."""
+    """The seven numbers of an edited photograph as the benchmark's own evaluation has them.
+
+    Missing are those whose network is not on this machine, and of an edit that may change the whole picture those of
+    the background.
+    """
     inside = edit.mask(*before.shape[-2:]).to(before)[None]
-    outside = 1 - inside
-    hidden = [images * outside[:, None] for images in (before, after)]
-    values = {
-        "psnr": float(psnr(after, before, outside)),
-        "mse": float(((after - before).square() * outside[:, None]).sum() / (3 * outside.sum()).clamp(min=1)),
-        "ssim": float(ssim(*hidden)),
-    }
-    if judges.distance is not None:
-        values["distance"] = judges.distance(hidden[0][0], hidden[1][0])
+    values = {}
+    if not bool(inside.all()):
+        # What may change is black in both, and counts among the pixels.
+        hidden = [images * (1 - inside)[:, None] for images in (before, after)]
+        values["psnr"] = float(psnr(*hidden))
+        values["mse"] = float((hidden[0] - hidden[1]).square().mean())
+        values["ssim"] = float(ssim(*hidden))
+        if judges.distance is not None:
+            values["distance"] = judges.distance(hidden[0][0], hidden[1][0])
     if judges.clip is not None:
-        values["clip_whole"] = float(judges.clip.similarity(after, [edit.target_prompt]))
-        values["clip_edited"] = float(judges.clip.similarity(after * inside[:, None], [edit.target_prompt]))
+        for name, shown in (("clip_whole", after), ("clip_edited", after * inside[:, None])):
+            values[name] = CLIP_SCALE * float(judges.clip.similarity(shown, [edit.target_prompt]))
     if structure is not None:
         values["structure_distance"] = structure.distance(before, after)
     return values

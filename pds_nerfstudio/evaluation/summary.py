@@ -92,7 +92,7 @@ def _known_answer(records: Records) -> bool:
 
 
 def table(records: Records, outside: Sequence[str] = ()) -> str:
-    """Markdown: for each kind of edit a line per method, means over edits and seeds with their intervals.
+    """Markdown: for each kind of edit a line per method, means over edits and seeds with their intervals over edits.
 
     Args:
         outside: the lines of `outside_the_anchors`, which follow.
@@ -135,16 +135,24 @@ def _rows(records: Records) -> dict[str, list[list[str]]]:
     rows: dict[str, list[list[str]]] = {}
     for kind in KINDS:
         for method in dict.fromkeys(record["method"] for record in records):
-            chosen = [r["metrics"] for r in records if (r["kind"], r["method"]) == (kind, method)]
+            chosen = [r for r in records if (r["kind"], r["method"]) == (kind, method)]
             if chosen:
-                entries = [
-                    _entry([m[name] for m in chosen if name in m], form) for name, (_, form) in columns(records).items()
-                ]
+                entries = [_entry(_by_edit(chosen, name), form) for name, (_, form) in columns(records).items()]
                 rows.setdefault(kind, []).append([short(method), str(len(chosen)), *entries])
     return rows
 
 
+def _by_edit(records: Records, metric: str) -> list[float]:
+    """Each edit's mean over its seeds: those of one edit are alike, and no further evidence about other edits."""
+    values: dict[str, list[float]] = {}
+    for record in records:
+        if metric in record["metrics"]:
+            values.setdefault(record["edit"], []).append(record["metrics"][metric])
+    return [math.fsum(of_edit) / len(of_edit) for of_edit in values.values()]
+
+
 def _entry(values: list[float], form: str) -> str:
+    """Mean and interval over edits."""
     if not values:
         return NOT_MEASURED
     mean, low, high = mean_with_interval(values)

@@ -234,23 +234,33 @@ class DistillationPipeline(EditPipeline):
         return {"detail_loss": weight * source.latent.numel() * lost.square().mean()}
 
     def learn_source(self, steps: int) -> None:
-        """Train ψ alone on the source's views, `WARMUP_VIEWS` of them in each step where they share their shape."""
+        """Train ψ alone on the views that the edit will show of the source, under the prompts that go with them.
+
+        Of training views there are `WARMUP_VIEWS` in a step, where they share their shape; where words say from where a
+        view is seen, one. An orbit's are asked about together.
+        """
         prior, config = self.prior, self.config
         assert self.adapters is not None
         assert isinstance(config.view, DistilledViews)
         optimizer = torch.optim.Adam(self.adapters.parameters(SOURCE), lr=WARMUP_RATE)
         for step in track(range(steps), "learning the source", console=CONSOLE, transient=True):
             generator = self.generator(step)
-            turn = step // config.view.steps_per_view * WARMUP_VIEWS
-            sources = [self.source_view(self.view_of_step(turn + place)) for place in range(WARMUP_VIEWS)]
+            indices, _, together = self.views_of_step(step)
+            if together == 1:
+                own = 1 if config.view.view_words else WARMUP_VIEWS
+                turn = step // config.view.steps_per_view * own
+                indices = [self.view_of_step(turn + place) for place in range(own)]
+            sources = [self.source_view(index) for index in indices]
             alike = [source for source in sources if source.latent.shape == sources[0].latent.shape]
             x0 = torch.cat([source.latent for source in alike])
             controls = [source.control.to(x0) for source in alike if source.control is not None]
-            t, s = config.objective.sample_timesteps(prior.schedule, len(x0), generator)
+            pairs = config.objective.sample_timesteps(prior.schedule, len(x0) // together, generator)
+            t, s = (steps.repeat_interleave(together) for steps in pairs)
             eps = noise_like(x0, [generator] * len(x0))
             control = torch.cat(controls) if controls else None
-            cameras = self.shown.seen_from([source.index for source in alike])
-            edit = Edit(x0, x0, config.src_prompt, "", t, s, eps, eps, control_src=control, cameras=cameras)
+            cameras = self.shown.seen_from([source.index for source in alike], together)
+            prompt = self.shown.prompt(config.src_prompt, alike[0].index)
+            edit = Edit(x0, x0, prompt, "", t, s, eps, eps, control_src=control, cameras=cameras)
             LearningPrior.of_step(prior, (SOURCE,), edit).teach(optimizer)
 
     def _watch_gradient(self, image: Tensor, objective: ScoreDistillation, t: Tensor) -> None:

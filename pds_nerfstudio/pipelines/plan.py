@@ -135,7 +135,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
     pipeline.view.check()
     pipeline.check_prior()
     if isinstance(pipeline, ReviseConfig):
-        pipeline.choose_objective()
+        pipeline.choose_objective(given)
     if pipeline.adapters and ADAPTERS not in config.optimizers:
         config.optimizers[ADAPTERS] = {"optimizer": AdamOptimizerConfig(lr=ADAPTER_RATE), "scheduler": None}
 

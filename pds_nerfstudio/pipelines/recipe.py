@@ -7,6 +7,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.pipelines.edit_config import EditConfig
+from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.settings_tree import change, part
 from pds_nerfstudio.priors.recipe import CHOICE, read_recipe, read_wanted, recipe_of
 from pds_nerfstudio.prompts import guess_ask
@@ -37,6 +38,9 @@ def follow(config: TrainerConfig, given: Container[str]) -> str:
     objective = getattr(pipeline, "by", None) if CHOICE in given else None
     found = recipe.settings(method, family_of(config) or "", ask, wanted.budgets, objective)
     taken = {name: value for name, value in found.items() if name not in given}
+    if isinstance(pipeline, ReviseConfig):  # before what is set of the objective
+        pipeline.by = taken.get(CHOICE, pipeline.by)
+        pipeline.choose_objective(given)
     for name, value in taken.items():
         try:
             change(config, name, _fitting(part(config, name), value))

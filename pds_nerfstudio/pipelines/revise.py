@@ -9,7 +9,7 @@ What a step does depends on its number alone, so that a resumed edit goes on in 
 the objective on the unperturbed scene first; the probed parameters are discarded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from pds_nerfstudio.draws import seed_apart
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.objectives import BY_NAME, SDS, ObjectiveName
+from pds_nerfstudio.objectives import BY_NAME, DVRF, SDS, ObjectiveName
 from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.objectives.controls import CONTROLS
 from pds_nerfstudio.objectives.perturb import (
@@ -94,16 +95,24 @@ class ReviseConfig(DistillationConfig):
         """Of both stages."""
         return self.edit_steps + self.refinement.refine_steps
 
-    def choose_objective(self) -> None:
-        """Let `objective` be the one that `by` names, with the guidance and the timesteps that were set."""
+    def choose_objective(self, named: Container[str] = ()) -> None:
+        """Let `objective` be the one that `by` names, with the guidance and the timesteps that were set.
+
+        Args:
+            named: settings that were named, which are kept also where they are the defaults of the other objective.
+        """
         kind = BY_NAME[self.by]
         if self.reconstruction and kind is not SDS:
             raise UserError(f"--pipeline.reconstruction is a form of SDS: give --pipeline.by sds, not {self.by}.")
         if type(self.objective) is not kind:
             of_default = type(self.objective)()
-            given = {name: getattr(self.objective, name) for name in (*OF_ANY_OBJECTIVE, *CONTROLS)}
-            given = {name: value for name, value in given.items() if value != getattr(of_default, name)}
-            self.objective = kind(**given)
+            was = {name: getattr(self.objective, name) for name in (*OF_ANY_OBJECTIVE, *CONTROLS)}
+            kept = {
+                name: value
+                for name, value in was.items()
+                if f"pipeline.objective.{name}" in named or value != getattr(of_default, name)
+            }
+            self.objective = kind(**kept)
         if self.reconstruction:
             self.objective = replace(self.objective, weighting="reconstruction", guidance_rescale=PAPERS_RESCALE)  # pyright: ignore[reportCallIssue]
 
@@ -146,7 +155,7 @@ class RevisePipeline(DistillationPipeline):
         settings, seed = self.config.perturbation, self.config.run.seed
         where = self.relevant_hull() if settings.perturb == "relevant" else None
         with self.scene.keeping_frozen():
-            said = self.scene.perturb(settings.etas(eta), lambda: self.build_model(seed), seed, where)
+            said = self.scene.perturb(settings.etas(eta), lambda: self.build_model(seed_apart(seed)), seed, where)
         self.decisions["perturbed"] = said
         CONSOLE.log(in_rich(said))
 
@@ -202,7 +211,9 @@ class RevisePipeline(DistillationPipeline):
         """The revising objective, its timesteps annealed within the stage."""
         progress = self._progress(step)
         objective = self.config.objective.at(progress)
-        return with_range(objective, annealed_range(progress)) if self.config.anneal else objective
+        if not self.config.anneal or (isinstance(objective, DVRF) and objective.descend):  # whose t falls by itself
+            return objective
+        return with_range(objective, annealed_range(progress))
 
     def further_losses(self, step: int, rendering: Rendering, source: SourceView) -> dict[str, Tensor]:
         """In the first half of the refinement also what pulls the rendering back to the source."""

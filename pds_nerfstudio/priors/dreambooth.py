@@ -165,7 +165,7 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
 
     learner = Learner(prior, settings)
     optimizer = _optimizer(settings, learner.parameters())
-    step = restored(settings, out, learner, optimizer, console)
+    step = restored(settings, out, learner, optimizer, accelerator.scaler, console)
     if first and step < settings.steps:
         (out / CARD).unlink(missing_ok=True)  # written last: with it, the prior is that of the last step
     *wrapped, optimizer = accelerator.prepare(*learner.networks.values(), optimizer)
@@ -183,7 +183,7 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
             bar.update(task, advance=1, loss=f"loss {sum(losses[-50:]) / len(losses[-50:]):.4f}")
             if first and (step % settings.save_every == 0 or step == settings.steps):
                 with saving(out, f"The checkpoint of step {step}"):
-                    save_checkpoint(out, step, learner, optimizer)
+                    save_checkpoint(out, step, learner, optimizer, accelerator.scaler)
             if first and (step == settings.steps or (settings.sample_every and step % settings.sample_every == 0)):
                 sample_sheet(settings, prior, images, out, step)
     accelerator.wait_for_everyone()

@@ -21,14 +21,20 @@ if TYPE_CHECKING:
     from pds_nerfstudio.priors.dreambooth import Learner
 
 
-def save_checkpoint(out: Path, step: int, learner: "Learner", optimizer: Any) -> None:
-    """The whole state of the training; the previous one is replaced when this is complete."""
+def save_checkpoint(out: Path, step: int, learner: "Learner", optimizer: Any, scaler: Any) -> None:
+    """The whole state of the training; the previous one is replaced when this is complete.
+
+    Args:
+        scaler: of the loss, in float16; None in other precisions.
+    """
     state = {"step": step, "weights": learner.state_dict(), "optimizer": optimizer.state_dict()}
+    if scaler is not None:
+        state["scaler"] = scaler.state_dict()
     with written(out / CHECKPOINT) as partial:
         torch.save(state, partial)
 
 
-def restored(settings: DreamBooth, out: Path, learner: "Learner", optimizer: Any, console: Any) -> int:
+def restored(settings: DreamBooth, out: Path, learner: "Learner", optimizer: Any, scaler: Any, console: Any) -> int:
     """Steps done before; what was learned in them is taken over."""
     path = out / CHECKPOINT
     if not path.is_file():
@@ -43,6 +49,8 @@ def restored(settings: DreamBooth, out: Path, learner: "Learner", optimizer: Any
     try:
         learner.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
+        if scaler is not None and "scaler" in state:
+            scaler.load_state_dict(state["scaler"])
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} does not fit this training ({reason}): {remedy}.") from error

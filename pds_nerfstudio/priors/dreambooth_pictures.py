@@ -81,15 +81,17 @@ def drawn(
     height, width = (side * prior.latent_stride for side in latent_size)
     files = [folder / f"{i:04d}.png" for i in range(count)]
     own = range(accelerator.process_index, count, accelerator.num_processes)
-    missing = [i for i in own if not files[i].is_file()]
-    parts = [missing[i : i + 8] for i in range(0, len(missing), 8)]
+    # One noise for each group: of one that was interrupted all are drawn again, and those that were missing kept.
+    groups = [own[i : i + 8] for i in range(0, len(own), 8)]
+    parts = [group for group in groups if not all(files[i].is_file() for i in group)]
     guidance = settings.class_guidance_scale if prompt else 1.0
     for part in track(parts, f"drawing {folder.name}", disable=not parts or not accelerator.is_main_process):
         generator = generator_at(settings.seed, part[0])
         pictures = prior.sample([prompt] * len(part), height, width, settings.sample_steps, guidance, generator)
         with saving(folder.parents[1], "A class image"):
             for i, image in zip(part, pictures, strict=True):
-                save_image(image, files[i])
+                if not files[i].is_file():
+                    save_image(image, files[i])
     accelerator.wait_for_everyone()
     return encoded(prior, read_images(files))
 

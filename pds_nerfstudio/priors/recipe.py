@@ -45,7 +45,7 @@ CLOSED = (
 """A file beside somebody's weights sets how an edit goes: of what begins like `OPEN`, nothing that says of what it is
 made, where it lies, or where it is computed."""
 CHOICE = "pipeline.by"
-OF_OBJECTIVE = (CHOICE, "pipeline.objective.", "pipeline.reconstruction")
+OF_OBJECTIVE = (CHOICE, "pipeline.objective.", "pipeline.reconstruction", "pipeline.anneal")
 """The revising objective of Perturb-and-Revise, and what is chosen with it."""
 CONDITIONS = {"methods": list, "family": str, "asks": list, "budget": str}
 """What a rule may depend on."""

@@ -23,6 +23,7 @@ from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.pictures import read_images
 from pds_nerfstudio.priors.check import TOYBOX, check_prior
 from pds_nerfstudio.priors.dreambooth_pictures import read_training_images
+from pds_nerfstudio.priors.dreambooth_settings import CARD, CHECKPOINT, CLASS_IMAGES
 from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.recipe import recipe_of
 
@@ -129,6 +130,21 @@ def test_refusals_load_no_diffusion_library(refused_lightly):
 def test_an_instance_prompt_without_the_rare_word_is_warned_of(photographs, tmp_path, capsys):
     train(photographs, tmp_path / "out", steps=1, class_images=0, instance_prompt="a photo of a red can")
     assert "“sks” is not in the instance prompt" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_class_images_are_the_same_after_an_interruption(photographs, tmp_path):
+    drawn = {}
+    for name in ("whole", "interrupted"):
+        folder = train(photographs, tmp_path / name, steps=1, class_images=3) / CLASS_IMAGES
+        if name == "interrupted":
+            for i in (1, 2):
+                (folder / f"000{i}.png").unlink()
+            (tmp_path / name / CARD).unlink()
+            (tmp_path / name / CHECKPOINT).unlink()
+            train(photographs, tmp_path / name, steps=1, class_images=3)
+        drawn[name] = [path.read_bytes() for path in sorted(folder.glob("*.png"))]
+    assert drawn["whole"] == drawn["interrupted"]
+    assert len(set(drawn["whole"])) == 3
 
 
 def test_photographs_of_another_shape_are_cropped_to_the_centre_of_the_commonest(tmp_path):

@@ -40,13 +40,16 @@ def test_a_command_line_is_read(tmp_path):
 def test_the_recipe_is_the_papers(command):
     assert command()._settings() == (PDS(guidance_scale=100.0, min_step_percent=0.1), SvgSettings(1000, 0.8, 0.01))
     assert PDS().max_step_percent == 0.98
+    sds = command(objective="sds")._settings()[0]
+    assert (sds.min_step_percent, sds.max_step_percent) == (0.05, 0.95)
+    assert command(objective="dds")._settings()[0] == DDS()
 
 
 def test_settings_of_objective_and_edit_are_told_apart(command):
     objective, settings = command(
-        objective="piva", guidance_scale=7.5, steps=20, set=("regularisation=0.4", "points-rate=2", "seed=3")
+        objective="piva", guidance_scale=7.5, steps=20, set=("normalise=0.1", "points-rate=2", "seed=3")
     )._settings()
-    assert objective == Piva(guidance_scale=7.5, min_step_percent=0.1, regularisation=0.4)
+    assert objective == Piva(guidance_scale=7.5, normalise=0.1, regularisation=0.4)
     assert settings == SvgSettings(steps=20, points_rate=2.0, seed=3)
     assert command(objective="dds", set=("min-step-percent=0.3",))._settings()[0] == DDS(min_step_percent=0.3)
 

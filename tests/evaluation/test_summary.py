@@ -45,6 +45,17 @@ def test_the_table_has_a_line_per_kind_and_method():
     assert "worse &lt;than&gt; nothing" in html
 
 
+def test_seeds_of_one_edit_are_no_further_evidence():
+    edits = [record("pds-edit", 14, "a"), record("pds-edit", 16, "b")]
+    again = [r | {"seed": 1} for r in edits]
+    (one,), (two,) = (
+        [line for line in summary.table(r).splitlines() if "pds-edit" in line] for r in (edits, edits + again)
+    )
+    assert one.replace("| 2 |", "| 4 |") == two
+    of_one_edit = summary.table([edits[0], again[0] | {"metrics": edits[1]["metrics"]}])
+    assert "15.00 |" in of_one_edit  # without an interval
+
+
 def test_the_readmes_table_has_a_line_per_method_and_a_column_per_kind(script):
     records = [record("pds-edit", 14, "a"), record("pds-edit", 16, "b"), record("nothing", 9, "c", "addition")]
     records[2]["metrics"]["background_psnr"] = math.inf

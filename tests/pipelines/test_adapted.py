@@ -1,6 +1,7 @@
 """Piva and VSD through `ns-train`: adapters learn with the edit, are saved and resumed with it, and leave the scene."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from diffusers import ControlNetModel
 from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import Query
+from pds_nerfstudio.priors.learning import LearningPrior
 from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.source import find_run, load_source_state
@@ -103,6 +105,34 @@ def test_a_probe_leaves_adapters_as_they_were(toy_splats, tmp_path):
     after = trainer.pipeline.state_dict()
     assert any(name.startswith("_adapters.") for name in after)
     assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "views", "together"),
+    [({}, {4}, 1), ({"views": "orbit"}, {4}, 4), ({"view_words": True, "tell_cameras": False}, {1}, 1)],
+)
+def test_the_source_is_learned_as_the_edit_will_show_it(toy_splats, tmp_path, monkeypatch, changes, views, together):
+    config = copy.deepcopy(METHODS["piva-edit-splat"].config)
+    config.load_dir, config.output_dir, config.vis = toy_splats.parent, tmp_path, "tensorboard"
+    config.pipeline.src_prompt, config.pipeline.tgt_prompt = PROMPTS[1], PROMPTS[3]
+    config.pipeline.prior, config.pipeline.view.resolution = "toybox", 32
+    config.pipeline.run.recipe = ("none",)
+    for name, value in changes.items():
+        setattr(config.pipeline.view, name, value)
+    config.set_timestamp()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    asked = []
+    learner = SimpleNamespace(teach=lambda optimizer: None)
+    monkeypatch.setattr(LearningPrior, "of_step", lambda prior, names, edit: asked.append(edit) or learner)
+    trainer.pipeline.learn_source(3)
+    assert {len(edit.x0_src) for edit in asked} == views
+    assert all(edit.src_prompt.startswith(PROMPTS[1]) for edit in asked)
+    assert all((edit.src_prompt != PROMPTS[1]) is bool(changes.get("view_words")) for edit in asked)
+    told = [edit.cameras for edit in asked if edit.cameras is not None]
+    assert {cameras.together for cameras in told} <= {together}
+    assert bool(told) is changes.get("tell_cameras", True)
+    assert all(len(set(edit.t.tolist())) == 1 for edit in asked if together == 4)
 
 
 def test_after_a_hundred_steps_each_adapter_knows_its_scene_and_the_unet_is_what_it_was(toy_splats, tmp_path):

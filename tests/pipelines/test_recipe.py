@@ -9,10 +9,12 @@ import pytest
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.objectives import DDS
 from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.plan import prepare
 from pds_nerfstudio.pipelines.recipe import follow
+from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.settings_tree import part, settings
 from pds_nerfstudio.pipelines.steering import BEGIN, settings_of
 from pds_nerfstudio.priors.recipe import COMMON, OF_VIEWS
@@ -57,6 +59,39 @@ def test_the_guidance_of_one_objective_is_not_given_to_another(by, guidance):
     config.pipeline.by = by
     follow(config, {"pipeline.by"})
     assert (config.pipeline.by, part(config, GUIDANCE)) == (by, guidance)
+
+
+def test_what_was_named_is_kept_where_it_is_the_default_of_another_objective():
+    config = config_of("pnr-edit-splat")
+    config.pipeline.by = "dds"
+    follow(config, {"pipeline.by", GUIDANCE})
+    assert config.pipeline.objective.guidance_scale == 100
+    config = ReviseConfig(by="dds")
+    config.choose_objective({GUIDANCE})
+    assert config.objective == DDS(guidance_scale=100)
+    config = ReviseConfig(by="dds")
+    config.choose_objective()
+    assert config.objective == DDS()
+
+
+def test_annealing_is_not_given_to_another_objective_than_the_recipes():
+    for by, anneal in (("sds", True), ("pds", False)):
+        config = config_of("pnr-edit-splat", recipe=("object",))
+        config.pipeline.by = by
+        follow(config, {"pipeline.by"})
+        assert part(config, "pipeline.anneal") is anneal
+
+
+@pytest.mark.parametrize("recipe", [COMMON, OF_VIEWS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("method", [name for name in EDITS if not name.endswith("-splat") and name != "idu-edit"])
+def test_quick_is_quicker(recipe, method):
+    steps = []
+    for words in ((), ("quick",)):
+        config = config_of(method, prior="owner/name", recipe=(str(recipe), *words))
+        follow(config, ())
+        steps.append(getattr(config.pipeline, "steps", None) or config.max_num_iterations)
+    own, quick = steps
+    assert quick < own or own <= 3000
 
 
 @pytest.mark.parametrize(("prior", "of_nerfs"), [("toybox", ("dds", 2.0)), ("toybox-flow", ("pds", 15.0))])

@@ -1,18 +1,21 @@
 """Perturb-and-Revise through `ns-train`: the perturbation, the probe, the two stages, and resuming in either."""
 
+import contextlib
 import copy
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from pds_nerfstudio.draws import seed_apart
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.methods import METHODS
-from pds_nerfstudio.objectives import DDS, SDS
+from pds_nerfstudio.objectives import DDS, DVRF, SDS
 from pds_nerfstudio.objectives.perturb import loss_increase
 from pds_nerfstudio.pipelines.distillation import DistillationPipeline
 from pds_nerfstudio.pipelines.revise import ReviseConfig, RevisePipeline
-from pds_nerfstudio.pipelines.settings import Refinement
+from pds_nerfstudio.pipelines.settings import Perturbation, Refinement
 from pds_nerfstudio.pipelines.source_views import SourceView
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
@@ -190,6 +193,31 @@ def test_every_rank_perturbs_alike_whatever_its_own_seed(toy_nerf, toy_splats, t
         scenes.append([parameter.detach().clone() for parameter in trainer.pipeline.model.parameters()])
     assert any(not torch.equal(a, b) for a, b in zip(before, scenes[0], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(*scenes, strict=True))
+
+
+def test_dvrfs_falling_timestep_is_not_annealed():
+    pipeline = RevisePipeline.__new__(RevisePipeline)
+    torch.nn.Module.__init__(pipeline)
+    pipeline.config = ReviseConfig(objective=DVRF(), anneal=True, edit_steps=10)
+    assert pipeline.objective_at(5) == DVRF().at(0.5)
+
+
+def test_a_nerf_is_moved_towards_another_beginning_than_its_own(toy_nerf, tmp_path, monkeypatch):
+    """Where source and edit have one seed, that seed's draw is what the source began with."""
+    drawn = []
+    monkeypatch.setattr(RevisePipeline, "build_model", lambda self, seed: drawn.append(seed))
+    pipeline = RevisePipeline.__new__(RevisePipeline)
+    torch.nn.Module.__init__(pipeline)
+    pipeline.config = ReviseConfig(perturbation=Perturbation(perturb="everywhere"))
+    pipeline.decisions = {}
+    pipeline.__dict__["scene"] = SimpleNamespace(
+        keeping_frozen=contextlib.nullcontext, perturb=lambda etas, build, seed, where: build() or "moved"
+    )
+    for seed in (0, 42):
+        pipeline.config.run.seed = seed
+        pipeline.perturb_scene(0.5)
+    assert drawn == [seed_apart(0), seed_apart(42)]
+    assert all(2**62 <= seed < 2**63 for seed in drawn)
 
 
 def test_densification_works_after_a_perturbation_and_across_a_resume(ns_train, toy_splats):
