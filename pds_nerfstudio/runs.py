@@ -23,6 +23,8 @@ from pds_nerfstudio.run_yaml import Settings, read_plain
 from pds_nerfstudio.scenes.places import lies_now
 
 CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
+BY_CLOCK = re.compile(r"\d{4}-\d\d-\d\d_\d{6}")
+"""How the name of a run's folder begins where --timestamp gave no other."""
 LATEST = "latest"
 """The link in a folder of runs."""
 DEEPEST = 8

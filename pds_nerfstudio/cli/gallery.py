@@ -1,5 +1,7 @@
 """`pds gallery`: many edits of one run, side by side on one page."""
 
+import hashlib
+import os
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from pds_nerfstudio.files import file_name, require_writable, write_whole
 from pds_nerfstudio.next_steps import say_loading, say_next, step
 from pds_nerfstudio.prompts import check_prompts, unknown_words
 from pds_nerfstudio.ranges import Steps, check_ranges
-from pds_nerfstudio.runs import Run, require_run
+from pds_nerfstudio.runs import BY_CLOCK, Run, require_run
 from pds_nerfstudio.text import choices, in_rich, printable
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class Gallery:
     edit_steps: Steps | None = None
     """Steps of the edits; by default the methods' own."""
     out: Path | None = None
-    """Folder for all results; by default a folder in outputs/gallery that is named after the run."""
+    """Folder for all results; by default one in outputs/gallery, named after the run."""
     running: Annotated[Running, tyro.conf.arg(name="")] = field(default_factory=Running)
     path: FilmPath = "interpolated"
     """Camera path of the films: the training views in order, a smooth path through some of them, or one turn around the
@@ -195,9 +197,12 @@ class Gallery:
 
 
 def _name_of(run: Run) -> str:
-    """What the folder of its gallery is called. Raises UserError where its experiment has no name for a file."""
+    """What the folder of its gallery is called; runs that are not named by the clock may share their names, and are
+    told apart by where they are. Raises UserError where its experiment has no name for a file."""
+    folder = run.folder.resolve()
+    place = "" if BY_CLOCK.match(folder.name) else f"-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]}"
     try:
-        return f"{file_name(run.config.get('experiment_name'))}-{run.folder.name}"
+        return f"{file_name(run.config.get('experiment_name'))}-{folder.name}{place}"
     except ValueError as error:
         raise UserError(f"{run.config_path} gives its gallery no name ({error}): say where with --out.") from error
 

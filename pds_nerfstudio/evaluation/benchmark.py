@@ -58,6 +58,10 @@ class Benchmark:
         """The name of the folder that `prepare` fills: edits of one name there begin with one scene."""
         return f"{edit.name}.{seed}"
 
+    def made_of(self, edit: Any, seed: int) -> dict[str, Any]:
+        """What the scene in that folder depends on, in JSON's types: one made of anything else is another scene."""
+        return {"family": self.family, "seed": seed, "reconstruction_steps": self.settings.reconstruction_steps}
+
     def describe(self, edit: Any) -> dict[str, Any]:
         """What a record says of an edit; a record that says something else is of another edit."""
         return {"scene": edit.source_prompt, "edit": edit.name, "kind": edit.kind}

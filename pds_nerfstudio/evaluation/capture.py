@@ -86,6 +86,9 @@ class Capture(Benchmark):
     def shared(self, edit: CaptureEdit, seed: int) -> str:
         return f"{edit.data.resolve().name}.{seed}"
 
+    def made_of(self, edit: CaptureEdit, seed: int) -> dict[str, Any]:
+        return super().made_of(edit, seed) | {"data": str(edit.data.resolve()), "parser": edit.parser}
+
     def prepare(self, edit: CaptureEdit, folder: Path, seed: int) -> Path:
         return self.reconstruct(edit.data, folder, seed, edit.parser)
 

@@ -14,7 +14,7 @@ import importlib.metadata
 import io
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,11 @@ class Cell:
     def scene_folder(self) -> Path:
         """Where what it shares with other cells is kept."""
         return self.out / "scenes" / self.benchmark.shared(self.edit, self.seed)
+
+    @property
+    def source_file(self) -> Path:
+        """Says where the scene is that its edit begins with, and what that was made of."""
+        return self.scene_folder / "source.json"
 
     @property
     def record_file(self) -> Path:
@@ -142,8 +147,9 @@ def check_records(cells: Iterable[Cell]) -> None:
     """Make sure that what is there already is what would be run.
 
     Raises:
-        UserError: a record was made with other settings, or of another edit of that name.
+        UserError: a record was made with other settings, or of another edit of that name, or a scene of something else.
     """
+    cells = list(cells)
     for cell in (row.first(links) for row in cells for links in range(max(1, len(row.links)))):
         wanted = json.loads(json.dumps(cell.describe()))
         for file in (cell.record_file, cell.folder / EDITED):
@@ -153,21 +159,40 @@ def check_records(cells: Iterable[Cell]) -> None:
                 record = read_raw_record(file)
             else:
                 record = read_json(file, dict, "The record", "remove it, and run the same line again")
-            if other := [name for name, value in wanted.items() if record.get(name) != value]:
-                raise UserError(
-                    f"{file} was made with another {other[0]} ({record.get(other[0])} instead of {wanted[other[0]]}): "
-                    "give another --out, or remove it."
-                )
+            _refuse_another(file, record, wanted)
+    for one in {cell.source_file: cell for cell in cells}.values():
+        _check_source(one)
+
+
+def _refuse_another(file: Path, record: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if other := [name for name, value in wanted.items() if record.get(name) != value]:
+        raise UserError(
+            f"{file} was made with another {other[0].replace('_', ' ')} ({record.get(other[0])} instead of "
+            f"{wanted[other[0]]}): give another --out, or remove it."
+        )
+
+
+def _check_source(cell: Cell) -> None:
+    """Raise UserError where the scene that is there was made of something else. Files of 0.1.0 do not say of what."""
+    if cell.source_file.exists():
+        made_of = read_json(cell.source_file, dict, "The record", "remove it, and run the same line again")
+        wanted = cell.benchmark.made_of(cell.edit, cell.seed)
+        _refuse_another(cell.source_file, wanted | made_of, wanted)
 
 
 def prepare(cell: Cell) -> Path:
-    """The scene that a cell's edit begins with, made once."""
-    kept = cell.scene_folder / "source.json"
+    """The scene that a cell's edit begins with, made once.
+
+    Raises:
+        UserError: the one that is there was made of something else.
+    """
+    kept = cell.source_file
+    _check_source(cell)
     if kept.exists() and (source := Path(kept_value(kept, "config", str))).exists():
         return source
     with quietly(cell.scene_folder / "log.txt"):
         source = cell.benchmark.prepare(cell.edit, cell.scene_folder, cell.seed)
-    write_json(kept, {"config": str(source)})
+    write_json(kept, {"config": str(source)} | cell.benchmark.made_of(cell.edit, cell.seed))
     return source
 
 

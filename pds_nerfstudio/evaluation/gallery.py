@@ -112,6 +112,9 @@ class OwnRun(Capture):
     def shared(self, edit: Edit, seed: int) -> str:
         return self.look.name
 
+    def made_of(self, edit: Edit, seed: int) -> dict[str, Any]:
+        return {"family": self.family, "run": self.settings.run, "step": self.settings.step}
+
     def describe(self, edit: Edit) -> dict[str, Any]:
         return super().describe(edit) | {"target": edit.target_prompt}
 
@@ -180,7 +183,7 @@ def look_again(cells: Iterable[Cell], look: Look) -> int:
     found = 0
     for cell in cells:
         if cell.record_file.exists() and _look_of(cell) != asdict(look):
-            cell.record_file.unlink()
+            cell.record_file.unlink(missing_ok=True)  # by another shard, perhaps
             found += 1
     return found
 

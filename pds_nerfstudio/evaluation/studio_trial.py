@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
 from pds_nerfstudio.evaluation.before_after import load_run
-from pds_nerfstudio.evaluation.benchmark import SHOWN
+from pds_nerfstudio.evaluation.benchmark import SHOWN, Benchmark
 from pds_nerfstudio.evaluation.capture import Capture
 from pds_nerfstudio.evaluation.measure import load_judges
 from pds_nerfstudio.evaluation.rows import KNOWN, NOTHING, REGENERATE
@@ -37,6 +37,9 @@ class Stills(Capture):
 
     def shared(self, edit: StudioEdit, seed: int) -> str:
         return f"{still_of(edit).name}.{seed}"
+
+    def made_of(self, edit: StudioEdit, seed: int) -> dict[str, Any]:
+        return Benchmark.made_of(self, edit, seed)
 
     def prepare(self, edit: StudioEdit, folder: Path, seed: int) -> Path:
         self.write(edit, folder, seed)

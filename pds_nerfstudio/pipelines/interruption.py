@@ -1,18 +1,27 @@
-"""Ctrl-C and SIGTERM end a training in order: the step is finished, a checkpoint written, the exit code says so."""
+"""Ctrl-C, SIGTERM and a closed terminal end a training in order: the step is finished, a checkpoint written, the exit
+code says so."""
 
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 
 from pds_nerfstudio.pipelines import distributed
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+AT_ONCE = (signal.SIGINT, signal.SIGTERM)
+"""Those of which a second one does not wait for the step."""
+SIGNALS = (*AT_ONCE, signal.SIGHUP)
+USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
 FAILED = 128
 """What a shell adds to the number of the signal that ended a command."""
+BEFORE_ANY_STEP = "Stopped before the first step: the same command begins again."
+
+
+def heard(number: int) -> bool:
+    """Whether this signal is for this process: `nohup` lets it ignore that its terminal is closed."""
+    return number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
 
 
 @contextmanager
@@ -24,7 +33,7 @@ def interruptions(asked: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or distributed.count() > 1:
         yield
         return
-    before = {number: signal.signal(number, lambda number, _: asked(number)) for number in SIGNALS}
+    before = {number: signal.signal(number, lambda number, _: asked(number)) for number in filter(heard, SIGNALS)}
     try:
         yield
     finally:
@@ -35,11 +44,12 @@ def interruptions(asked: Callable[[int], None]) -> Iterator[None]:
 def stop_before_the_first_step() -> None:
     """From here until `interruptions`, these signals end the process in one sentence: there is nothing to save yet."""
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
+        for number in filter(heard, SIGNALS):
             signal.signal(number, _stop)
 
 
 def _stop(number: int, _: object) -> None:
     if parent_process() is None:  # what it has begun ends without a word
-        print("Stopped before the first step: the same command begins again.", file=sys.__stderr__)
+        with suppress(OSError):
+            print(BEFORE_ANY_STEP, file=sys.__stderr__)
     raise SystemExit(FAILED + number)

@@ -3,7 +3,6 @@
 import inspect
 import math
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -38,10 +37,10 @@ from pds_nerfstudio.heaps import share_heaps
 from pds_nerfstudio.machine import require_device
 from pds_nerfstudio.next_steps import after_reconstruction, resuming, say_next
 from pds_nerfstudio.pipelines import distributed
-from pds_nerfstudio.pipelines.interruption import FAILED, interruptions
+from pds_nerfstudio.pipelines.interruption import AT_ONCE, BEFORE_ANY_STEP, FAILED, interruptions
 from pds_nerfstudio.pipelines.pace import Pace
 from pds_nerfstudio.ranges import require_steps
-from pds_nerfstudio.runs import point_latest_at
+from pds_nerfstudio.runs import BY_CLOCK, point_latest_at
 from pds_nerfstudio.scenes.dataset import reading_dataset
 from pds_nerfstudio.scenes.families import family_of, scene_of, scene_type
 from pds_nerfstudio.scenes.places import absolute, make_absolute
@@ -55,8 +54,6 @@ BEGINNINGS = (
     *(f"history/{name}" for name in ("history.json", "begin.pt", "source.jpg", "0.jpg", "0.pt")),
 )
 """What a run writes before its first checkpoint."""
-BY_CLOCK = re.compile(r"\d{4}-\d\d-\d\d_\d{6}")
-"""How the name begins that a run gets without --timestamp."""
 begun_here: set[Path] = set()
 """Folders of runs that were not there before this process began them."""
 progress_console: Console = CONSOLE
@@ -141,6 +138,8 @@ class SceneTrainer(Trainer):
     """Of that step."""
     _signal: int | None = None
     """What has asked this training to stop."""
+    _stops = False
+    """What nerfstudio has set `stop_training` to."""
     is_edit = False
     """Whether it begins with another run's scene, and goes on by itself alone."""
     _waiting = False
@@ -149,6 +148,16 @@ class SceneTrainer(Trainer):
     """What tells others that this process writes the run."""
     _runs_on: threading.Thread | None = None
     """The thread that trains, while it does."""
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether the training ends before its next step. nerfstudio resets it once the viewer is there, and must not
+        forget a signal."""
+        return self._stops or self._signal is not None
+
+    @stop_training.setter
+    def stop_training(self, stops: bool) -> None:
+        self._stops = stops
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; a dataset that cannot be read ends in one sentence."""
@@ -233,13 +242,19 @@ class SceneTrainer(Trainer):
         )
 
     def _interrupt(self, number: int) -> None:
-        """A first signal lets the step end; a second one stops at once, with the last checkpoint whole."""
+        """A first signal lets the step end; a second one stops at once, with the last checkpoint whole.
+
+        A terminal that is closed may send two: its shell's and the system's.
+        """
         if self._waiting:
             raise SystemExit(0)
         if self._signal is not None:
-            raise SystemExit(FAILED + number)
-        self._signal, self.stop_training = number, True
-        CONSOLE.log("Stopping after this step; press Ctrl-C again to stop at once.")
+            if number in AT_ONCE:
+                raise SystemExit(FAILED + number)
+            return
+        self._signal = number
+        with to_whom_it_may_reach():
+            CONSOLE.log("Stopping after this step; press Ctrl-C again to stop at once.")
 
     def _after_train(self) -> None:
         """The end of a training; of an interrupted one with a checkpoint, and how to go on."""
@@ -250,10 +265,18 @@ class SceneTrainer(Trainer):
             return
         if self._last_step is not None:
             self.save_checkpoint(self._last_step)
-            going_on = resuming(str(self.config.method_name), self.base_dir.resolve(), self.is_edit)
-            CONSOLE.print(f"Stopped after {self._last_step + 1:d} steps.", highlight=False)
-            say_next(CONSOLE, [going_on], "To go on:")
+        with to_whom_it_may_reach():
+            self._say_stopped()
         raise SystemExit(FAILED + self._signal)
+
+    def _say_stopped(self) -> None:
+        """After how many steps, and how to go on."""
+        if self._last_step is None:
+            CONSOLE.print(BEFORE_ANY_STEP)
+            return
+        going_on = resuming(str(self.config.method_name), self.base_dir.resolve(), self.is_edit)
+        CONSOLE.print(f"Stopped after {self._last_step + 1:d} steps.", highlight=False)
+        say_next(CONSOLE, [going_on], "To go on:")
 
     def _conclude(self, step: int) -> None:
         """Once the last checkpoint is saved: say what to do with the scene."""
@@ -325,6 +348,18 @@ class SceneTrainer(Trainer):
 
     def _steps_to_run(self) -> int:
         return self.config.max_num_iterations
+
+
+@contextmanager
+def to_whom_it_may_reach() -> Iterator[None]:
+    """Within this block, what cannot be printed is left out: the terminal may be closed, or Ctrl-C have ended the `tee`
+    behind a pipe, which rich answers with a SystemExit. Nothing more is then printed either."""
+    try:
+        yield
+    except (OSError, SystemExit):
+        CONSOLE.quiet = progress_console.quiet = True
+    except RuntimeError:  # the signal came while its file was being written to
+        pass
 
 
 def forget_run(folder: Path, below: Path) -> None:

@@ -180,6 +180,15 @@ def test_records_of_other_settings_are_not_taken_for_these(tmp_path):
         engine.check_records(replace(cell, benchmark=other) for cell in cells)
 
 
+def test_scenes_of_other_reconstruction_steps_are_not_taken_for_these(tmp_path):
+    before, now = (Pretended("splatfacto", replace(TOY.settings, reconstruction_steps=steps)) for steps in (50, 600))
+    cell = cells_of(tmp_path, ["nothing"])[0]
+    engine.prepare(replace(cell, benchmark=before))
+    engine.check_records([replace(cell, benchmark=before)])
+    with pytest.raises(UserError, match=r"another reconstruction steps \(50 instead of 600\): give another --out"):
+        engine.check_records([replace(cell, benchmark=now)])
+
+
 @pytest.mark.slow
 def test_a_chain_refines_the_edit_of_the_row_before_it(one_process, tmp_path, capfd):
     refined = "pds-edit+sdedit-refine[pipeline.num_steps=1,pipeline.resolution=32]"

@@ -20,7 +20,7 @@ import tyro
 from pds_nerfstudio.cli.gallery import PAGE, RECORDS, Gallery, _line_without, _name_of
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import workers
-from pds_nerfstudio.evaluation.cells import plan_cells
+from pds_nerfstudio.evaluation.cells import check_records, plan_cells, prepare
 from pds_nerfstudio.evaluation.gallery import OwnRun, OwnSettings, edits_of, lines_of
 from pds_nerfstudio.evaluation.suite import Suite
 from pds_nerfstudio.scenes.run_config import load_config
@@ -166,3 +166,33 @@ def test_a_strangers_run_does_not_say_where_its_gallery_goes(name):
     run: Any = SimpleNamespace(config={"experiment_name": name}, config_path=Path("config.yml"), folder=Path("run"))
     with pytest.raises(UserError, match="gives its gallery no name"):
         _name_of(run)
+
+
+def test_galleries_of_two_runs_of_one_name_lie_apart(tmp_path):
+    def name(folder: str) -> str:
+        return _name_of(SimpleNamespace(config={"experiment_name": "edit"}, folder=tmp_path / folder))  # type: ignore[arg-type]
+
+    assert name("a/run").startswith("edit-run-")
+    assert name("a/run") != name("b/run")
+    assert name("a/2026-01-02_030405_cone") == "edit-2026-01-02_030405_cone"
+
+
+def test_a_gallery_edits_no_scene_of_another_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(OwnRun, "prepare", lambda self, *_: Path(self.settings.run))
+
+    def cell(run: str, target: str, step: int = 59):
+        (tmp_path / run).touch()
+        benchmark = OwnRun("splatfacto", OwnSettings(prior="toybox", run=str(tmp_path / run), step=step))
+        return plan_cells(Suite("gallery", edits_of(SOURCE, [target])), ("pds-edit",), benchmark, 1, tmp_path / "out")[
+            0
+        ]
+
+    first = cell("a.yml", TARGETS[0])
+    assert prepare(first) == tmp_path / "a.yml"
+    check_records([first, cell("a.yml", TARGETS[1])])
+    for other in (cell("b.yml", TARGETS[1]), cell("a.yml", TARGETS[1], step=99)):
+        for refuses in (prepare, lambda cell: check_records([cell])):
+            with pytest.raises(UserError, match=r"made with another (run|step) .* give another --out"):
+                refuses(other)
+    first.source_file.write_text(json.dumps({"config": str(tmp_path / "a.yml")}))  # as 0.1.0 wrote it
+    assert prepare(first) == tmp_path / "a.yml"

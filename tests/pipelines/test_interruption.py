@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step is finished, a checkpoint written, the exit code says so, and the edit can go on."""
+"""Ctrl-C, SIGTERM or a closed terminal: the step is finished, a checkpoint written, and the edit can go on."""
 
 import os
 import re
@@ -9,11 +9,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer import Viewer
 
+from pds_nerfstudio.pipelines.interruption import interruptions
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer
 from pds_nerfstudio.scenes.source import find_run
 
@@ -93,6 +96,51 @@ def test_a_signal_before_the_first_step_ends_in_one_sentence(ns_train, toy_splat
             signal.signal(known, handler)
     assert ended.value.code == code
     assert "Stopped before the first step: the same command begins again." in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("answer", [OSError("Input/output error"), SystemExit(1)], ids=["terminal", "pipe"])
+def test_a_closed_terminal_or_pipe_costs_no_checkpoint(monkeypatch, tmp_path, answer):
+    """rich answers a pipe that nobody reads with SystemExit, also within a signal's handler."""
+
+    def gone(*_, **__):
+        raise answer
+
+    trainer, saved = SceneTrainer.__new__(SceneTrainer), []
+    trainer.base_dir, trainer._last_step, trainer.config = tmp_path, 7, SimpleNamespace(method_name="source-splatfacto")
+    monkeypatch.setattr(trainer, "save_checkpoint", saved.append)
+    monkeypatch.setattr(CONSOLE, "quiet", False)
+    for say in ("log", "print"):
+        monkeypatch.setattr(CONSOLE, say, gone)
+    with interruptions(trainer._interrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert trainer.stop_training
+    with pytest.raises(SystemExit) as ended:
+        trainer._after_train()
+    assert ended.value.code == 143
+    assert saved == [7]
+
+
+def test_a_terminal_that_closes_twice_ends_a_training_in_order_and_nohup_goes_on():
+    trainer, before = SceneTrainer.__new__(SceneTrainer), signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with interruptions(trainer._interrupt):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not trainer.stop_training
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with interruptions(trainer._interrupt):
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert trainer._signal == signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_while_the_viewer_is_built_is_not_forgotten():
+    trainer = SceneTrainer.__new__(SceneTrainer)
+    trainer._interrupt(signal.SIGTERM)
+    trainer.stop_training = False  # as nerfstudio does once the viewer is there
+    assert trainer.stop_training
 
 
 def test_threads_that_render_for_pages_end_with_the_training():
