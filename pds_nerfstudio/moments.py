@@ -5,6 +5,7 @@ RUN/history/120.jpg, 120.pt    training views before step 120; the scene and eve
 RUN/history/120.1.jpg, …       the same, before the first change that was made before that step
 """
 
+import itertools
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,9 +60,10 @@ class Moments:
     views: int = 1
     """How many views a picture shows beside each other, all of one size."""
 
-    def until(self, step: int) -> "Moments":
-        """Those before a step, of which the moments are taken again by an edit that goes on there."""
-        taken = {key: moment for key, moment in self.taken.items() if moment.step < step}
+    def until(self, step: int, number: int | None = None) -> "Moments":
+        """Those before a step, or the first so many: an edit that goes on there takes the others again."""
+        first = {key: moment for key, moment in self.taken.items() if moment.step < step}
+        taken = first if number is None else dict(itertools.islice(self.taken.items(), number))
         undo, redo = ([key for key in keys if key in taken] for keys in (self.undo, self.redo))
         return Moments(taken, undo, redo, self.views)
 

@@ -55,6 +55,8 @@ OF_THE_PHOTOGRAPHS = ("camera_optimizer", "embedding_appearance", "bil_grids")
 GROUPS_OF_THE_PHOTOGRAPHS = ("camera_opt", "bilateral_grid")
 SCENE = "_scene."
 """Prefix, in a checkpoint, of the scene's extra state."""
+REACHED = "_session"
+"""In a checkpoint: how many lines of its run's session, and moments of its history, it contains."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FROZEN_BEFORE = "held"
 """What runs of 0.1.0 call the frozen Gaussians in their checkpoints."""
@@ -66,6 +68,8 @@ class EditPipeline(VanillaPipeline):
     config: EditConfig
     steps: int | None = None
     """Of the whole edit, once that is known."""
+    reached: tuple[int, int] | None = None
+    """What a checkpoint keeps as `REACHED`."""
 
     def __init__(
         self,
@@ -227,7 +231,8 @@ class EditPipeline(VanillaPipeline):
 
     def extra_state(self) -> dict[str, Tensor]:
         """What an edit that goes on needs beside the scene's weights, under names that no weight has."""
-        return {SCENE + name: value for name, value in self.scene.extra_state().items()} | self.beside()
+        own = {} if self.reached is None else {REACHED: torch.tensor(self.reached)}
+        return {SCENE + name: value for name, value in self.scene.extra_state().items()} | self.beside() | own
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """Take it from a pipeline state dict that has it."""

@@ -86,18 +86,19 @@ class History:
         """Whether nothing is lost by going back."""
         return self._kept == "scenes"
 
-    def begin(self, step: int, before: Path | None = None) -> None:
+    def begin(self, step: int, before: Path | None = None, taken: int | None = None) -> None:
         """Open it for an edit that begins at `step`.
 
         Args:
             before: the folder of the run that goes on, whose moments go on too.
+            taken: how many of those its checkpoint knows of; by default, all that were taken before the step.
 
         Raises:
             UserError: they are damaged.
         """
         self._begin = Snapshot.of(self._edit, 0, scene=False).copied() if before is None else self._begin
         if before is not None:
-            self.moments = read_moments(before / FOLDER).until(step)
+            self.moments = read_moments(before / FOLDER).until(step, taken)
             if (before / FOLDER / BEGIN).is_file():
                 self._begin = load_snapshot(before / FOLDER / BEGIN)
             if distributed.rank() == 0:
@@ -143,13 +144,17 @@ class History:
             self._kept = "nothing"
             CONSOLE.log(f"[yellow]The edit goes on without its history: {in_rich(first_line(error))}")
 
-    def before(self, step: int, change: str, words: str) -> Moment | None:
-        """Take a moment before a change; None where the last one before a change of the same setting will do."""
+    def before(self, step: int, change: str, words: str, target: str | None = None) -> Moment | None:
+        """Take a moment before a change; None where the last one before a change of the same setting will do.
+
+        Args:
+            target: the moment that the change goes back to, which is not to make room.
+        """
         last = self.moments.taken.get(self.moments.undo[-1]) if self.moments.undo else None
         slides = change in NAMES and change not in ONE_BY_ONE
         if slides and last is not None and last.change == change and step - last.step < ONE_CHANGE:
             return None
-        return self._take(Moment(self._next_key(step), step, self._settings(), change, words))
+        return self._take(Moment(self._next_key(step), step, self._settings(), change, words), target=target)
 
     def name(self, step: int, name: str) -> Moment:
         """Take a moment that is kept whatever room it takes."""
@@ -158,6 +163,7 @@ class History:
     def forget(self, moment: Moment) -> None:
         """Take back what was taken before a change that was refused."""
         self.moments.taken.pop(moment.key, None)
+        self.last = next(reversed(self.moments.taken), None)
         for ending in (".jpg", ".pt"):
             (self.folder / f"{moment.key}{ending}").unlink(missing_ok=True)
         self._write()
@@ -220,7 +226,7 @@ class History:
     def _settings(self) -> dict:
         return begin_of(self._edit.pipeline.config)
 
-    def _take(self, moment: Moment, scene: bool | None = None) -> Moment:
+    def _take(self, moment: Moment, scene: bool | None = None, target: str | None = None) -> Moment:
         scene = self.keeps_scenes or moment.key in self._wanted if scene is None else scene
         moment = replace(moment, scene=scene)
         if distributed.rank() == 0:
@@ -231,7 +237,7 @@ class History:
         self.moments.taken[moment.key] = moment
         self.last = moment.key
         if distributed.rank() == 0:
-            self._make_room()
+            self._make_room(target)
             self.moments.write(self.folder)
         return moment
 
@@ -248,13 +254,13 @@ class History:
         with written(self.folder / f"{key}.jpg") as partial:
             as_pil(torch.cat(images, dim=-1)).save(partial, "JPEG", quality=92)
 
-    def _make_room(self) -> None:
-        """Let scenes go until those that are left fit: first those between changes, the most crowded ones first, then
-        those before the oldest changes."""
+    def _make_room(self, target: str | None = None) -> None:
+        """Let scenes other than `target` go until those that are left fit: first those between changes, the most
+        crowded ones first, then those before the oldest changes."""
         sizes = {moment.key: self._size(moment.key) for moment in self.moments.taken.values() if moment.scene}
         while sum(sizes.values()) > self._room:
             free = [key for key in sizes if key not in self._wanted and not self.moments.taken[key].name]
-            free = [key for key in free if key != self.last]
+            free = [key for key in free if key not in (self.last, target)]
             between = [key for key in free if not self.moments.taken[key].change]
             if not free:
                 return

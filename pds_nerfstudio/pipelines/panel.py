@@ -26,9 +26,9 @@ from pds_nerfstudio.moments import SOURCE, Moment
 from pds_nerfstudio.objectives import BY_NAME
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
 from pds_nerfstudio.pipelines.edit_config import EditConfig
-from pds_nerfstudio.pipelines.history import History
 from pds_nerfstudio.pipelines.region_controls import RegionControls
 from pds_nerfstudio.pipelines.revise import ReviseConfig
+from pds_nerfstudio.pipelines.session import Session
 from pds_nerfstudio.pipelines.steering import settings_of
 from pds_nerfstudio.scenes.region import Point
 from pds_nerfstudio.text import in_markdown
@@ -73,20 +73,25 @@ class Panel:
         display: Display,
         config: EditConfig,
         ask: Callable[..., None],
-        history: History,
+        session: Session,
     ) -> None:
         """Put the elements into the page: one or two for each of `steering.SETTINGS` that the edit has.
 
         Args:
             config: the edit's settings, which changes alter.
             ask: takes a change and its value, see `Session.request`.
-            history: its moments, to be listed.
+            session: knows what was asked for, and the moments to be listed.
         """
-        self._viewer, self._display, self._config, self._request, self._history = viewer, display, config, ask, history
+        self._viewer, self._display, self._config, self._request = viewer, display, config, ask
+        self._history = session.history
         self._gui: Any = viewer.viser_server.gui
         self._shown_at = -float("inf")
         self._settings: dict[str, list[GuiInputHandle]] = {}
         """By name of the setting, the elements that show its value, or its two values."""
+        self._followed = settings_of(config)
+        """The settings as the elements were last brought to them."""
+        self._asked: set[str] = set()
+        """Those that were asked for since."""
         self._listed: dict[str, str] = {}
         """What the list of moments shows, and the key of each."""
         # nerfstudio's title bar takes 50 pixels for links and a logo from its site; its panel is too narrow for itself.
@@ -105,7 +110,7 @@ class Panel:
             with self._gui.add_folder("History"):
                 self._add_history()
             with self._gui.add_folder("Region", expand_by_default=False):
-                RegionControls(viewer, self._display, config, self._ask, self.say, self._button)
+                RegionControls(viewer, self._display, session.value_of, self._ask, self.say, self._button)
             with self._gui.add_folder("What is happening", expand_by_default=False):
                 self._picture, self._decisions = self._gui.add_markdown(""), self._gui.add_markdown("")
 
@@ -215,6 +220,7 @@ class Panel:
 
     def _ask(self, change: str, value: Any = None) -> None:
         """Pages of a paused edit render anew at once; those of another hear of the next step."""
+        self._asked.add(change)
         self._request(change, value)
         self._viewer._trigger_rerender()
 
@@ -246,9 +252,12 @@ class Panel:
         self._list_moments()
 
     def follow(self) -> None:
-        """Bring the elements to the settings, which something else than they has changed."""
-        now = settings_of(self._config)
+        """Bring elements to the settings that have changed, or were asked to; what else is being typed stays."""
+        before, now, asked = self._followed, settings_of(self._config), self._asked
+        self._followed, self._asked = now, set()
         for name, elements in self._settings.items():
+            if name not in asked and now.get(name) == before.get(name):
+                continue
             value: Any = now.get(name)
             values: list[Any] = value if name == "prompts" else [tuple(value) if isinstance(value, list) else value]
             for element, one in zip(elements, values, strict=True):

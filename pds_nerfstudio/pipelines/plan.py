@@ -25,7 +25,7 @@ from pds_nerfstudio.pipelines.distillation import ADAPTERS
 from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.recipe import follow
 from pds_nerfstudio.pipelines.refine import RefineConfig
-from pds_nerfstudio.pipelines.replay import adopt_replay, continues, replays_on, session_of, with_what_is_left
+from pds_nerfstudio.pipelines.replay import adopt_replay, continues, reached, replays_on, session_of, with_what_is_left
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.settings_tree import check_settings, read, settings, write
 from pds_nerfstudio.pipelines.steering import Change, adopt_settings, settings_at
@@ -68,7 +68,7 @@ class Plan:
     refreeze: bool = False
     """Whether the command line says anew where a resumed edit may change its scene."""
     done: tuple[Change, ...] = ()
-    """What was changed in a resumed edit before `first_step`."""
+    """What was changed in a resumed edit before its checkpoint."""
     warning: str = ""
     """What the prior will not make of the prompts."""
     recipe: str = ""
@@ -76,6 +76,8 @@ class Plan:
     due: tuple[Change, ...] = ()
     """What is to be changed from there on: by --replay, or again, where an edit was interrupted after the change and
     before its next checkpoint."""
+    moments: int | None = None
+    """How many moments of the history a resumed edit's checkpoint knows of; None where it does not say."""
 
     @property
     def resumes(self) -> bool:
@@ -109,10 +111,11 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
 
     previous = run.config
     resumes = continues(config, run)
-    done, due = (), replayed
+    done, due, moments = (), replayed, None
     if resumes:
+        _, moments = reached(run) or (0, None)
         done, again = session_of(config, run, given)
-        due = due or with_what_is_left(config, run, again)
+        due = due or with_what_is_left(config, run, done, again)
         _adopt_run(config, previous, given, done)
         find_source_again(config, run, given)
     else:
@@ -185,6 +188,7 @@ def prepare(config: TrainerConfig, default: TrainerConfig) -> Plan:
         unknown_words(pipeline.prior, pipeline.src_prompt, pipeline.tgt_prompt),
         followed,
         due,
+        moments,
     )
 
 

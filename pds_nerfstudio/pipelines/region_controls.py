@@ -8,8 +8,7 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 from viser import GuiEvent, ScenePointerEvent
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.pipelines.edit_config import EditConfig
-from pds_nerfstudio.pipelines.steering import NOTHING_PICKED, settings_of
+from pds_nerfstudio.pipelines.steering import NOTHING_PICKED
 from pds_nerfstudio.scenes.region import Point
 
 GROWN_BY = 0.1
@@ -39,7 +38,7 @@ class RegionControls:
         self,
         viewer: Viewer,
         display: Pages,
-        config: EditConfig,
+        value_of: Callable[[str], Any],
         ask: Callable[[str, Any], None],
         say: Callable[[str], None],
         button: Callable[..., Any],
@@ -47,12 +46,12 @@ class RegionControls:
         """Put them into the page.
 
         Args:
-            config: the edit's settings, which changes alter.
+            value_of: what one of the edit's settings is, or was last asked to be.
             ask: takes a change and its value.
             say: shows what became of a request.
             button: makes a button of a label and what it does.
         """
-        self._viewer, self._display, self._config = viewer, display, config
+        self._viewer, self._display, self._value_of = viewer, display, value_of
         self._ask, self._say = ask, say
         gui: Any = viewer.viser_server.gui
         button(
@@ -132,12 +131,12 @@ class RegionControls:
             "rectangle": [round(value, 6) for value in (left, top, right, bottom)],
             "adds": adds,
         }
-        now = settings_of(self._config)["pick"] or NOTHING_PICKED
+        now = self._value_of("pick") or NOTHING_PICKED
         self._shown.value = self._display.shows_region = True
         self._ask("pick", now | {"drawn": [*now["drawn"], stencil]})
 
     def _alter(self, how: str) -> None:
-        now = settings_of(self._config)["pick"]
+        now = self._value_of("pick")
         if how in ("Draw", "Erase"):
             self._wait_for_rectangle(how == "Draw")
         elif now is None:
@@ -154,7 +153,7 @@ class RegionControls:
 
     def _free(self) -> None:
         for name in ("box", "pick"):
-            if settings_of(self._config)[name] is not None:
+            if self._value_of(name) is not None:
                 self._ask(name, None)
 
     def _ask_for_box(self) -> None:

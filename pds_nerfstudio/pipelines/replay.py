@@ -1,11 +1,14 @@
 """Which sessions an edit goes on with: its run's own, or one that --replay names."""
 
+import torch
 from nerfstudio.engine.trainer import TrainerConfig
+from torch import Tensor
 
+from pds_nerfstudio.pipelines.base import REACHED
 from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.steering import FLAGS, SESSION_FILE, Change, adopt_settings, read_session
-from pds_nerfstudio.scenes.source import SourceRun
+from pds_nerfstudio.scenes.source import SourceRun, load_source_state
 
 
 def continues(config: TrainerConfig, run: SourceRun) -> bool:
@@ -27,12 +30,22 @@ def session_of(config: TrainerConfig, run: SourceRun, given: Given) -> tuple[tup
     if not path.is_file():
         return (), ()
     changes = read_session(path)
-    first_step = run.step + 1
-    after = [change for change in changes[1:] if change.step >= first_step]
+    contained, _ = reached(run) or (sum(change.step <= run.step for change in changes), 0)
+    after = changes[max(contained, 1) :]
     if config.load_step is not None or config.load_checkpoint is not None:
         after = []
     again = tuple(change for change in after if not any(map(given.within, FLAGS.get(change.change, ()))))
-    return tuple(change for change in changes if change.step < first_step), again
+    return tuple(changes[:contained]), again
+
+
+def reached(run: SourceRun) -> tuple[int, int] | None:
+    """How many lines of its session, and moments of its history, a run's checkpoint contains: a change made while the
+    edit was paused is one of the next step's. None where a run of 0.1.0 does not say."""
+    numbers = load_source_state(run).get(REACHED)
+    if not isinstance(numbers, Tensor) or numbers.dtype != torch.int64 or numbers.shape != (2,) or numbers.min() < 0:
+        return None
+    lines, moments = numbers.tolist()
+    return lines, moments
 
 
 def adopt_replay(config: TrainerConfig) -> tuple[Change, ...]:
@@ -52,10 +65,13 @@ def replays_on(config: TrainerConfig, run: SourceRun) -> bool:
     return replay is not None and continues(config, run) and getattr(config, "replay", None) in (None, replay)
 
 
-def with_what_is_left(config: TrainerConfig, run: SourceRun, again: tuple[Change, ...]) -> tuple[Change, ...]:
+def with_what_is_left(
+    config: TrainerConfig, run: SourceRun, done: tuple[Change, ...], again: tuple[Change, ...]
+) -> tuple[Change, ...]:
     """What is to be made again after a checkpoint, with what the session that the run was replaying changes later."""
     if not replays_on(config, run):
         return again
     config.replay = run.config.replay  # pyright: ignore[reportAttributeAccessIssue]
-    left = [change for change in read_session(config.replay)[1:] if change.step > run.step and change not in again]  # pyright: ignore[reportAttributeAccessIssue]
+    replayed, known = read_session(config.replay)[1:], (*done, *again)  # pyright: ignore[reportAttributeAccessIssue]
+    left = [change for change in replayed if change.step > run.step and change not in known]
     return tuple(sorted([*again, *left], key=lambda change: change.step))

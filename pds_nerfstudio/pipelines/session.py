@@ -18,11 +18,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import write_whole
-from pds_nerfstudio.moments import SOURCE
+from pds_nerfstudio.moments import SOURCE, Moment
 from pds_nerfstudio.pipelines import distributed
 from pds_nerfstudio.pipelines.history import Edit, History
 from pds_nerfstudio.pipelines.settings_tree import read, settings, write
 from pds_nerfstudio.pipelines.steering import (
+    AS,
     BEGIN,
     NAMES,
     SESSION_FILE,
@@ -51,6 +52,8 @@ class Session:
         self.history = history
         self._trainer = trainer
         self._queue: list[tuple[str, Any]] = []
+        self._asked: list[tuple[str, Any]] = []
+        """What is being made of it."""
         self._queue_lock = threading.Lock()
         self._replayed = [change for change in replayed if change.change != BEGIN]
         self._done: list[Change] = []
@@ -62,17 +65,31 @@ class Session:
                 self._queue = [asked for asked in self._queue if asked[0] != change]
             self._queue.append((change, value))
 
-    def begin(self, step: int, done: Iterable[Change] = (), folder: Path | None = None) -> None:
+    def value_of(self, name: str) -> Any:
+        """What one of the settings is to be, from any thread: as last asked for, or else as it is."""
+        with self._queue_lock:
+            asked = [value for change, value in self._asked + self._queue if change == name]
+        return asked[-1] if asked else settings_of(self._trainer.pipeline.config)[name]
+
+    @property
+    def reached(self) -> tuple[int, int]:
+        """How many lines the log has, and the history moments: what a checkpoint of now contains."""
+        return len(self._done), len(self.history.moments.taken)
+
+    def begin(
+        self, step: int, done: Iterable[Change] = (), folder: Path | None = None, moments: int | None = None
+    ) -> None:
         """Open the log of an edit that begins at `step`.
 
         Args:
-            done: the changes of an edit that goes on, before `step`.
+            done: the changes that the checkpoint of an edit that goes on contains.
             folder: its run's folder, whose history goes on too.
+            moments: how many of that history the checkpoint knows of.
 
         Raises:
             UserError: that history is damaged.
         """
-        self.history.begin(step, folder)
+        self.history.begin(step, folder, moments)
         self._replayed = [change for change in self._replayed if change.step >= step]
         config = self._trainer.pipeline.config
         self._done = list(done) or [Change(step, BEGIN, begin_of(config))]
@@ -88,11 +105,11 @@ class Session:
         due = [change for change in self._replayed if change.step <= step]
         self._replayed = [change for change in self._replayed if change.step > step]
         with self._queue_lock:
-            asked, self._queue = self._queue, []
-        if not due and not asked:
+            self._asked, self._queue = self._queue, []
+        if not due and not self._asked:
             return
         settings = settings_of(self._trainer.pipeline.config)
-        for name, value in [(change.change, change.value) for change in due] + asked:
+        for name, value in [(change.change, change.value) for change in due] + self._asked:
             if name in NAMES and settings_of(self._trainer.pipeline.config).get(name) == value:
                 continue
             try:
@@ -105,22 +122,31 @@ class Session:
             self._done.append(change)
             self.note = f"Before step {step}: {said(change.change, change.value)}."
             CONSOLE.log(in_rich(self.note))
+        self._asked = []
         self._write()
         if settings_of(self._trainer.pipeline.config) != settings:
             self._keep_settings()
         self.on_answer()
+
+    def end(self) -> None:
+        """Say what was asked for too late to be made."""
+        with self._queue_lock:
+            asked, self._queue = self._queue, []
+        if asked:
+            late = ", ".join(name if value is None else said(name, value) for name, value in asked)
+            self.note = f"The edit has ended before this could be made: {late}. Start another from it."
+            CONSOLE.log(f"[yellow]{in_rich(self.note)}")
 
     def _make(self, step: int, name: str, value: Any) -> Change:
         """Make what was asked for, after a moment of the edit as it is; returns what goes into the log."""
         history, trainer, pipeline = self.history, self._trainer, self._trainer.pipeline
         if name == "snapshot":
             return Change(step, name, history.name(step, str(value or name)).name)
-        after = {"undo": history.undone, "redo": history.redone}.get(name, history.changed)
         if name in ("undo", "redo"):
-            name, value = "restore", self._last_of(name)
+            name, value = "restore", self._target(self._last_of(name)) | {AS: name}
         if name == "restore":
             value = self._target(value)
-        moment = history.before(step, name, said(name, value))
+        moment = history.before(step, name, said(name, value), value["to"] if name == "restore" else None)
         try:
             if name in NAMES:
                 self._set(name, value)
@@ -137,8 +163,19 @@ class Session:
             if moment is not None:
                 history.forget(moment)
             raise
-        after(moment)
+        self._list(name, value, moment)
         return Change(step, name, value)
+
+    def _list(self, name: str, value: Any, moment: Moment | None) -> None:
+        """Say what can be undone and redone after a change. A replay may go by a log of 0.1.0, which does not say what
+        was undone."""
+        way, moments = value.get(AS) if name == "restore" else None, self.history.moments
+        if way == "undo" and value["to"] in moments.undo[-1:]:
+            self.history.undone(moment)
+        elif way == "redo" and value["to"] in moments.redo[-1:]:
+            self.history.redone(moment)
+        else:
+            self.history.changed(moment)
 
     def _set(self, name: str, value: Any) -> None:
         pipeline = self._trainer.pipeline

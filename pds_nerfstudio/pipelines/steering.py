@@ -30,6 +30,8 @@ BEGIN = "begin"
 """The change that opens every session: all settings as the edit began."""
 FURTHER = "further"
 """Under this name a session's first line keeps what its objective has beyond SETTINGS."""
+AS = "as"
+"""Under this name a `restore` keeps whether it was an "undo" or a "redo"."""
 ACTIONS = ("perturb", "snapshot", "restore")
 """What can be asked for: `perturb` by an η, a `snapshot` by a name, and to `restore` a moment of the history, or the
 source: `{"to": key, "settings": what then held}`."""

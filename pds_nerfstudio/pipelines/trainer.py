@@ -143,8 +143,16 @@ class EditTrainer(SceneTrainer):
             scenes = pipeline.model, pipeline.build_model(), pipeline.build_source()
             self.display = Display(self.viewer_state, *scenes)
             begin_at(self.viewer_state, pipeline.views.camera(0, *pipeline.views.size(0)))
-            self.panel = Panel(self.viewer_state, self.display, pipeline.config, self._ask, self.session.history)
-            self.session.on_answer = self.panel.follow
+            self._add_panel(self.viewer_state, self.display)
+
+    def _add_panel(self, viewer: Viewer, display: Display) -> None:
+        """Let pages steer the edit; of several processes, the others would not hear of a change."""
+        if distributed.count() > 1:
+            CONSOLE.log("Pages show this edit and cannot steer it: that takes an edit on one GPU.")
+            return
+        self.panel = Panel(viewer, display, self.pipeline.config, self._ask, self.session)
+        self.session.on_answer = self.panel.follow
+        viewer.pause_train.on_click(lambda _: self._make_while_paused())  # behind nerfstudio's own
 
     def setup_optimizers(self):
         """Open the scene first: optimisers built earlier would hold the parameters of an empty one."""
@@ -195,6 +203,8 @@ class EditTrainer(SceneTrainer):
             super().train()
 
     def _conclude(self, step: int) -> None:
+        self.session.end()
+        self._show(now=True)
         self.session.history.end(step + 1)
         conclude(self.pipeline, self.base_dir)
 
@@ -265,7 +275,8 @@ class EditTrainer(SceneTrainer):
                 self.session.history.portray_source()
                 self.pipeline.begin(self.probe)
                 distributed.share(itertools.chain(*self.optimizers.parameters.values()))
-            self.session.begin(self._start_step, plan.done, plan.run.config_path.parent if plan.resumes else None)
+            folder = plan.run.config_path.parent if plan.resumes else None
+            self.session.begin(self._start_step, plan.done, folder, plan.moments)
         self._log_images(self._start_step)
         self._show(now=True)
 
@@ -286,6 +297,7 @@ class EditTrainer(SceneTrainer):
         with self.train_lock:
             if self._check is not None:
                 self._check.require_finite()
+            self.pipeline.reached = self.session.reached
             super().save_checkpoint(step)
             self._log_images(step)
 
@@ -301,6 +313,10 @@ class EditTrainer(SceneTrainer):
             self.session.note = "The edit has ended and is saved: start another from it."
         else:
             self.session.request(change, value)
+        self._make_while_paused()
+
+    def _make_while_paused(self) -> None:
+        """Make what was asked for, also before the pause and after the last step's begin."""
         if self.training_state == "paused":
             with self.train_lock:
                 self.session.apply(self._next_step)

@@ -128,6 +128,22 @@ def test_a_refused_change_leaves_no_moment(history):
     assert [path.name for path in history.folder.iterdir()] == [INDEX]
 
 
+@pytest.mark.parametrize("room", [250, 150])
+def test_going_back_does_not_make_room_by_the_moment_that_it_goes_to(history, room):
+    history._room = room
+    history.changed(history.before(5, "prompts", "other prompts"))
+    history.changed(history.before(30, "box", "a box"))
+    target = history.moments.undo[-1]
+    history.undone(history.before(40, "restore", "back", target))
+    assert kept(history)[-2:] == [target, "40.1"]
+
+
+def test_what_is_spared_after_a_refused_change_is_the_moment_that_is_left(history):
+    history.reach(30)
+    history.forget(history.before(31, "box", "a box"))
+    assert history.last == "30"
+
+
 def test_a_full_disk_ends_the_history_and_not_the_edit(history, monkeypatch):
     def full(*_):
         raise UserError("There is no space left.")
@@ -169,6 +185,7 @@ def test_the_list_is_read_as_it_was_written_as_far_as_a_step(tmp_path):
     assert json.loads((tmp_path / INDEX).read_text())["views"] == 3
     assert list(read_moments(tmp_path).until(8).taken) == ["0", "3.1", "5"]
     assert read_moments(tmp_path).until(8).undo == ["3.1"]
+    assert list(read_moments(tmp_path).until(8, 4).taken) == ["0", "3.1", "5", "8.1"]
 
 
 MOMENTS = (("0", 0, ""), ("3.1", 3, "prompts"), ("5", 5, ""), ("8.1", 8, "box"), ("10", 10, ""))

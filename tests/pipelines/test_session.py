@@ -4,6 +4,8 @@ import contextlib
 import copy
 import json
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +15,16 @@ from hypothesis import strategies as st
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.moments import read_moments
 from pds_nerfstudio.objectives import DDS, PDS
+from pds_nerfstudio.pipelines import history
+from pds_nerfstudio.pipelines.panel import Panel
+from pds_nerfstudio.pipelines.region_controls import RegionControls
 from pds_nerfstudio.pipelines.session import Session
 from pds_nerfstudio.pipelines.snapshot import Snapshot
 from pds_nerfstudio.pipelines.steering import (
     NAMES,
+    NOTHING_PICKED,
     SESSION_FILE,
     Change,
     adopt_settings,
@@ -72,6 +79,140 @@ def steered(ns_train, monkeypatch, free_port):
         return config
 
     return run
+
+
+class NoScene:
+    """A snapshot of `Unchanged`."""
+
+    def copied(self):
+        return self
+
+    def put_back(self, *_):
+        pass
+
+
+class Unchanged:
+    """As much of a trainer as a session needs that changes settings alone."""
+
+    def __init__(self, folder):
+        self.base_dir = folder
+        self.optimizers = SimpleNamespace(optimizers={})
+        self.pipeline = SimpleNamespace(
+            config=pipeline_config("pnr-edit-splat"), region_depends_on=(), source_state=dict
+        )
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """`opened(name, changes)`: a session that begins, of which `changes` are a replay's."""
+    monkeypatch.setattr(Snapshot, "of", classmethod(lambda *_, **__: NoScene()))
+    monkeypatch.setattr(history, "save_snapshot", lambda _, path: (path.parent.mkdir(exist_ok=True), path.touch()))
+    monkeypatch.setattr(history, "load_snapshot", lambda _: NoScene())
+    monkeypatch.setattr(history.History, "_draw", lambda *_: None)
+
+    def begin(name: str = "live", changes=()) -> Session:
+        trainer: Any = Unchanged(tmp_path / name)
+        session = Session(trainer, history.History(trainer, every=1000), changes)
+        (tmp_path / name / "history").mkdir(parents=True)
+        session.begin(0)
+        return session
+
+    return begin
+
+
+def test_a_replay_of_an_undo_can_undo_the_same(opened):
+    live = opened()
+    for step, request in (
+        (2, ("guidance_scale", 9.0)),
+        (3, ("prompts", ["a can", "a green can"])),
+        (4, ("undo", None)),
+        (5, ("redo", None)),
+        (6, ("undo", None)),
+        (7, ("guidance_scale", 10.0)),  # a slider that moves on: no moment of its own, as the undo is none to undo
+        (8, ("box", [0, 0, 0, 1, 1, 1])),
+    ):
+        live.request(*request)
+        live.apply(step)
+    again = opened("again", read_session(live._trainer.base_dir / SESSION_FILE)[1:])
+    for step in range(2, 10):
+        again.apply(step)
+    assert list(again.history.moments.taken) == list(live.history.moments.taken)
+    assert again.history.moments.undo == ["2.1", "8.1"]
+    old = [change for change in read_session(live._trainer.base_dir / SESSION_FILE) if change.change == "restore"]
+    for change in old:  # as 0.1.0 wrote them
+        del change.value["as"]
+    opened("old", old).apply(9)
+
+
+def test_requests_of_one_step_go_on_from_each_other(opened):
+    session, said = opened(), []
+    controls = RegionControls.__new__(RegionControls)
+    controls._value_of, controls._ask, controls._say = session.value_of, session.request, said.append
+    session.request("pick", NOTHING_PICKED | {"point": [0.0, 0.0, 0.0]})
+    for how in ("Grow", "Grow", "Grow", "Invert"):
+        controls._alter(how)
+    session.request("box", [0, 0, 0, 1, 1, 1])
+    session.apply(2)
+    now = settings_of(session._trainer.pipeline.config)
+    assert (now["pick"]["grow"], now["pick"]["invert"], said) == (0.3, True, [])
+    session.request("box", [0, 0, 0, 2, 2, 2])
+    controls._free()
+    session.apply(3)
+    now = settings_of(session._trainer.pipeline.config)
+    assert (now["pick"], now["box"]) == (None, None)
+
+
+def test_what_was_asked_for_too_late_is_named(opened):
+    session = opened()
+    session.request("guidance_scale", 9.0)
+    session.request("undo")
+    session.end()
+    assert session.note == "The edit has ended before this could be made: guidance 9, undo. Start another from it."
+
+
+def test_what_is_being_typed_stays_when_another_setting_changes():
+    config = pipeline_config("pds-edit-splat")
+    panel: Any = Panel.__new__(Panel)
+    panel._config, panel._followed, panel._asked = config, settings_of(config), set()
+    source, target, guidance = (SimpleNamespace(value=value) for value in (config.src_prompt, "a photo of", 40.0))
+    panel._settings = {"prompts": [source, target], "guidance_scale": [guidance]}
+    change_setting(config, "guidance_scale", 30.0)
+    panel.follow()
+    assert (target.value, guidance.value) == ("a photo of", 30.0)
+    panel._asked, guidance.value = {"guidance_scale"}, -1.0  # was asked for and refused
+    panel.follow()
+    assert (target.value, guidance.value) == ("a photo of", 30.0)
+
+
+@pytest.mark.slow
+def test_a_change_of_a_paused_edit_that_its_checkpoint_contains_is_not_made_again(
+    steered, ns_train, toy_splats, monkeypatch
+):
+    edit = ("--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--pipeline.refine-steps", 2)
+    straight = steered({4: [("perturb", 0.3)]}, "pnr-edit-splat", *edit, "--max-num-iterations", 8)
+    update = EditTrainer._update_viewer_state
+
+    def pause_and_stop(self, step: int):
+        update(self, step)
+        if step == 3:
+            self.session.request("perturb", 0.3)
+            self.training_state = "paused"
+            self._make_while_paused()
+            self._interrupt(15)
+
+    monkeypatch.setattr(EditTrainer, "_update_viewer_state", pause_and_stop)
+    stopped = ("--max-num-iterations", 8, "--experiment-name", "stopped", "--history", "scenes")
+    with pytest.raises(SystemExit):
+        steered({}, "pnr-edit-splat", *edit, *stopped)
+    monkeypatch.setattr(EditTrainer, "_update_viewer_state", update)
+    (run,) = straight.output_dir.glob("stopped/*/*")
+    assert find_run(run).step == 3
+    resumed = ns_train("pnr-edit-splat", "--load-dir", run)
+    changes = read_session(resumed.get_base_dir() / SESSION_FILE)
+    assert [(change.step, change.change) for change in changes] == [(0, "begin"), (4, "perturb")]
+    assert read_moments(resumed.get_base_dir() / "history").undo == ["4.1"]
+    a, b = (scene_of(config) for config in (straight, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.slow
