@@ -40,7 +40,8 @@ def run_child(
     """Run a command on this terminal and wait for it, however long it takes to end in order.
 
     It runs in a session of its own and gets Ctrl-C and SIGTERM from here, each once: both from the terminal and from
-    a `kill` of this process alone. On Linux it gets SIGTERM if this process ends before it.
+    a `kill` of this process alone. With Ctrl-Z it stops, and all that it has begun, until this process goes on. On
+    Linux it gets SIGTERM if this process ends before it.
 
     Args:
         keep_open: file descriptors that it inherits, such as a lock that is to last as long as it does.
@@ -55,8 +56,21 @@ def run_child(
             with suppress(ProcessLookupError):
                 child.send_signal(number)
 
+    def to_group(number: int) -> None:
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, number)
+
+    def stop(*_: object) -> None:
+        to_group(signal.SIGSTOP)  # the system ignores SIGTSTP in a session that has no shell
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)  # goes on here
+        signal.signal(signal.SIGTSTP, stop)
+        to_group(signal.SIGCONT)
+
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, pass_on) for number in PASSED_ON} if main else {}
+    handlers = dict.fromkeys(PASSED_ON, pass_on) | {signal.SIGTSTP: stop}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()} if main else {}
     try:
         child = subprocess.Popen(
             command,

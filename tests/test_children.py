@@ -43,6 +43,31 @@ def _ends(process: int, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no /proc")
+def test_a_stopped_parent_stops_its_child_until_it_goes_on():
+    code = f"import sys\nCHILD = {CHILD!r}\n{PARENTS['a command']}"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=os.setpgrp) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            for number, states in ((signal.SIGTSTP, "T"), (signal.SIGCONT, "SR")):
+                os.kill(parent.pid, number)
+                assert all(_comes_to(process, states) for process in (parent.pid, child))
+        finally:
+            os.kill(parent.pid, signal.SIGKILL)
+    assert _ends(child, seconds=10)
+
+
+def _comes_to(process: int, states: str) -> bool:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in states:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_a_childs_exit_code_is_its_own():
     from pds_nerfstudio.children import Ended, run_child
 

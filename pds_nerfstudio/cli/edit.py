@@ -161,7 +161,7 @@ class Edit:
         if folder is not None:
             photographs = find_photographs((self.run_folder,), None).paths
             proposal = propose_caption(folder, photographs[:: -(-len(photographs) // CAPTIONED)])
-        if not sys.stdin.isatty():
+        if not _is_asked():
             proposed = f" ({folder} proposes {shlex.quote(proposal)})" if proposal else ""
             raise UserError(f'The source prompt is empty: say what is there, --from "a photo of …"{proposed}.')
         hint = f" [{proposal}]" if proposal else ""
@@ -217,7 +217,7 @@ class Edit:
     def _goes_on(self, preview: Stage, console: Console) -> bool:
         """Whether the scene is to be edited with these prompts, now that a photograph was."""
         console.print(f"Look at {printable(preview.result.with_name('sheet.png'))}", markup=False)
-        if sys.stdin.isatty() and _answer("Edit the scene with these prompts? [y/N] ").lower() in ("y", "yes"):
+        if _is_asked() and _answer("Edit the scene with these prompts? [y/N] ").lower() in ("y", "yes"):
             return True
         console.print("The same command again edits the scene; with other prompts, give a new --out.")
         return False
@@ -346,6 +346,11 @@ class Edit:
         *_, edited = (stage.result for stage in stages if stage.trains)
         look, *_, export = after_edit(edited, self.out)  # what lies between has been done
         say_next(console, [look, export])
+
+
+def _is_asked() -> bool:
+    """Whether somebody is there to answer; a shell's `<&-` leaves no standard input at all."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _answer(question: str) -> str:

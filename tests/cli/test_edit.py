@@ -397,3 +397,10 @@ def test_a_chain_goes_on_with_the_stage_that_failed(run_command, toy_splats, tmp
     assert fingerprint(toy_splats.parent) == before
 
     assert "holds another edit" in run_command(*command, "--render-args=--frames 3", fails=True).stderr
+
+
+def test_nobody_is_asked_where_there_is_no_standard_input(monkeypatch):
+    from pds_nerfstudio.cli.edit import _is_asked
+
+    monkeypatch.setattr("sys.stdin", None)  # `<&-` in a shell
+    assert not _is_asked()

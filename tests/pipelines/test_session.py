@@ -184,6 +184,13 @@ def test_what_is_being_typed_stays_when_another_setting_changes():
     assert (target.value, guidance.value) == ("a photo of", 30.0)
 
 
+def test_pages_do_not_steer_an_edit_on_several_gpus(monkeypatch):
+    monkeypatch.setattr("pds_nerfstudio.pipelines.distributed.count", lambda: 2)
+    trainer, nothing = EditTrainer.__new__(EditTrainer), Any
+    trainer._add_panel(nothing, nothing)  # pyright: ignore[reportArgumentType]
+    assert trainer.panel is None
+
+
 @pytest.mark.slow
 def test_a_change_of_a_paused_edit_that_its_checkpoint_contains_is_not_made_again(
     steered, ns_train, toy_splats, monkeypatch
