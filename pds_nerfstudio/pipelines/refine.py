@@ -10,6 +10,7 @@ that trains on them feed their errors back, and it drifts (docs/refine.md).
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -35,6 +36,8 @@ from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.scene import FROZEN
 from pds_nerfstudio.scenes.source import SourceRun, find_run
 
+KEPT = "_kept."
+"""Prefix, in a checkpoint, of what the edit froze."""
 CHANGED = 0.1
 """Of RGB in [0, 1]."""
 EDITED = 0.05
@@ -79,21 +82,50 @@ class RefinePipeline(DatasetUpdatePipeline):
     """Replaces training images by what SDEdit makes of the scene's renderings."""
 
     config: RefineConfig
+    _kept: Mapping[str, Tensor] = MappingProxyType({})
+    """What the edit froze and stays frozen, named as in the extra state of the scene that it left."""
     _confined = True
     """Whether --pipeline.change edited still says something."""
 
     def open(self, state: Mapping[str, Tensor], resumes: bool = False, refreeze: bool = False) -> None:
         """See `EditPipeline.open`; what the edit froze stays frozen."""
         named = {name.removeprefix(SCENE): value for name, value in state.items() if name.startswith(SCENE + FROZEN)}
-        kept = named if self.config.keep_frozen and not resumes else {}
-        self._confined = not kept  # the edit itself was, where it left anything frozen
+        self._keep(named if self.config.keep_frozen and not resumes else {})
         super().open(state, resumes, refreeze)
-        if kept:
-            self.scene.load_extra_state(kept)
+        if self._kept:
             self.decisions["region"] = "What the edit left as it was stays so."
 
+    def _keep(self, frozen: Mapping[str, Tensor]) -> None:
+        self._kept = frozen
+        self._confined = not frozen  # the edit itself was, where it left anything frozen
+
+    def beside(self) -> dict[str, Tensor]:
+        """See `EditPipeline.beside`; what the edit froze, too."""
+        return super().beside() | {KEPT + name: value for name, value in self._kept.items()}
+
+    def load_beside(self, state: Mapping[str, Tensor]) -> None:
+        """See `EditPipeline.load_beside`; refinements of 0.1.0 do not say what the edit froze."""
+        super().load_beside(state)
+        if kept := {name.removeprefix(KEPT): value for name, value in state.items() if name.startswith(KEPT)}:
+            self._keep(kept)
+
     def freeze(self, added: int = 0) -> None:
-        """See `EditPipeline.freeze`; where the edit has changed nothing to speak of, all of the scene may change."""
+        """See `EditPipeline.freeze`; what the edit froze stays frozen, and where the edit has changed nothing to speak
+        of, all of the scene may change.
+
+        Raises:
+            UserError: densification has changed the scene since, so that it cannot be told what the edit froze.
+        """
+        now = self.scene.extra_state()
+        if any(name in now and now[name].shape != kept.shape for name, kept in self._kept.items()):
+            raise UserError("densification has moved what the edit froze: choose where to refine before it begins.")
+        self._freeze_region(added)
+        now = self.scene.extra_state()
+        both = {name: kept.to(self.device) | now.get(name, kept.to(self.device)) for name, kept in self._kept.items()}
+        if both:
+            self.scene.load_extra_state(now | both)
+
+    def _freeze_region(self, added: int) -> None:
         try:
             super().freeze(added if self._confined else 0)  # what is kept frozen knows the edit's Gaussians alone
         except UserError:

@@ -69,7 +69,7 @@ class Snapshot:
         training.optimizers.load_schedulers(self.schedulers)
         training.grad_scaler.load_state_dict(self.grad_scaler)
         if source is not None:
-            pipeline.freeze()
+            pipeline.freeze(pipeline.config.scene.added())
 
 
 def save_snapshot(snapshot: Snapshot, path: Path) -> None:

@@ -7,7 +7,6 @@ mean colour of the region: an edit gives them what it needs and leaves the rest 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import Parameter
 
 from pds_nerfstudio.scenes.hull import Bounds, Hull, Region, box_of
 from pds_nerfstudio.scenes.perturb import spacing
@@ -44,9 +43,9 @@ def populate(
         "opacities": torch.full((count, 1), OPACITY).logit(),
         "features_dc": model.gauss_params["features_dc"].detach().cpu()[members].mean(0).expand(count, -1),
     }
-    for name, parameter in list(model.gauss_params.items()):
+    for name, parameter in model.gauss_params.items():  # which optimisers may hold already
         added = fresh.get(name, torch.zeros(count, *parameter.shape[1:]))
-        model.gauss_params[name] = Parameter(torch.cat([parameter.detach(), added.to(parameter)]))
+        parameter.data, parameter.grad = torch.cat([parameter.detach(), added.to(parameter)]), None
 
 
 def spread_in(

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.methods import METHODS
-from pds_nerfstudio.pipelines.dataset_update import IMAGES
-from pds_nerfstudio.pipelines.refine import CHANGED, EDITED, changed, with_details
+from pds_nerfstudio.pipelines.dataset_update import IMAGES, DatasetUpdatePipeline
+from pds_nerfstudio.pipelines.refine import CHANGED, EDITED, RefineConfig, RefinePipeline, changed, with_details
 from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state
 
 from .conftest import HEADLESS, PROMPTS
@@ -92,6 +94,43 @@ def test_what_the_edit_left_as_it_was_stays_so_unless_another_region_is_given(ns
     still = (after[means] == before[means]).all(-1)
     assert still[before[means][:, 0] > 0.3].float().mean() > 0.9  # what the edit has not touched, nor stands before
     assert not still[~frozen].all()
+
+
+class Frozen:
+    """As much of a scene as freezing needs."""
+
+    def __init__(self, frozen):
+        self.state = {"frozen": frozen}
+
+    def extra_state(self):
+        return dict(self.state)
+
+    def load_extra_state(self, state):
+        self.state = dict(state)
+
+    def freeze_outside(self, region):
+        self.state = {} if region is None else {"frozen": region}
+
+
+def test_what_the_edit_froze_stays_so_also_behind_a_box_that_comes_and_goes(monkeypatch):
+    edit, outside = torch.tensor([True, True, False, False]), torch.tensor([False, True, True, False])
+    pipeline: Any = RefinePipeline.__new__(RefinePipeline)
+    vars(pipeline).update(config=RefineConfig(), scene=Frozen(edit), decisions={}, _images={}, _modules={})
+    monkeypatch.setattr(RefinePipeline, "device", torch.device("cpu"))
+    monkeypatch.setattr(DatasetUpdatePipeline, "beside", lambda _: {})
+    monkeypatch.setattr(DatasetUpdatePipeline, "load_beside", lambda *_: None)
+    pipeline._keep({"frozen": edit})
+    for region, frozen in ((outside, edit | outside), (None, edit)):
+        monkeypatch.setattr(RefinePipeline, "region", lambda _, region=region: region)
+        pipeline.freeze()
+        assert torch.equal(pipeline.scene.state["frozen"], frozen)
+    resumed: Any = RefinePipeline.__new__(RefinePipeline)
+    resumed.load_beside(pipeline.beside())
+    assert torch.equal(resumed._kept["frozen"], edit)
+    pipeline.scene.state = {"frozen": torch.zeros(5, dtype=torch.bool)}
+    with pytest.raises(UserError, match="densification has moved"):
+        pipeline.freeze()
+    assert len(pipeline.scene.state["frozen"]) == 5
 
 
 def test_what_was_edited_reaches_a_little_beyond_the_pixels_that_changed():

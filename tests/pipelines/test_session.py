@@ -308,6 +308,21 @@ def test_restoring_brings_back_scene_and_optimisers_whatever_densification_did(s
 
 
 @pytest.mark.slow
+def test_back_at_the_source_the_added_gaussians_are_there_again(steered, toy_splats):
+    seen = []
+    requests = {
+        0: [lambda trainer: seen.append(trainer.pipeline.model.means.detach().clone())],
+        2: [("restore", "source"), lambda trainer: seen.append(trainer.pipeline.model.means.detach().clone())],
+    }
+    edit = ("--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 4)
+    added = ("--pipeline.new-gaussians", 7, "--pipeline.box", -2, -2, -2, 2, 2, 2)
+    after = scene_of(steered(requests, "pds-edit-splat", *edit, *added))["_model.gauss_params.means"]
+    assert torch.equal(*seen)
+    assert len(after) == len(seen[0]) == 7 + len(load_source_state(find_run(toy_splats))["_model.gauss_params.means"])
+    assert not torch.equal(after, seen[0])  # the optimisers step them
+
+
+@pytest.mark.slow
 def test_nerfs_are_restored_too(steered, toy_nerf):
     seen = {}
 
