@@ -188,7 +188,8 @@ def _views(datamanager: Any, split: str) -> Views:
         except (OSError, SyntaxError) as error:
             paths = [Path(name) for name in names]
             raise UserError(unreadable(paths) or f"an image of the dataset cannot be read: {error}.") from error
-        cameras = copy.copy(dataset.cameras)  # fisheyes in name alone, once they are undistorted
+        cameras = copy.copy(dataset.cameras)  # fisheyes and distorted in name alone, once they are undistorted
         cameras.camera_type = torch.full_like(cameras.camera_type, CameraType.PERSPECTIVE.value)
+        cameras.distortion_params = None
         return Views(cameras, lambda index: cached[index]["image"], names, split == "train")
     return Views(dataset.cameras, lambda index: dataset.get_data(index)["image"], names, split == "train")

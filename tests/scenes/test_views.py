@@ -123,6 +123,19 @@ def test_undistorted_images_come_with_the_cameras_that_fit_them(make_dataset):
     torch.testing.assert_close(views.camera(0, height, width).fx, views.cameras.fx[:1])
 
 
+@pytest.mark.parametrize("model", ["OPENCV", "OPENCV_FISHEYE"])
+def test_rays_of_undistorted_images_are_those_of_their_pinholes(model, make_dataset):
+    data = make_dataset(distortion=0.2)
+    path = data / "transforms.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"camera_model": model}))
+    views = train_views(datamanager("images", data))
+    camera = views.camera(1, *views.size(1))
+    rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
+    pixels, _ = project(camera, rays.origins + 2 * rays.directions)
+    row, column = torch.meshgrid(*(torch.arange(side) + 0.5 for side in views.size(1)), indexing="ij")
+    torch.testing.assert_close(pixels, torch.stack([column, row], -1).flatten(0, 1), atol=1e-4, rtol=0)
+
+
 def test_transparency_shows_the_background(make_dataset):
     manager = datamanager("rays", make_dataset(channels=4))
     views = train_views(manager)
