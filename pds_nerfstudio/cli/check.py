@@ -65,12 +65,12 @@ def _parts(checkpoint: Path) -> str:
     import torch
 
     from pds_nerfstudio.checkpoints import load_tensors
-    from pds_nerfstudio.scenes.soundness import sound
+    from pds_nerfstudio.scenes.soundness import sound, under_present_names
 
     loaded = load_tensors(checkpoint, "do not open it, and ask for it again")
     state = loaded.get("pipeline")
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{checkpoint} is not a checkpoint of nerfstudio: ask for it again.")
-    left_out = sound({name.removeprefix("module."): value for name, value in state.items()}, checkpoint)[1]
+    left_out = sound(under_present_names(state), checkpoint)[1]
     said = f", {left_out} Gaussians not finite, which an edit leaves out" if left_out else ""
     return f"step {loaded.get('step')}, {len(state)} tensors{said}"

@@ -177,12 +177,14 @@ def export_splat_mesh(config_path: Path, path: Path, short_side: int = 512, data
     dims = (MESH_RESOLUTION * (high - low) / (high - low).max()).ceil().long().clamp(min=8)
     tsdf = TSDF.from_aabb(torch.stack([low, high]), dims)
     for i in range(len(views)):
-        camera = view_camera(views, i, short_side)
+        camera = view_camera(views, i, short_side, model.device)
         shot = shoot(model, camera)
-        depth = torch.where(shot.accumulation > 0.5, shot.depth, 0.0)  # 0: not seen
+        rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+        distance = shot.depth * rays.metadata["directions_norm"][..., 0].cpu()
+        distance = torch.where(shot.accumulation > 0.5, distance, 0.0)  # 0: not seen
         pose = torch.eye(4)[None].clone()
-        pose[0, :3] = camera.camera_to_worlds[0].cpu()
-        tsdf.integrate_tsdf(pose, camera.get_intrinsics_matrices().cpu(), depth[None, None], shot.image[None])
+        pose[0, :3] = model.camera_optimizer.apply_to_camera(camera)[0, :3].cpu()  # from where it was rendered
+        tsdf.integrate_tsdf(pose, camera.get_intrinsics_matrices().cpu(), distance[None, None], shot.image[None])
     with meshing(config_path), written(path) as partial:
         TSDF.export_mesh(tsdf.get_mesh(), str(partial))
     return path

@@ -11,6 +11,20 @@ from pds_nerfstudio.errors import UserError
 GAUSSIANS = "_model.gauss_params."
 """Prefix of splatfacto's parameters in a pipeline's state dict; in each of them, one row is one Gaussian."""
 
+OF_GAUSSIANS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
+"""Those parameters."""
+
+
+def under_present_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A pipeline's state dict as a checkpoint holds it, under the names that one process of today's nerfstudio gives.
+
+    Parallel runs put `module.` before each name; splatfacto's oldest checkpoints have its parameters without
+    `gauss_params.`.
+    """
+    old = {f"_model.{name}": f"{GAUSSIANS}{name}" for name in OF_GAUSSIANS}
+    plain = {name.removeprefix("module."): value for name, value in state.items()}
+    return {old.get(name, name): value for name, value in plain.items()}
+
 
 def sound(state: Mapping[str, Tensor], checkpoint: Path) -> tuple[dict[str, Tensor], int]:
     """A pipeline's state dict without the Gaussians that hold NaN or infinity.

@@ -31,7 +31,7 @@ from pds_nerfstudio.scenes.nerfacto import (
 from pds_nerfstudio.scenes.places import find_data
 from pds_nerfstudio.scenes.run_config import load_config
 from pds_nerfstudio.scenes.scene import Family
-from pds_nerfstudio.scenes.soundness import sound
+from pds_nerfstudio.scenes.soundness import sound, under_present_names
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
 
@@ -67,8 +67,7 @@ class SourceRun:
     @functools.cached_property
     def scene(self) -> tuple[dict[str, Tensor], int]:
         """The state dict of its pipeline, on the CPU, and how many Gaussians are left out of it; see `sound`."""
-        state = {name.removeprefix("module."): value for name, value in self.checkpoint["pipeline"].items()}
-        return sound(state, self.checkpoint_path)
+        return sound(under_present_names(self.checkpoint["pipeline"]), self.checkpoint_path)
 
     @property
     def method_name(self) -> str:

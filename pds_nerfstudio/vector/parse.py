@@ -122,10 +122,15 @@ class _Reader:
         self.width, self.height, self.viewport, matrix = canvas_of(self.root, self.path)
         for element in self.root.iter():
             self._name_references(element)
-        layer = Layer(1.0, tuple(self._children(self.root, _Inherited(dict(INHERITED), matrix))))
+        layer = Layer(1.0, tuple(self._children(self.root, _Inherited(self._of_root(), matrix))))
         if not self.points:
             raise UserError(f"{self.path} has no path or shape that can be edited: give one with paths.")
         return self._finished(layer)
+
+    def _of_root(self) -> dict[str, str]:
+        """What the outermost element passes on."""
+        style = self.cascade.style(self.root, dict(INHERITED))
+        return {key: style[key] for key in INHERITED}
 
     def _finished(self, layer: Layer) -> Drawing:
         colours = torch.tensor(self.rows, dtype=torch.float32).reshape(-1, 4)

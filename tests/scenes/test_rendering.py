@@ -1,12 +1,18 @@
 """`render` gives what the viewer shows, with gradients that do not depend on how memory was saved."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.cameras.cameras import Cameras
 
+from pds_nerfstudio.evaluation import renders
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.region import Ball
+from pds_nerfstudio.scenes.views import Views
 
 HASH_TABLE = "field.mlp_base.model.0.hash_table"
 POSES_FIXED = {"camera_optimizer": CameraOptimizerConfig(mode="off")}
@@ -264,3 +270,25 @@ def test_a_rendering_is_enlarged_with_its_graph(splats, camera):
     )
     large.image.sum().backward()
     assert model.gauss_params["means"].grad.any()
+
+
+def test_a_mesh_of_splats_lies_on_their_surface_as_the_corrected_poses_see_it(splats, tmp_path, monkeypatch):
+    """A wall at z = 0, from a wide camera whose pose is corrected along the axis it looks along."""
+    import trimesh
+
+    steps = torch.linspace(-1.5, 1.5, 61)
+    points = torch.cartesian_prod(steps, steps, torch.zeros(1))
+    model = splats(len(points), camera_optimizer=CameraOptimizerConfig(mode="SO3xR3")).eval()
+    parameters = model.gauss_params
+    parameters["means"].data, parameters["opacities"].data = points, torch.full_like(points[:, :1], 8.0)
+    parameters["scales"].data = torch.tensor([0.05, 0.05, 0.001]).log().expand(len(points), -1).clone()
+    parameters["quats"].data = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(points), -1).clone()
+    model.camera_optimizer.pose_adjustment.data[0, 2] = 0.25
+    pose = torch.cat([torch.eye(3), torch.tensor([[0.0], [0.0], [0.75]])], dim=1)
+    focal, centre, size = (torch.tensor([[value]]) for value in (32.0, 32.0, 64))
+    views = Views(Cameras(pose[None], focal, focal, centre, centre, size, size), lambda _: torch.empty(0), ("a",), True)
+    monkeypatch.setattr(renders, "load_run", lambda *_, **__: SimpleNamespace(model=model, datamanager=None))
+    monkeypatch.setattr(renders, "train_views", lambda _: views)
+    mesh = trimesh.load(renders.export_splat_mesh(Path("run/config.yml"), tmp_path / "mesh.ply"))
+    assert mesh.vertices[:, :2].max() > 0.8
+    assert abs(mesh.vertices[:, 2]).max() < 0.03

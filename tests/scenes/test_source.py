@@ -171,6 +171,16 @@ def test_weights_of_a_parallel_run_lose_their_prefix(run):
     assert list(load_source_state(find_run(run))) == ["_model.field.weight"]
 
 
+def test_splats_under_their_old_names_get_the_present_ones(run):
+    state = {"module._model.means": torch.tensor([[0.0], [torch.nan]]), "_model.opacities": torch.zeros(2, 1)}
+    torch.save({"step": 2000, "pipeline": state}, run / "nerfstudio_models/step-000002000.ckpt")
+    loaded = load_source_state(find_run(run))
+    assert {name: len(value) for name, value in loaded.items()} == {
+        "_model.gauss_params.means": 1,
+        "_model.gauss_params.opacities": 1,
+    }
+
+
 def test_a_run_is_only_read(run):
     before = fingerprint(run)
     load_source_state(find_run(run))

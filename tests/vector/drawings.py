@@ -100,6 +100,10 @@ DRAWINGS = {name: svg(body) for name, body in BODIES.items()} | {
         BODIES["circles"], "viewBox='20 -10 60 90' preserveAspectRatio='xMinYMax slice' width='80' height='50'"
     ),
     "wide": svg(BODIES["miter"], "width='200' height='80' viewBox='0 0 100 100'"),
+    "outlined": svg(
+        "<style>svg { stroke-linecap: round }</style><path d='M10 20L80 30L30 80'/>",
+        "viewBox='0 0 100 100' fill='none' stroke='currentColor' stroke-width='7' style='color: teal'",
+    ),
     **{f"blobs {seed}": svg(blobs(seed)) for seed in range(3)},
 }
 
