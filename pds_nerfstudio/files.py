@@ -251,6 +251,12 @@ def _entries_of(folder: Path, command: str) -> set[str]:
     return set()
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """Every file below a folder, in order; not those that systems hide there, such as .DS_Store or ._name.jpg."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
 def distinct_names(paths: Sequence[Path | str]) -> list[str]:
     """File names without their endings; with a number before them where two of the files share one."""
     names = [Path(path).stem for path in paths]

@@ -22,6 +22,7 @@ from pds_nerfstudio.files import (
     require_own,
     require_writable,
     start_over,
+    visible_files,
     write_whole,
 )
 
@@ -289,3 +290,11 @@ def test_a_folder_holds_only_what_is_named_and_what_killed_writers_left(tmp_path
     assert holds_only(tmp_path, files)
     (tmp_path / "b.txt").touch()
     assert not holds_only(tmp_path, files)
+
+
+def test_hidden_files_and_those_in_hidden_folders_are_left_out(tmp_path):
+    folder = tmp_path / ".photographs"
+    for name in ("b/1.png", "a.png", ".DS_Store", "._a.png", ".thumbs/a.png", "b/.hidden/c.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    assert [str(path.relative_to(folder)) for path in visible_files(folder)] == ["a.png", "b/1.png"]

@@ -1,17 +1,28 @@
 """Which of nerfstudio's dataparsers reads a folder: told by what lies in it."""
 
 import copy
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.colmap_dataparser import MAX_AUTO_RESOLUTION, ColmapDataParserConfig
 from PIL import Image
 
 from pds_nerfstudio.errors import UserError, first_line
+from pds_nerfstudio.files import visible_files
+from pds_nerfstudio.pictures import UNREADABLE
 
 COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "colmap/sparse", "sparse")
 """Where tools keep COLMAP's reconstruction beside `images`; Kerbl et al.'s code in the second."""
+Rounding = Literal["floor", "round", "ceil"]
+ROUNDINGS: dict[Rounding, Callable[[float], int]] = {
+    "floor": math.floor,
+    "round": lambda side: math.floor(side + 0.5),
+    "ceil": math.ceil,
+}
+"""nerfstudio's names for how the sizes of photographs that were scaled down are rounded."""
 OF_FILE = {"transforms.json": "nerfstudio-data", "transforms_train.json": "blender-data"}
 
 
@@ -74,14 +85,29 @@ def _fit_to_folder(parser: ColmapDataParserConfig, data: Path, colmap: str | Non
     images = data / parser.images_path
     if not images.is_dir():
         raise UserError(f"--data {data} has no folder {parser.images_path} beside COLMAP's: put the photographs there.")
-    first = next((path for path in sorted(images.rglob("*")) if path.is_file()), None)
-    try:
-        with Image.open(first or images) as image:
-            longest = max(image.size)
-    except OSError as error:
-        raise UserError(f"{first or images} cannot be read as a photograph ({error}): check the dataset.") from error
-    factor = 1
-    while longest / factor > MAX_AUTO_RESOLUTION:
+    first = next(iter(visible_files(images)), images)
+    size, factor = _size(first), 1
+    while max(size) / factor > MAX_AUTO_RESOLUTION:
         factor *= 2
-    scaled_down = images.with_name(f"{images.name}_{factor}")
-    parser.downscale_factor = factor if factor > 1 and scaled_down.is_dir() else 1
+    scaled_down = images.with_name(f"{images.name}_{factor}") / first.relative_to(images)
+    rounding = _rounding(size, factor, scaled_down) if factor > 1 and scaled_down.is_file() else None
+    parser.downscale_factor = 1 if rounding is None else factor
+    parser.downscale_rounding_mode = rounding or parser.downscale_rounding_mode
+
+
+def _size(photograph: Path) -> tuple[int, int]:
+    """Its width and height. Raises UserError if it cannot be read."""
+    try:
+        with Image.open(photograph) as image:
+            return image.size
+    except UNREADABLE as error:
+        raise UserError(f"{photograph} cannot be read as a photograph ({error}): check the dataset.") from error
+
+
+def _rounding(size: tuple[int, int], factor: int, scaled_down: Path) -> Rounding | None:
+    """How whoever scaled a photograph down by a factor rounded its size, in nerfstudio's words; None for in no way that
+    nerfstudio knows."""
+    found = _size(scaled_down)
+    return next(
+        (name for name, rounded in ROUNDINGS.items() if found == tuple(rounded(side / factor) for side in size)), None
+    )

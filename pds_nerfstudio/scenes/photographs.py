@@ -1,5 +1,6 @@
 """The photographs that somebody means who names image files, a folder of them, a dataset or a run."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def find_photographs(inputs: Sequence[Path], views: Sequence[int] | None = (0,))
 
         files, cameras = _training_images(NerfstudioDataParserConfig(), path)
         return Photographs(_chosen(files, views, path), data=path, cameras=_of(cameras, views))
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else []
+    files = sorted(filter(_is_photograph, path.iterdir())) if path.is_dir() else []
     return Photographs(_chosen(files, views, path))
 
 
@@ -78,24 +79,43 @@ def require_there(inputs: Sequence[Path]) -> list[Path]:
     return inputs
 
 
+def _is_photograph(path: Path) -> bool:
+    """Whether a file in a folder of photographs is one, and none that a system hides there, such as ._name.jpg."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
 def _is_run(path: Path) -> bool:
-    return path.name == "config.yml" or any((folder / "config.yml").is_file() for folder in (path, path.parent))
+    """Whether a path is a run's folder, its checkpoints' or its config.yml. Other tools write a config.yml as well."""
+    if (path / "transforms.json").is_file():
+        return False
+    folder = path.parent if any(path.glob("step-*.ckpt")) else path
+    return path.name == "config.yml" or (folder / "config.yml").is_file()
 
 
 def _training_images(dataparser: Any, data: Path) -> tuple[list[Path], Any]:
     """Their files, and what `viewpoints` makes of their cameras."""
+    from pds_nerfstudio.scenes.dataset import STUMBLES
     from pds_nerfstudio.scenes.viewpoints import capture_of
 
     leave_out_remarks()
     dataparser.data = data
     try:
-        outputs = dataparser.setup().get_dataparser_outputs("train")
-    except (OSError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+        outputs = _outputs(dataparser)
+    except (ValueError, *STUMBLES) as error:
         raise UserError(
             f"The dataset {data} cannot be read ({' '.join(str(error).split())[:160]}): check it."
         ) from error
     capture = capture_of(outputs.cameras)
     return [Path(path) for path in outputs.image_filenames], None if capture is None else capture.matrices()
+
+
+def _outputs(dataparser: Any) -> Any:
+    """Its training split; of photographs that were all taken from one place, as of a single one, not scaled to size."""
+    try:
+        return dataparser.setup().get_dataparser_outputs("train")
+    except ZeroDivisionError:  # nerfstudio divides by the distance to the outermost camera
+        dataparser = dataclasses.replace(dataparser, auto_scale_poses=False)
+        return dataparser.setup().get_dataparser_outputs("train")
 
 
 def _of(cameras: Any, views: Sequence[int] | None) -> Any:

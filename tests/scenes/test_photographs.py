@@ -27,8 +27,24 @@ def test_of_a_dataset_training_views_are_counted(make_dataset):
 
 
 def test_a_folder_of_images_needs_no_cameras(make_dataset):
-    found = find_photographs([make_dataset() / "images"], views=(1,))
+    folder = make_dataset() / "images"
+    (folder / "._00.png").write_text("what a Mac leaves")
+    found = find_photographs([folder], views=(1,))
     assert [path.name for path in found.paths] == ["01.png"]
+
+
+def test_a_dataset_of_one_photograph_is_that_photograph(make_dataset):
+    data = make_dataset()
+    transforms = json.loads((data / "transforms.json").read_text())
+    (data / "transforms.json").write_text(json.dumps(transforms | {"frames": transforms["frames"][:1]}))
+    assert [path.name for path in find_photographs([data]).paths] == ["00.png"]
+
+
+@pytest.mark.parametrize("place", ["", "images"])
+def test_another_tools_config_makes_no_run_of_a_dataset(make_dataset, place):
+    data = make_dataset()
+    (data / "config.yml").write_text("tool: other")
+    assert [path.name for path in find_photographs([data / place], views=(1,)).paths] == ["01.png"]
 
 
 @pytest.mark.slow
