@@ -51,6 +51,7 @@ def apply() -> None:
     end_data_workers_with_their_parent()
     look_up_hash_tables_quickly()
     contract_space_quickly()
+    keep_photographs_without_a_gpu()
 
 
 def allow_numpy_scalars_in_checkpoints() -> None:
@@ -347,3 +348,22 @@ def contract_space_quickly() -> None:
         return torch.where(size < 1, positions, (2 - 1 / size) * (positions / size))
 
     SceneContraction.forward = forward
+
+
+def keep_photographs_without_a_gpu() -> None:
+    """Let splats be trained from more than 500 photographs, or with `cache_images` "cpu", where there is no GPU.
+
+    nerfstudio then pins the photographs in memory, which torch refuses without a GPU to copy them to. Kept for the
+    model's device instead, they stay where they are. Can go when nerfstudio asks for a GPU before it pins.
+    """
+    from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
+
+    load = FullImageDatamanager._load_images
+    if hasattr(load, "__wrapped__"):
+        return
+
+    @functools.wraps(load)
+    def load_images(self, split, cache_images_device):
+        return load(self, split, cache_images_device if torch.cuda.is_available() else "gpu")
+
+    FullImageDatamanager._load_images = load_images

@@ -8,15 +8,18 @@ import pickle
 import socket
 import urllib.error
 from pathlib import Path
-from unittest.mock import patch
+from typing import Any
+from unittest.mock import MagicMock, patch
 
 import numpy as np
 import pytest
 import torch
 import torchmetrics.image.lpip as lpip
 import websockets
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.configs import external_methods
 from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.field_components.spatial_distortions import SceneContraction
 from nerfstudio.models.base_model import Model
@@ -280,6 +283,23 @@ def test_space_is_contracted_to_the_same_numbers_without_the_slow_norm(monkeypat
     assert torch.equal(contract(positions), expected)
     slopes = (torch.autograd.grad(value.square().sum(), positions)[0] for value in (contract(positions), expected))
     assert torch.equal(*slopes)
+
+
+def test_photographs_kept_on_the_cpu_are_not_pinned_without_a_gpu(monkeypatch):
+    def refused(_):
+        raise RuntimeError("Cannot access accelerator device when none is available.")
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", refused)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    camera = Cameras(torch.eye(4)[None, :3], 4.0, 4.0, 2.0, 2.0, 4, 4)
+    image = torch.zeros(4, 4, 3)
+    manager: Any = object.__new__(FullImageDatamanager)
+    manager.config = FullImageDatamanagerConfig(cache_images="cpu")
+    manager.device = "cpu"
+    manager.train_dataset = MagicMock(cameras=camera, get_data=lambda *_, **__: {"image": image, "mask": image})
+    manager.train_dataset.__len__.return_value = 1
+    (kept,) = manager.cached_train
+    assert kept["image"].device.type == "cpu"
 
 
 def test_round_contractions_are_nerfstudios_own():

@@ -86,7 +86,8 @@ class EditPipeline(VanillaPipeline):
         self.world_size = world_size
         self.finite = FiniteChecks()
         """What of the present step has to be finite, before the optimisers take it."""
-        self.sources = SourceViews(self.build_source, config.view.of_photographs(), self.device)
+        photographs = config.view.of_photographs()
+        self.sources = SourceViews(self.build_source, photographs, self.device, lambda: self.scene.background)
         self.decisions: dict[str, str] = {}
         """What this run has decided for itself, in words."""
         self.last_view: tuple[Tensor, Tensor] | None = None

@@ -35,12 +35,20 @@ class SourceView:
 class SourceViews:
     """The source's views, made on first use. No part of the pipeline's state: a checkpoint holds none of it."""
 
-    def __init__(self, load_scene: Callable[[], Model], photographs: bool, device: torch.device | str):
+    def __init__(
+        self,
+        load_scene: Callable[[], Model],
+        photographs: bool,
+        device: torch.device | str,
+        background: Callable[[], Float[Tensor, "3"]] = lambda: torch.zeros(3),
+    ):
         """`load_scene` loads the scene before the edit; `photographs` stand in for its renderings.
 
-        Latents are kept on `device`, the scene's, wherever the prior is.
+        Latents are kept on `device`, the scene's, wherever the prior is. Transparent photographs are put on
+        `background`, RGB in [0, 1].
         """
         self._device = device
+        self._background = background
         self._load_scene = load_scene
         self._photographs = photographs
         self._scene: Model | None = None
@@ -70,7 +78,7 @@ class SourceViews:
         control = None
         photograph = self._photographs and views.at(index)[0].photographed
         if photograph:
-            image = views.image(index, height, width)
+            image = views.image(index, height, width, self._background())
         if not photograph or prior.controlnet is not None:
             within = views.at(index)[0].within
             rendering = render(self.scene(), views.camera(index, height, width), within=within)

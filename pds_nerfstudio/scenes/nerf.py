@@ -151,6 +151,11 @@ class NerfScene(Scene):
             dict(zip(REGULARISERS, torch.stack(losses).sum(0).unbind(), strict=True)) if regularise else {},
         )
 
+    @property
+    def background(self) -> Float[Tensor, "3"]:
+        """See `Scene.background`: black too where a ray's last sample goes on behind the scene."""
+        return self.model.renderer_rgb.blend_background(torch.zeros(4))
+
     def photometric(
         self, views: Views, images: Mapping[int, UInt8[Tensor, "3 _ _"]], generator: torch.Generator, rays: int
     ) -> dict[str, Float[Tensor, ""]]:

@@ -117,6 +117,11 @@ class Scene(ABC):
             ValueError: for more than one camera.
         """
 
+    @property
+    def background(self) -> Float[Tensor, "3"]:
+        """What its transparent photographs are put on, RGB in [0, 1]: as its renderings are."""
+        return torch.zeros(3)
+
     @abstractmethod
     def photometric(
         self, views: Views, images: Mapping[int, UInt8[Tensor, "3 _ _"]], generator: torch.Generator, rays: int

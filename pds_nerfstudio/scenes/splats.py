@@ -95,6 +95,12 @@ class SplatScene(Scene):
         rgb, depth, accumulation = (torch.as_tensor(outputs[name]) for name in ("rgb", "depth", "accumulation"))
         return Rendering(as_image(rgb), as_image(depth), as_image(accumulation))
 
+    @property
+    def background(self) -> Float[Tensor, "3"]:
+        """See `Scene.background`."""
+        with evaluating(self.model):
+            return self.model._get_background_color()
+
     def photometric(
         self, views: Views, images: Mapping[int, UInt8[Tensor, "3 _ _"]], generator: torch.Generator, rays: int
     ) -> dict[str, Float[Tensor, ""]]:

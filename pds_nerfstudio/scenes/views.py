@@ -162,10 +162,12 @@ class Joined:
         part, number = self.at(index)
         return part.camera(number, height, width, device)
 
-    def image(self, index: int, height: int, width: int) -> Float[Tensor, "1 3 height width"]:
+    def image(
+        self, index: int, height: int, width: int, background: Float[Tensor, "3"] | None = None
+    ) -> Float[Tensor, "1 3 height width"]:
         """See `Views.image`."""
         part, number = self.at(index)
-        return part.image(number, height, width)
+        return part.image(number, height, width, background)
 
 
 def train_views(datamanager: Any) -> Views:

@@ -2,13 +2,18 @@
 blender-data, from the folder that data_scripts/make_noe_scene.py writes."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from PIL import Image
 
+from pds_nerfstudio.pipelines.source_views import SourceViews
 from pds_nerfstudio.scenes.source import find_run, load_source_state
+from pds_nerfstudio.scenes.views import Joined, Views
 from pds_nerfstudio.toybox.render import FIELD_OF_VIEW, orbit_cameras, render
 from pds_nerfstudio.toybox.spec import SceneSpec
 
@@ -44,6 +49,16 @@ def test_an_object_in_blenders_layout_is_reconstructed_and_edited(ns_train, noe,
     after = scene_of(edited)["_model.gauss_params.means"]
     assert after.isfinite().all()
     assert not torch.equal(after, before)
+
+
+def test_transparent_photographs_stand_in_for_renderings_on_the_scenes_background():
+    camera = Cameras(torch.eye(4)[None, :3], 8.0, 8.0, 4.0, 4.0, 8, 8)
+    views = Joined((Views(camera, lambda _: torch.zeros(8, 8, 4), ("a.png",), in_training=True),))
+    prior: Any = SimpleNamespace(controlnet=None, encode=lambda image: image)
+    red = torch.tensor([1.0, 0.0, 0.0])
+    sources = SourceViews(lambda: pytest.fail("no scene is needed"), True, "cpu", lambda: red)
+    image = sources.view(prior, views, 0, 8, 8).image
+    assert torch.equal(image.float(), red[None, :, None, None].expand(1, 3, 8, 8))
 
 
 def test_an_object_is_centred_and_its_longest_side_is_two(noe):

@@ -10,7 +10,7 @@ from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras
 
 from pds_nerfstudio.evaluation import renders
-from pds_nerfstudio.scenes.families import render
+from pds_nerfstudio.scenes.families import render, scene_of
 from pds_nerfstudio.scenes.region import Ball
 from pds_nerfstudio.scenes.views import Views
 
@@ -270,6 +270,21 @@ def test_a_rendering_is_enlarged_with_its_graph(splats, camera):
     )
     large.image.sum().backward()
     assert model.gauss_params["means"].grad.any()
+
+
+@pytest.mark.parametrize("colour", ["white", "black", "random"])
+def test_the_background_is_what_is_rendered_where_nothing_is(colour, splats, camera):
+    model = splats(background_color=colour).train()
+    model.gauss_params["opacities"].data.fill_(-20.0)
+    shown = render(model, camera(0)).image[0].flatten(1)
+    torch.testing.assert_close(shown, scene_of(model).background[:, None].expand_as(shown))
+
+
+@pytest.mark.parametrize(
+    ("colour", "expected"), [("white", 1.0), ("black", 0.0), ("random", 0.0), ("last_sample", 0.0)]
+)
+def test_transparent_photographs_of_a_nerf_are_put_on_what_it_was_trained_on(colour, expected, nerfacto):
+    assert scene_of(nerfacto(background_color=colour)).background.tolist() == [expected] * 3
 
 
 def test_a_mesh_of_splats_lies_on_their_surface_as_the_corrected_poses_see_it(splats, tmp_path, monkeypatch):
