@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
@@ -22,6 +22,8 @@ Image3 = Float[Tensor, "3 height width"]
 
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow's formats raise of a file that is no picture, is damaged, or would fill the memory."""
+SIXTEEN_BITS = 65535
+"""The largest value of 16 bits."""
 MARGIN = 6
 TEXT_HEIGHT = 20
 LINE_HEIGHT = 17
@@ -155,16 +157,35 @@ def read_images(paths: Sequence[Path]) -> Images:
     return torch.from_numpy(np.stack(arrays)).movedim(-1, 1).float() / 255
 
 
-def read_photograph(path: Path, short_side: int, multiple: int) -> Images:
+def upright(image: Image.Image) -> Image.Image:
+    """A picture as viewers show it, in RGB: turned as its EXIF says, 16 bits of gray as 8, what is transparent white.
+
+    Not for the photographs of a scene, whose cameras are those of the pixels as they are stored.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, SIXTEEN_BITS) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def read_photograph(path: Path, short_side: int, multiple: int, stored: bool = False) -> Images:
     """One file at the size at which a prior is shown it (see `images.working_size`), in its own shape.
+
+    Args:
+        stored: show the pixels as they are stored, those that a scene's cameras are for; by default see `upright`.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        image = read_images([path])
+        with Image.open(path) as file:
+            pixels = np.array(file.convert("RGB") if stored else upright(file))
     except UNREADABLE as error:
         raise UserError(f"The image {path} cannot be read ({error}): replace it, or leave it out.") from error
+    image = torch.from_numpy(pixels).movedim(-1, 0)[None].float() / 255
     height, width = image.shape[-2:]
     size = working_size(height, width, short_side, multiple)
     return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)

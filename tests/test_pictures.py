@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from pds_nerfstudio.files import distinct_names, written
-from pds_nerfstudio.pictures import contact_sheet, heat, save_image, side_by_side, video
+from pds_nerfstudio.pictures import contact_sheet, heat, read_photograph, save_image, side_by_side, video
 
 
 def test_a_sheet_holds_its_pictures_and_grows_with_its_words(tmp_path):
@@ -79,3 +79,17 @@ def test_heat_is_black_where_nothing_changed_and_white_at_half():
     base = torch.full((1, 3, 2, 2), 0.25)
     assert heat(base, base).max() == 0
     assert heat(base + 0.5, base).min() == 1
+
+
+def test_a_users_photograph_is_read_as_viewers_show_it(tmp_path):
+    """Turned as its EXIF says, 16 bits of gray as 8, nothing of what transparency hides; a scene's as it is stored."""
+    turned, gray, clear = (tmp_path / name for name in ("turned.png", "gray.png", "clear.png"))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)).save(turned, exif=exif)
+    Image.fromarray(np.full((2, 2), 65535 // 5, np.uint16)).save(gray)
+    Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(clear)
+    assert read_photograph(turned, 1, 1)[0, 0, :, 0].tolist() == [1.0, 0.0]
+    assert read_photograph(turned, 1, 1, stored=True)[0, 0, 0].tolist() == [1.0, 0.0]
+    assert read_photograph(gray, 2, 1).unique().tolist() == pytest.approx([0.2])
+    assert read_photograph(clear, 2, 1).min() == 1.0

@@ -47,7 +47,8 @@ class Dreambooth(DreamBooth):
         check_prior(self.prior)
         if self.train_text_encoder and not trains_its_text_encoder(self.prior):
             raise UserError(f"The text encoders of {self.prior} are not trained here: leave --train-text-encoder out.")
-        photographs = find_photographs([Path(self.data or self.load_config or "")], views=None).paths
+        found = find_photographs([Path(self.data or self.load_config or "")], views=None)
+        photographs = found.paths
         if len(photographs) == 1:
             raise UserError(
                 f"There is one photograph ({photographs[0]}), and from one a prior learns the picture instead of the "
@@ -64,7 +65,7 @@ class Dreambooth(DreamBooth):
 
         from pds_nerfstudio.priors.dreambooth import dreambooth
 
-        dreambooth(self, photographs, self.out)
+        dreambooth(self, photographs, self.out, found.stored)
         console.print(
             f"[green]Done.[/] The prior is {in_rich(self.out)}; its samples are in {in_rich(self.out / SAMPLES)}."
         )

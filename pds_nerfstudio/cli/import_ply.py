@@ -88,6 +88,7 @@ class ImportPly:
         config.pipeline.datamanager.dataparser = dataparser_of(self.data, self.dataparser)
         config.data = config.pipeline.datamanager.data = self.data
         config.pipeline.model.sh_degree = splats.sh_degree
+        config.pipeline.model.rasterize_mode = "antialiased" if splats.antialiased else "classic"
         config.pipeline.model.background_color = self.background_color
         parsed = parse(config.pipeline.datamanager.dataparser)
 

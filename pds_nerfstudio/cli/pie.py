@@ -135,7 +135,7 @@ class PieBench:
         prior = load_prior(self.prior, "cuda" if torch.cuda.is_available() else "cpu")
         judges, structure = load_judges("auto", [self.prior]), pie.load_structure()
         for method, edit in waiting:
-            small = read_photograph(edit.image, prior.trained_size, prior.size_multiple)
+            small = read_photograph(edit.image, prior.trained_size, prior.size_multiple, stored=True)
             before = read_images([edit.image])
             prompts = edit.source_prompt, edit.target_prompt
             with torch.no_grad():

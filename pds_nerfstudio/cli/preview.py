@@ -201,7 +201,7 @@ class Preview:
         console.print(f"[cyan]Loading the prior {in_rich(self.prior)}")
         device = "cuda" if cuda and self.device == "auto" else self.device.replace("auto", "cpu")
         prior = load_prior(self.prior, device, loras=self.lora, embeddings=self.embedding)
-        images = read_photographs(photographs.paths, prior, self.resolution).to(prior.device)
+        images = read_photographs(photographs, prior, self.resolution).to(prior.device)
         with torch.no_grad():
             x0 = prior.encode(images)
         known = photographs.cameras if prior.takes_cameras else None
@@ -331,7 +331,7 @@ def parsed_setting(text: str, kinds: Sequence[type], own: Mapping[str, type] = O
     return name, tuple(parsed)
 
 
-def read_photographs(paths: Sequence[Path], prior: Any, resolution: int | None) -> Any:
+def read_photographs(photographs: "Photographs", prior: Any, resolution: int | None) -> Any:
     """Photographs at the prior's working size, [photographs 3 H W], RGB in [0, 1]; all in the first one's shape.
 
     Raises:
@@ -342,9 +342,9 @@ def read_photographs(paths: Sequence[Path], prior: Any, resolution: int | None) 
     from pds_nerfstudio.pictures import read_photograph
 
     short_side = resolution or prior.trained_size
-    images: list[Any] = []
+    paths, images = photographs.paths, []
     for path in paths:
-        images.append(read_photograph(path, short_side, prior.size_multiple))
+        images.append(read_photograph(path, short_side, prior.size_multiple, photographs.stored))
         if images[-1].shape != images[0].shape:
             raise UserError(f"{path} has another shape than {paths[0]}: preview photographs of one shape at a time.")
     return torch.cat(images)

@@ -94,7 +94,8 @@ class Render:
         if self.export:
             files = [export(plan.run.config_path, plan.family, out / "export", data=plan.run.data)]
             if plan.family == "splatfacto":
-                files += convert(files[0], self.formats)
+                antialiased = getattr(plan.run.model_config, "rasterize_mode", "") == "antialiased"
+                files += convert(files[0], self.formats, antialiased)
                 try:
                     mesh = out / "export" / "mesh.ply"
                     files.append(export_splat_mesh(plan.run.config_path, mesh, data=plan.run.data))

@@ -148,9 +148,13 @@ def meshing(config_path: Path) -> Iterator[None]:
         ) from error
 
 
-def convert(ply: Path, formats: Iterable[str]) -> list[Path]:
-    """Gaussians of a .ply as files of other formats beside it; see `scenes.formats.splat_files.WRITERS`."""
-    splats, _ = read_splats(ply)
+def convert(ply: Path, formats: Iterable[str], antialiased: bool = False) -> list[Path]:
+    """Gaussians of a .ply as files of other formats beside it; see `scenes.formats.splat_files.WRITERS`.
+
+    Args:
+        antialiased: see `Splats.antialiased`; a .ply does not tell.
+    """
+    splats = dataclasses.replace(read_splats(ply)[0], antialiased=antialiased)
     files = []
     for ending in formats:
         files.append(ply.with_suffix(f".{ending}"))

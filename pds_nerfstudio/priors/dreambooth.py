@@ -122,7 +122,7 @@ def denoising_error(
     return (predicted.float() - dialect.target(x0, eps, t).float()).square().mean((1, 2, 3))
 
 
-def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> dict[str, Any]:
+def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path, stored: bool = False) -> dict[str, Any]:
     """Train, or continue, and write what `--pipeline.prior` takes into `out`.
 
     Call `check_settings` and `check_out` first. Runs in every process of an `accelerate launch`.
@@ -154,7 +154,7 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path) -> 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
     prior = load_prior(settings.prior, accelerator.device, torch.float32 if settings.train == "full" else dtype)
     short_side = settings.resolution or prior.trained_size
-    images, cropped = read_training_images(photographs, short_side, prior.size_multiple)
+    images, cropped = read_training_images(photographs, short_side, prior.size_multiple, stored)
     if cropped:
         console.print(
             f"[yellow]{cropped} of {len(images)} photographs have another shape than most: they are cropped to the "

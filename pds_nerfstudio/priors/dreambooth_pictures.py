@@ -25,14 +25,14 @@ Prompted = tuple[Float[Tensor, "_ channels height width"], str]
 
 
 def read_training_images(
-    paths: Sequence[Path], short_side: int, multiple: int
+    paths: Sequence[Path], short_side: int, multiple: int, stored: bool = False
 ) -> tuple[Float[Tensor, "photographs 3 height width"], int]:
     """Photographs at one working size, RGB in [0, 1], and how many of them lost a margin for it.
 
     The size is that of the commonest shape among them. A photograph of another shape is scaled to cover it and cropped
     to its centre.
     """
-    images = [read_photograph(path, short_side, multiple) for path in paths]
+    images = [read_photograph(path, short_side, multiple, stored) for path in paths]
     shapes = [tuple(image.shape[-2:]) for image in images]
     height, width = max(dict.fromkeys(shapes), key=shapes.count)
     for i, (h, w) in enumerate(shapes):

@@ -44,6 +44,8 @@ class Splats:
     """Coefficients of the spherical harmonics, (L+1)² of them; colour is 0.5 plus their sum."""
     of_spz: bool = False
     """Whether they come from a .spz, whose axes not every tool turns."""
+    antialiased: bool = False
+    """Whether they were made for gsplat's `rasterize_mode` "antialiased", as far as their file tells."""
 
     @property
     def sh_degree(self) -> int:
@@ -75,6 +77,7 @@ class Splats:
             self.opacities,
             torch.einsum("ij,gjc->gic", _turned_harmonics(turn, self.harmonics.shape[1]), self.harmonics),
             self.of_spz,
+            self.antialiased,
         )
 
 
@@ -86,6 +89,7 @@ def whole(
     opacities: Float[np.ndarray, "gaussians 1"],
     harmonics: Float[np.ndarray, "gaussians bases 3"],
     of_spz: bool = False,
+    antialiased: bool = False,
 ) -> tuple[Splats, int]:
     """What a file holds as `Splats`, and how many Gaussians are left out because they are not finite.
 
@@ -108,7 +112,7 @@ def whole(
         raise UserError(f"{path} holds no Gaussian with finite values: export it again.")
     kept = [torch.from_numpy(np.ascontiguousarray(value[finite], dtype=np.float32)) for value in values]
     kept[-1] = kept[-1].reshape(-1, *harmonics.shape[1:])
-    return Splats(*kept, of_spz=of_spz), int((~finite).sum())
+    return Splats(*kept, of_spz=of_spz, antialiased=antialiased), int((~finite).sum())
 
 
 def logits(opacities: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:

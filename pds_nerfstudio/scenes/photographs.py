@@ -27,6 +27,11 @@ class Photographs:
     cameras: Any = None
     """What a prior that takes cameras is told of them, [photographs 4 4]; None where nothing is known."""
 
+    @property
+    def stored(self) -> bool:
+        """Whether they are a scene's, whose cameras are those of the pixels as they are stored."""
+        return self.run is not None or self.data is not None
+
 
 def find_photographs(inputs: Sequence[Path], views: Sequence[int] | None = (0,)) -> Photographs:
     """Resolve `inputs`: image files, or one folder: a nerfstudio run, a dataset with a transforms.json, or of images.

@@ -4,7 +4,7 @@ What that freezes differs by family: see `nerf.py` and `splats.py`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from rich.progress import track
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.files import visible_files
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.hull import Bounds, Hull, Region
 from pds_nerfstudio.scenes.rendering import Rendering
@@ -151,13 +152,10 @@ def hull_of_masks(model: Model, views: Views, folder: Path) -> Hull:
     """Where in space the images in `folder`, named like some of the views, are white.
 
     Raises:
-        UserError: none of them is named like a view, or one cannot be read.
+        UserError: none of them is named like a view, one like several, or one cannot be read.
     """
-    files = {path.stem: path for path in sorted(folder.iterdir()) if path.is_file()}
     cameras, masks, renderings = [], [], []
-    for index, name in enumerate(views.names):
-        if (path := files.get(Path(name).stem)) is None:
-            continue
+    for index, path in _mask_files(views.names, folder).items():
         try:
             mask = torch.from_numpy(np.asarray(Image.open(path).convert("L"), dtype=np.float32) / 255)
         except OSError as error:
@@ -174,3 +172,31 @@ def hull_of_masks(model: Model, views: Views, folder: Path) -> Hull:
             "like the photographs they belong to."
         )
     return Hull.from_renderings(cameras, masks, renderings)
+
+
+def _mask_files(names: Sequence[str], folder: Path) -> dict[int, Path]:
+    """The masks of the views that have one, by the view's number.
+
+    A view's path, without its ending, ends with its mask's path in `folder`: of several such masks the longest is its.
+
+    Raises:
+        UserError: a mask is that of several views.
+    """
+    files = {_without_ending(path.relative_to(folder)): path for path in visible_files(folder)}
+    found: dict[int, Path] = {}
+    for index, parts in enumerate(_without_ending(Path(name)) for name in names):
+        tail = next((parts[start:] for start in range(len(parts)) if parts[start:] in files), None)
+        if tail is None:
+            continue
+        path = files[tail]
+        if other := next((names[i] for i, mask in found.items() if mask == path), None):
+            raise UserError(
+                f"The mask {path} is named like several views, {other} and {names[index]}: put masks into folders "
+                "named like those of the photographs."
+            )
+        found[index] = path
+    return found
+
+
+def _without_ending(path: Path) -> tuple[str, ...]:
+    return path.with_suffix("").parts

@@ -1,5 +1,6 @@
 """From a .ply and a dataset to a run that can be edited, and the picture is the same as before the export."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -106,9 +107,11 @@ def test_splats_that_come_with_colmaps_files_are_placed_by_their_photographs(
     back = torch.cat([turn.T, -turn.T @ shift * outputs.dataparser_scale], dim=1)
     splats = read_splats(exported)[0].moved(back, 1.0)
     splats = splats.moved(torch.eye(4)[:3], 1 / outputs.dataparser_scale)
+    splats = dataclasses.replace(splats, antialiased=True)
     WRITERS[ending](tmp_path / f"a.{ending}", splats)
     run, _ = ImportPly(tmp_path / f"a.{ending}", colmap, background_color="white", output_dir=tmp_path).import_run()
     assert "Coordinates: dataset, by" in capsys.readouterr().out
+    assert find_run(run).model_config.rasterize_mode == ("antialiased" if ending == "spz" else "classic")
     assert fit(run / "config.yml") >= fit(toy_splats) - 2
     assert fit(toy_splats) > 20
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.families import scene_of
-from pds_nerfstudio.scenes.region import Box, Common, hull_of_masks
+from pds_nerfstudio.scenes.region import Box, Common, _mask_files, hull_of_masks
 from pds_nerfstudio.scenes.views import train_views
 
 from .test_splatfacto import GROUPS, optimizers, train_step
@@ -99,3 +99,20 @@ def test_masks_hold_what_they_show_black(splats, make_dataset, tmp_path):
     height = model.means.detach()[:, 2]
     assert inside.any()
     assert height[inside].mean() < height[~inside].mean() - 0.1
+
+
+def test_masks_lie_in_folders_like_those_of_their_photographs(tmp_path):
+    names = ("data/images/cam0/1.jpg", "data/images/cam1/1.jpg", "data/images/cam1/2.jpg")
+    for name in ("cam0/1.png", "cam1/1.png", "2.png", "._2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert {i: str(path.relative_to(tmp_path)) for i, path in _mask_files(names, tmp_path).items()} == {
+        0: "cam0/1.png",
+        1: "cam1/1.png",
+        2: "2.png",
+    }
+    for name in ("cam0", "cam1"):
+        (tmp_path / name / "1.png").unlink()
+    (tmp_path / "1.png").touch()
+    with pytest.raises(UserError, match=r"1\.png is named like several views, .*cam0/1\.jpg and .*cam1/1\.jpg"):
+        _mask_files(names, tmp_path)

@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,13 @@ def test_spz_is_laid_out_as_niantic_says(tmp_path):
     assert list(content[36:39]) == pytest.approx([128 - 128 * r, 128 - 128 * g, 128 - 128 * b], abs=0.51)
     along_x = (128 + 128 * splats.harmonics[0, 3]).tolist()
     assert list(content[42:45]) == pytest.approx(along_x, abs=0.51)
+
+
+@pytest.mark.parametrize("antialiased", [True, False])
+def test_spz_tells_how_its_gaussians_are_rasterised(tmp_path, antialiased):
+    write_spz(tmp_path / "a.spz", replace(some_splats(), antialiased=antialiased))
+    assert gzip.decompress((tmp_path / "a.spz").read_bytes())[14] == antialiased
+    assert read_splats(tmp_path / "a.spz")[0].antialiased == antialiased
 
 
 @pytest.mark.parametrize("version", [2, 3])

@@ -67,6 +67,7 @@ def read_spz(path: Path) -> tuple[Splats, int]:
         opacities=logits(opacities / np.float32(255)),
         harmonics=np.concatenate([first, rest], axis=1),
         of_spz=True,
+        antialiased=bool(flags & ANTIALIASED),
     )
     return splats.moved(torch.cat([OTHER_AXES, torch.zeros(3, 1)], dim=1), 1.0), broken
 
@@ -86,7 +87,7 @@ def write_spz(path: Path, splats: Splats) -> None:
         _packed_rotations(moved.quats.numpy()),
         _byte(128 + 128 * harmonics[:, 1:]),
     ]
-    header = HEADER.pack(MAGIC, 3, len(fixed), splats.sh_degree, fraction, 0, 0)
+    header = HEADER.pack(MAGIC, 3, len(fixed), splats.sh_degree, fraction, ANTIALIASED * splats.antialiased, 0)
     with written(path) as partial, gzip.GzipFile(partial, "wb", mtime=0) as file:
         file.write(header)
         for part in parts:
