@@ -26,9 +26,9 @@ from pds_nerfstudio.moments import SOURCE, Moment
 from pds_nerfstudio.objectives import BY_NAME
 from pds_nerfstudio.pipelines.distillation import DistillationConfig
 from pds_nerfstudio.pipelines.edit_config import EditConfig
+from pds_nerfstudio.pipelines.history import History
 from pds_nerfstudio.pipelines.region_controls import RegionControls
 from pds_nerfstudio.pipelines.revise import ReviseConfig
-from pds_nerfstudio.pipelines.session import Session
 from pds_nerfstudio.pipelines.steering import settings_of
 from pds_nerfstudio.scenes.region import Point
 from pds_nerfstudio.text import in_markdown
@@ -73,17 +73,19 @@ class Panel:
         display: Display,
         config: EditConfig,
         ask: Callable[..., None],
-        session: Session,
+        value_of: Callable[[str], Any],
+        history: History,
     ) -> None:
         """Put the elements into the page: one or two for each of `steering.SETTINGS` that the edit has.
 
         Args:
             config: the edit's settings, which changes alter.
             ask: takes a change and its value, see `Session.request`.
-            session: knows what was asked for, and the moments to be listed.
+            value_of: what a setting is to be by name, see `Session.value_of`.
+            history: its moments, to be listed.
         """
         self._viewer, self._display, self._config, self._request = viewer, display, config, ask
-        self._history = session.history
+        self._history = history
         self._gui: Any = viewer.viser_server.gui
         self._shown_at = -float("inf")
         self._settings: dict[str, list[GuiInputHandle]] = {}
@@ -110,7 +112,7 @@ class Panel:
             with self._gui.add_folder("History"):
                 self._add_history()
             with self._gui.add_folder("Region", expand_by_default=False):
-                RegionControls(viewer, self._display, session.value_of, self._ask, self.say, self._button)
+                RegionControls(viewer, self._display, value_of, self._ask, self.say, self._button)
             with self._gui.add_folder("What is happening", expand_by_default=False):
                 self._picture, self._decisions = self._gui.add_markdown(""), self._gui.add_markdown("")
 

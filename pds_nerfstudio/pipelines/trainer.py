@@ -150,8 +150,9 @@ class EditTrainer(SceneTrainer):
         if distributed.count() > 1:
             CONSOLE.log("Pages show this edit and cannot steer it: that takes an edit on one GPU.")
             return
-        self.panel = Panel(viewer, display, self.pipeline.config, self._ask, self.session)
-        self.session.on_answer = self.panel.follow
+        session = self.session
+        self.panel = Panel(viewer, display, self.pipeline.config, self._ask, session.value_of, session.history)
+        session.on_answer = self.panel.follow
         viewer.pause_train.on_click(lambda _: self._make_while_paused())  # behind nerfstudio's own
 
     def setup_optimizers(self):
