@@ -62,8 +62,8 @@ class PieBench:
 
         edits = pie.read_pie(self.data)[: self.limit]
         require_writable(self.out)
-        self._refuse_other_settings()
         configs = {method: self._config(method) for method in self.methods}
+        self._refuse_other_settings()
         console = Console(soft_wrap=True, highlight=False)
         waiting = [(m, e) for m in self.methods for e in edits if not self._record(m, e).is_file()]
         if waiting:

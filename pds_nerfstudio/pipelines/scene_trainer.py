@@ -272,7 +272,7 @@ class SceneTrainer(Trainer):
     def _say_stopped(self) -> None:
         """After how many steps, and how to go on."""
         if self._last_step is None:
-            CONSOLE.print(BEFORE_ANY_STEP)
+            CONSOLE.print(in_rich(BEFORE_ANY_STEP))
             return
         going_on = resuming(str(self.config.method_name), self.base_dir.resolve(), self.is_edit)
         CONSOLE.print(f"Stopped after {self._last_step + 1:d} steps.", highlight=False)

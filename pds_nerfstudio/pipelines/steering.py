@@ -275,7 +275,8 @@ def read_session(path: Path) -> list[Change]:
     """
     try:
         # Not splitlines, which also ends a line at what a prompt from a web page may hold, such as U+2028.
-        lines = Path(path).read_text(encoding="utf8").removesuffix("\n").split("\n")
+        text = Path(path).read_text(encoding="utf8")
+        lines = text.removesuffix("\n").split("\n") if text else []
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"--replay {path} cannot be read ({error}): give the {SESSION_FILE} of an edit's run."

@@ -176,7 +176,7 @@ def test_a_run_never_takes_the_folder_of_one_that_began_in_the_same_second(monke
     assert config.timestamp == folders[1], "one that was given stays"
 
 
-def test_a_run_that_was_named_before_is_not_replaced(tmp_path, capsys):
+def test_a_run_that_was_named_before_is_not_replaced(tmp_path, capfd):
     config = copy.deepcopy(all_methods["source-splatfacto"])
     config.output_dir, config.experiment_name, config.timestamp = tmp_path, "scene", "mine"
     config.set_timestamp()
@@ -184,11 +184,11 @@ def test_a_run_that_was_named_before_is_not_replaced(tmp_path, capsys):
     config.set_timestamp()  # a run without a checkpoint has nothing to lose
     with held(config.get_base_dir()), pytest.raises(SystemExit):
         config.set_timestamp()
-    assert "another training is writing" in capsys.readouterr().err
+    assert "another training is writing" in capfd.readouterr().err
     (config.get_checkpoint_dir() / "step-000000009.ckpt").touch()
     with pytest.raises(SystemExit):
         config.set_timestamp()
-    assert "whose checkpoints would be replaced" in capsys.readouterr().err
+    assert "whose checkpoints would be replaced" in capfd.readouterr().err
     config.load_dir = config.get_checkpoint_dir()
     config.set_timestamp()  # it goes on there
 

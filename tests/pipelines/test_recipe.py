@@ -68,7 +68,7 @@ def test_what_was_named_is_kept_where_it_is_the_default_of_another_objective():
     assert config.pipeline.objective.guidance_scale == 100
     config = ReviseConfig(by="dds")
     config.choose_objective({GUIDANCE})
-    assert config.objective == DDS(guidance_scale=100)
+    assert config.objective == DDS(guidance_scale=100.0)
     config = ReviseConfig(by="dds")
     config.choose_objective()
     assert config.objective == DDS()
