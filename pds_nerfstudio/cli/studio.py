@@ -16,6 +16,7 @@ from rich.console import Console
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import holds_only, require_writable
 from pds_nerfstudio.next_steps import reconstructing, say_next, step
+from pds_nerfstudio.prompts import unknown_words
 from pds_nerfstudio.ranges import Seed, check_ranges
 from pds_nerfstudio.studio.photography import Photography
 from pds_nerfstudio.text import printable
@@ -116,7 +117,11 @@ def _say_written(console: Console, out: Path, source: str, target: str) -> None:
     from pds_nerfstudio.studio.captures import RECONSTRUCTION
 
     console.print(f"{printable(out)}: “{source}” → “{target}”")
-    edit_it = ("pds", "edit", "outputs/latest", "--from", source, "--to", target, "--prior", "studio")
+    stranger = unknown_words("studio", source, target)
+    if stranger:
+        console.print(stranger, style="yellow")
+    prior = "ANOTHER" if stranger else "studio"
+    edit_it = ("pds", "edit", "outputs/latest", "--from", source, "--to", target, "--prior", prior)
     bounds = {name.replace("_", "-"): value for name, value in RECONSTRUCTION.items()}
     flags = [word for name, value in bounds.items() for word in (f"--{name}", value)]
     line = reconstructing(out, (*flags, "--viewer.quit-on-train-completion", True))

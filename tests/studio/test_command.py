@@ -6,6 +6,7 @@ import pytest
 
 from pds_nerfstudio.cli.studio import Studio
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.prompts import unknown_words
 from pds_nerfstudio.studio import mitsuba
 from pds_nerfstudio.studio.photography import Photography
 from pds_nerfstudio.studio.spec import EDITS, STILLS
@@ -47,3 +48,13 @@ def test_without_mitsuba_one_sentence_names_the_extra(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"install it with `pip install 'pds-nerfstudio\[studio\]'`\.$"):
         Studio(edit="vase-flower", out=tmp_path / "out").run()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("still", STILLS, ids=lambda still: still.name)
+def test_an_edit_is_proposed_by_the_packaged_prior_where_that_knows_the_words(still, tmp_path, capsys):
+    Studio(capture=still.name, out=tmp_path).run()
+    said = capsys.readouterr().out
+    edit = still.edits[0]
+    knows = not unknown_words("studio", edit.source_prompt, edit.target_prompt)
+    assert ("--prior studio" in said) is knows
+    assert ("does not know" in said) is not knows
