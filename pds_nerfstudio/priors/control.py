@@ -5,6 +5,7 @@ show one side all around (Janus). What it is shown is `images.depth_picture` of 
 prior is asked without it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,20 +81,29 @@ def check_control_folder(folder: Path, prior_folder: Path | None) -> None:
     if weights is None:
         raise UserError(f"The ControlNet {folder} has no {WEIGHTS[0]}: only safetensors are loaded.")
     check_safetensors(weights)
-    if prior_folder is None:
-        return
-    unet, (stride, _) = _config(prior_folder / "unet"), latent_shape(prior_folder)
+    if prior_folder is not None:
+        _check_fits(folder, config, _config(prior_folder / "unet"), latent_shape(prior_folder)[0])
+
+
+def _check_fits(folder: Path, config: Mapping[str, Any], unet: Mapping[str, Any], stride: int) -> None:
+    """Raise UserError for a ControlNet of another U-Net.
+
+    Args:
+        unet: the configuration of the prior's.
+        stride: pixels per latent of the prior's VAE.
+    """
     for setting in MUST_FIT:
-        if setting in config and setting in unet and config[setting] != unet[setting]:
+        own, other = (_listed(of.get(setting)) for of in (config, unet))
+        if setting in config and setting in unet and own != other:
             raise UserError(
-                f"The ControlNet {folder} was made for another U-Net ({setting} {config[setting]} instead of "
-                f"{unet[setting]}): take one for the prior {prior_folder}."
+                f"The ControlNet {folder} was made for another U-Net ({setting} {own} instead of {other}): take one "
+                "for this prior."
             )
     shrinks = 2 ** (len(config.get("conditioning_embedding_out_channels") or ()) - 1)
     if shrinks != stride:
         raise UserError(
             f"The ControlNet {folder} shrinks its picture {shrinks} times and the prior's VAE {stride} times: take one "
-            f"for the prior {prior_folder}."
+            "for this prior."
         )
 
 
@@ -108,6 +118,7 @@ def load_control(name: str, prior: "StableDiffusionPrior") -> Any:
     folder = control_folder(name)
     assert folder is not None
     check_control_folder(folder, None)
+    _check_fits(folder, _config(folder), prior.unet.config, prior.latent_stride)
     variant = None if (folder / WEIGHTS[0]).is_file() else "fp16"
     try:
         network = ControlNetModel.from_pretrained(
@@ -116,6 +127,11 @@ def load_control(name: str, prior: "StableDiffusionPrior") -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"The ControlNet {folder} cannot be loaded ({first_line(error)}).") from error
     return network.to(prior.device).requires_grad_(False).eval()  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def _listed(value: Any) -> Any:
+    """A setting as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _config(folder: Path) -> dict[str, Any]:

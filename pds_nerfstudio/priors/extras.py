@@ -5,7 +5,7 @@
 Nothing here imports torch: an edit that names the wrong file ends before anything is loaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ OWN_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """Of a LoRA in the folders of diffusers and of peft."""
 OF_SDXL = ("lora_te2_", "text_encoder_2.", "clip_g")
 """What keys of a LoRA, or of a word, for Stable Diffusion XL hold, and none of 1.x and 2.x."""
+OF_DORA = ("dora_scale", "lora_magnitude_vector")
 OF_UNETS = ("down_blocks", "up_blocks", "mid_block", "input_blocks", "output_blocks", "middle_block")
 """What keys of a LoRA for a U-Net hold, by diffusers' names or the original ones."""
 
@@ -93,6 +94,7 @@ def check_extras(
         header = read_header(file)
         if header.kind != "lora":
             raise UserError(f"{flags}lora {file} is no LoRA, by the names of its weights: give one.")
+        require_no_dora(file, header.shapes)
         widths = {s[1] for n, s in header.shapes.items() if "attn2" in n and "to_k" in n and _is_down(n) and len(s) > 1}
         _check_fits(f"{flags}lora {file}", header, widths, text_width, family)
     for path in embeddings:
@@ -106,6 +108,16 @@ def check_extras(
         _check_fits(
             f"{flags}embedding {path}", header, {s[-1] for s in header.shapes.values() if s}, text_width, family
         )
+
+
+def require_no_dora(file: Path, names: Iterable[str]) -> None:
+    """Raise UserError for a DoRA (Liu et al. 2024), whose magnitudes diffusers leaves out: it would be another change.
+
+    Args:
+        names: of its weights.
+    """
+    if any(sign in name for name in names for sign in OF_DORA):
+        raise UserError(f"{file} is a DoRA, which is not added here: merge it into its prior by the tool that made it.")
 
 
 def _is_down(name: str) -> bool:

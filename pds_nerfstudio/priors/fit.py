@@ -20,12 +20,7 @@ MOST_BLOCKS = 8
 def check_parts_fit(configs: dict[str, dict], folder: Path, edits_pictures: bool) -> None:
     unet, vae = configs["unet/config.json"], configs["vae/config.json"]
     scheduler = configs["scheduler/scheduler_config.json"]
-    prediction_type = scheduler.get("prediction_type", "epsilon")
-    if prediction_type not in PREDICTION_TYPES and not is_flow(scheduler):
-        raise UserError(
-            f"The prior {folder} predicts {prediction_type!r}: use a Stable Diffusion 1.x or 2.x folder, "
-            f"whose prediction_type is one of {', '.join(PREDICTION_TYPES)}."
-        )
+    _check_process(scheduler, vae, folder)
     layout = camera_layout(folder)
     known = layout == "original" or unet.get("_class_name", "UNet2DConditionModel") == "UNet2DConditionModel"
     labelled = unet.get("class_embed_type") or unet.get("num_class_embeds")
@@ -48,6 +43,21 @@ def check_parts_fit(configs: dict[str, dict], folder: Path, edits_pictures: bool
     _check_width(folder, "U-Net", asked, configs["text_encoder/config.json"].get("hidden_size"))
 
 
+def _check_process(scheduler: dict, vae: dict, folder: Path) -> None:
+    """Raise UserError for noise that is no diffusion's with ᾱ, nor a flow's; or latents that are scaled otherwise."""
+    if str(scheduler.get("_class_name")).startswith("EDM") or "sigma_data" in scheduler or vae.get("latents_mean"):
+        raise UserError(
+            f"The prior {folder} has EDM's noise and latents, as Playground 2.5, which are not supported: use "
+            f"{SUPPORTED}."
+        )
+    prediction_type = scheduler.get("prediction_type", "epsilon")
+    if prediction_type not in PREDICTION_TYPES and not is_flow(scheduler):
+        raise UserError(
+            f"The prior {folder} predicts {prediction_type!r}: use a folder whose prediction_type is one of "
+            f"{', '.join(PREDICTION_TYPES)}."
+        )
+
+
 def check_newer_parts_fit(configs: dict[str, dict], folder: Path, family: Family, index: Mapping[str, Any]) -> None:
     denoiser, vae = configs[f"{family.denoiser}/config.json"], configs["vae/config.json"]
     taken, given = denoiser.get("in_channels"), vae.get("latent_channels")
@@ -59,6 +69,8 @@ def check_newer_parts_fit(configs: dict[str, dict], folder: Path, family: Family
             "text-to-image model, not an inpainting or editing one."
         )
     _check_sizes(denoiser, vae, folder)
+    if family is SDXL:
+        _check_process(configs["scheduler/scheduler_config.json"], vae, folder)
     if family is SANA:
         width = configs["text_encoder/config.json"].get("hidden_size")
         _check_width(folder, "transformer", denoiser.get(family.text_width), width)

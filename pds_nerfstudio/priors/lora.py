@@ -5,6 +5,7 @@ is loaded: W + B·A. Nothing after that knows that there was a LoRA.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from safetensors import SafetensorError
 from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.files import write_whole, written
 from pds_nerfstudio.priors.check import LORA_BASE, LORA_WEIGHTS
+from pds_nerfstudio.priors.extras import require_no_dora
 from pds_nerfstudio.priors.folder import read_json
+from pds_nerfstudio.priors.one_file import read_header
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.latent import LatentPrior
@@ -71,9 +74,14 @@ def fuse_lora(prior: "LatentPrior", file: Path, weight: float = 1.0) -> None:
     Raises:
         UserError: it was made for a prior of other sizes or layers, or cannot be read.
     """
+    require_no_dora(file, read_header(file).shapes)
     pipeline = prior.pipeline()
     try:
-        pipeline.load_lora_weights(_in_diffusers_terms(file, prior.denoiser_part))
+        if (translated := _of_peft(file, prior.denoiser_part)) is not None:
+            pipeline.load_lora_weights(translated)
+        else:  # by its file, whose header may say how strong it is
+            where = {"weight_name": file.name, "local_files_only": True, "use_safetensors": True}
+            pipeline.load_lora_weights(str(file.parent), **where)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(
@@ -86,21 +94,26 @@ def fuse_lora(prior: "LatentPrior", file: Path, weight: float = 1.0) -> None:
     pipeline.unload_lora_weights()
 
 
-def _in_diffusers_terms(file: Path, denoiser: str) -> dict[str, Any]:
-    """Its matrices by names that diffusers knows; it knows kohya's itself, and here those of peft are translated.
+def _of_peft(file: Path, denoiser: str) -> dict[str, Any] | None:
+    """The matrices of peft's own file by names that diffusers knows; None of another, which diffusers knows itself.
 
     Args:
         denoiser: the part that peft has adapted, as a diffusers folder calls it.
+
+    Raises:
+        ValueError: some layers have a strength of their own.
     """
     from safetensors.torch import load_file
 
-    state = load_file(file)
-    if not all(name.startswith(OF_PEFT) for name in state):
-        return state
+    if not all(name.startswith(OF_PEFT) for name in read_header(file).shapes):
+        return None
     settings = file.with_name("adapter_config.json")
     told = read_json(settings) if settings.is_file() else {}
-    scale = float(told.get("lora_alpha", 1)) / float(told.get("r", 1))
-    scaled = {name: value * scale if ".lora_B." in name else value for name, value in state.items()}
+    if told.get("alpha_pattern") or told.get("rank_pattern"):
+        raise ValueError("its adapter_config.json has patterns, for layers of other ranks or strengths")
+    rank = float(told.get("r", 1))
+    scale = float(told.get("lora_alpha", 1)) / (math.sqrt(rank) if told.get("use_rslora") else rank)
+    scaled = {name: value * scale if ".lora_B." in name else value for name, value in load_file(file).items()}
     return {f"{denoiser}.{name.removeprefix(OF_PEFT)}": value for name, value in scaled.items()}
 
 

@@ -104,6 +104,12 @@ def check_file(path: Path) -> None:
     if header.kind != "model":
         raise UserError(f"{path} is {ways[header.kind]}.")
     configs = configurations(path, header)
+    taken, given = configs["unet"]["in_channels"], configs["vae"]["latent_channels"]
+    if taken not in (given, 2 * given):
+        raise UserError(
+            f"The U-Net of {path} takes {taken} channels and its VAE gives {given}: use a plain text-to-image model, "
+            "not one for inpainting or depth."
+        )
     if not converted(path).is_dir():
         find_vocabulary(path, configs["text_encoder"]["vocab_size"])
 
@@ -218,8 +224,7 @@ def _write_layout(folder: Path, path: Path, header: Header) -> None:
     newer = bool(header.having(OPEN_CLIP))
     scheduler = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "clip_sample": False}
     scheduler |= {"beta_start": 0.00085, "beta_end": 0.012, "set_alpha_to_one": False, "steps_offset": 1}
-    told = header.metadata.get("modelspec.prediction_type", "" if newer else "epsilon")
-    if told:
+    if told := header.metadata.get("modelspec.prediction_type"):  # else the U-Net is asked
         scheduler["prediction_type"] = "v_prediction" if told.startswith("v") else "epsilon"
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
@@ -245,7 +250,8 @@ def _told_by_noise(unet: Any) -> str:
     noise = torch.randn(1, unet.config.in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         answer = unet(noise, 999, torch.zeros(1, 77, unet.config.cross_attention_dim)).sample
-    return "epsilon" if torch.cosine_similarity(answer.flatten(), noise.flatten(), dim=0) > 0.5 else "v_prediction"
+    asked = noise[:, : answer.shape[1]]  # the others are a picture's to be edited
+    return "epsilon" if torch.cosine_similarity(answer.flatten(), asked.flatten(), dim=0) > 0.5 else "v_prediction"
 
 
 def _unet(shapes: dict[str, tuple[int, ...]], newer: bool) -> dict[str, Any]:

@@ -125,3 +125,12 @@ def test_toyboxs_controlnet_knows_depth():
     right, wrong, without = (float((answer - eps).square().mean()) for answer in answers)
     assert right < 0.8 * without
     assert right < 0.8 * wrong
+
+
+def test_a_controlnet_that_was_not_here_before_is_compared_with_the_prior_that_is_loaded(folder, control, tmp_path):
+    """As after a first download, which nothing could look at before."""
+    copy = shutil.copytree(control, tmp_path / "other")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"cross_attention_dim": 1024}))
+    with pytest.raises(UserError, match=r"made for another U-Net .cross_attention_dim 1024 instead of 16"):
+        load_control(str(copy), load_prior(str(folder), "cpu"))

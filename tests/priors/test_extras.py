@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.priors.extras import check_extras, lora_file
@@ -68,6 +68,38 @@ def test_a_lora_of_diffusers_before_0_24_is_one_by_its_header_and_added(folder, 
     changed = load_prior(str(folder), "cpu", loras=[str(tmp_path / "old.safetensors")])
     expected = prior.unet.get_submodule(LAYER).weight + up @ down
     torch.testing.assert_close(changed.unet.get_submodule(LAYER).weight, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_lora_whose_strength_is_in_its_header_is_added_with_that(folder, prior, matrices, tmp_path):
+    """As diffusers' training scripts write it."""
+    told = {"r": 2, "lora_alpha": 1, "target_modules": ["attn2.to_k"], "peft_type": "LORA"}
+    down, up = matrices
+    state = {f"unet.{LAYER}.lora_A.weight": down, f"unet.{LAYER}.lora_B.weight": up}
+    header = {"format": "pt", "lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in told.items()})}
+    save_file(state, tmp_path / "pytorch_lora_weights.safetensors", header)
+    changed = load_prior(str(folder), "cpu", loras=[str(tmp_path)])
+    expected = prior.unet.get_submodule(LAYER).weight + (1 / 2) * up @ down
+    torch.testing.assert_close(changed.unet.get_submodule(LAYER).weight, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_pefts_stabilised_strength_is_divided_by_the_root_of_the_rank(folder, prior, matrices, tmp_path):
+    path, (down, up) = write(tmp_path, matrices, "peft"), matrices
+    (path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 1, "use_rslora": True}))
+    changed = load_prior(str(folder), "cpu", loras=[str(path)])
+    expected = prior.unet.get_submodule(LAYER).weight + 2**-0.5 * up @ down
+    torch.testing.assert_close(changed.unet.get_submodule(LAYER).weight, expected, atol=1e-5, rtol=1e-5)
+    (path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 1, "alpha_pattern": {"to_k": 4}}))
+    with pytest.raises(UserError, match="layers of other ranks or strengths"):
+        load_prior(str(folder), "cpu", loras=[str(path)])
+
+
+def test_a_dora_is_refused_and_not_added_without_its_magnitudes(folder, matrices, tmp_path):
+    path, name = write(tmp_path, matrices, "kohya"), "lora_unet_" + LAYER.replace(".", "_")
+    save_file(load_file(path) | {f"{name}.dora_scale": torch.ones(1, 16)}, path)
+    with pytest.raises(UserError, match="is a DoRA"):
+        check_extras([str(path)], [], 16)
+    with pytest.raises(UserError, match="is a DoRA"):
+        load_prior(str(folder), "cpu", loras=[str(path)])
 
 
 @pytest.mark.parametrize("told", ["{", "[1]", '{"r": 0}', '{"r": []}', "[" * 100_000])

@@ -294,6 +294,22 @@ def test_what_the_vae_decodes_does_not_depend_on_how_many_pictures_it_has_at_onc
     torch.testing.assert_close(prior.decode(latents(prior, 3)), together, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMDPMSolverMultistepScheduler"}),
+        ("scheduler/scheduler_config.json", {"sigma_data": 0.5}),
+        ("vae/config.json", {"latents_mean": [0, 0, 0, 0]}),
+        ("scheduler/scheduler_config.json", {"prediction_type": "edm"}),
+    ],
+)
+def test_another_noise_than_diffusions_is_refused_of_sdxl(folders, tmp_path, file, changes):
+    copy = shutil.copytree(folders["sdxl"], tmp_path / "copy")
+    (copy / file).write_text(json.dumps(json.loads((copy / file).read_text()) | changes))
+    with pytest.raises(UserError, match=r"EDM's noise|prediction_type is one of"):
+        check_prior(str(copy))
+
+
 @pytest.mark.parametrize("family", WRITE)
 def test_parts_of_different_models_are_refused(folders, tmp_path, family):
     copy = shutil.copytree(folders[family], tmp_path / "copy")

@@ -141,7 +141,7 @@ def small(folder: Path, tokenizer_of, newer: bool) -> tuple[Path, Path]:
     else:
         for name, value in text.state_dict().items():
             weights[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = value
-    told = {"modelspec.prediction_type": "epsilon"} if newer else None  # of random weights no other sign can
+    told = {"modelspec.prediction_type": "epsilon"}  # of random weights no other sign can
     contiguous = {name: value.contiguous() for name, value in weights.items()}
     save_file(contiguous, folder / "dreamy_v8.safetensors", told)
     return folder / "diffusers", folder / "dreamy_v8.safetensors"
@@ -183,6 +183,27 @@ def test_what_a_2_x_predicts_is_found_by_asking_it_about_pure_noise(
     prior = load_prior(str(silent), "cpu")
     assert prior.scheduler.config.prediction_type == told
     assert prior.unet.config.sample_size == sample, "those of v-prediction were trained at 768 pixels"
+
+
+def test_what_a_1_x_predicts_is_asked_too(both, cache, tmp_path, monkeypatch):
+    silent = tmp_path / "silent.safetensors"
+    save_file(load_file(both[1]), silent)
+    shutil.copytree(both[1].parent / "tokenizer", tmp_path / "tokenizer")
+    monkeypatch.setattr(
+        UNet2DConditionModel, "forward", lambda self, noise, *_, **__: SimpleNamespace(sample=torch.ones_like(noise))
+    )
+    prior = load_prior(str(silent), "cpu")
+    assert (prior.scheduler.config.prediction_type, prior.unet.config.sample_size) == ("v_prediction", 64)
+
+
+def test_a_model_for_inpainting_is_refused_before_it_is_converted(both, cache, tmp_path):
+    weights = load_file(both[1])
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    weights[name] = torch.cat([weights[name], torch.zeros(len(weights[name]), 5, 3, 3)], dim=1)
+    save_file(weights, tmp_path / "inpainting.safetensors")
+    shutil.copytree(both[1].parent / "tokenizer", tmp_path / "tokenizer")
+    with pytest.raises(UserError, match=r"takes 9 channels and its VAE gives 4.*not one for inpainting"):
+        check_prior(str(tmp_path / "inpainting.safetensors"))
 
 
 def test_a_file_without_a_vocabulary_is_told_where_to_put_one(both, cache, tmp_path):
@@ -231,4 +252,5 @@ def test_a_file_that_lacks_weights_is_refused_before_it_is_loaded(both, tmp_path
 
 def test_the_header_alone_is_read(both):
     header = read_header(both[1])
-    assert (header.kind, header.dtype, header.metadata) == ("model", "F32", {})
+    assert (header.kind, header.dtype) == ("model", "F32")
+    assert header.metadata == {"modelspec.prediction_type": "epsilon"}
