@@ -69,7 +69,7 @@ def run_child(
         to_group(signal.SIGCONT)
 
     main = threading.current_thread() is threading.main_thread()
-    handlers = dict.fromkeys(PASSED_ON, pass_on) | {signal.SIGTSTP: stop}
+    handlers = dict.fromkeys(PASSED_ON, pass_on) | ({signal.SIGTSTP: stop} if hasattr(signal, "SIGTSTP") else {})
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()} if main else {}
     try:
         child = subprocess.Popen(

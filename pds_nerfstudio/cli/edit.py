@@ -216,7 +216,7 @@ class Edit:
 
     def _goes_on(self, preview: Stage, console: Console) -> bool:
         """Whether the scene is to be edited with these prompts, now that a photograph was."""
-        console.print(f"Look at {printable(preview.result.with_name('sheet.png'))}", markup=False)
+        console.print(f"Look at {printable(preview.result)}", markup=False)
         if _is_asked() and _answer("Edit the scene with these prompts? [y/N] ").lower() in ("y", "yes"):
             return True
         console.print("The same command again edits the scene; with other prompts, give a new --out.")
@@ -292,7 +292,7 @@ class Edit:
         command += ("--tgt-prompt", self.tgt_prompt, "--objective", objective, "--prior", prior, "--out", str(out))
         for flag, added in (("--lora", self.lora), ("--embedding", self.embedding)):
             command += (flag, *map(str, added)) if added else ()
-        return Stage("preview", command, out / "preview.json")
+        return Stage("preview", command, out / "sheet.png")
 
     def _training(self, name: str, method: str, scene: Path, what: Sequence[str], more: str) -> Stage:
         command = ("ns-train", method, "--load-dir", str(scene), *what, "--output-dir", str(self.out))

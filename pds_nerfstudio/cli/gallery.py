@@ -4,6 +4,7 @@ import hashlib
 import os
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ from pds_nerfstudio.cli.edit import METHODS
 from pds_nerfstudio.cli.render import FilmPath
 from pds_nerfstudio.cli.running import Running, refuse_failures
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.files import file_name, require_writable, write_whole
+from pds_nerfstudio.files import file_name, from_json, require_writable, write_whole
 from pds_nerfstudio.next_steps import say_loading, say_next, step
 from pds_nerfstudio.prompts import check_prompts, unknown_words
 from pds_nerfstudio.ranges import Steps, check_ranges
@@ -85,7 +86,7 @@ class Gallery:
         """Make the edits that are missing, then write the page and gallery.json."""
         run = self._check()
         self.running.require_cluster()
-        out = (self.out or Path("outputs/gallery") / _name_of(run)).resolve()
+        out = (self.out or _folder_of(run)).resolve()
         require_writable(out, room=ROOM)
         console = Console(soft_wrap=True, highlight=False)
         if warning := unknown_words(self.prior, self.src_prompt, *self.tgt_prompt):
@@ -196,15 +197,25 @@ class Gallery:
         )
 
 
-def _name_of(run: Run) -> str:
-    """What the folder of its gallery is called; runs that are not named by the clock may share their names, and are
-    told apart by where they are. Raises UserError where its experiment has no name for a file."""
-    folder = run.folder.resolve()
-    place = "" if BY_CLOCK.match(folder.name) else f"-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]}"
+def _folder_of(run: Run) -> Path:
+    """Where its gallery goes. Runs that are not named by the clock may share their names, and are told apart by where
+    they are, unless a gallery of this one is there without that. Raises UserError where its experiment has no name for
+    a file."""
+    folder, galleries = run.folder.resolve(), Path("outputs/gallery")
     try:
-        return f"{file_name(run.config.get('experiment_name'))}-{folder.name}{place}"
+        plain = galleries / f"{file_name(run.config.get('experiment_name'))}-{folder.name}"
     except ValueError as error:
         raise UserError(f"{run.config_path} gives its gallery no name ({error}): say where with --out.") from error
+    if BY_CLOCK.match(folder.name) or _is_of(plain, run):
+        return plain
+    return plain.with_name(f"{plain.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]}")
+
+
+def _is_of(gallery: Path, run: Run) -> bool:
+    """Whether a gallery's edits are of this run."""
+    with suppress(OSError, ValueError, KeyError, TypeError, StopIteration):
+        return from_json(next(gallery.glob("cells/*/record.json")))["settings"]["run"] == str(run.config_path.resolve())
+    return False
 
 
 def _line_without(*flags: str) -> list[str]:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pds_nerfstudio.evaluation.pie import PieEdit
 
 
+NUMBERS = 2
+"""The second edition of how edits are measured: as the benchmark's own evaluation does."""
+
+
 @dataclass
 class PieBench:
     """Edit every photograph of a PIE-Bench folder in two dimensions by several methods, and measure the results.
@@ -81,7 +85,10 @@ class PieBench:
         file, remedy = self.out / "settings.json", "give another --out"
         settings = {name: getattr(self, name) for name in ("prior", "steps", "guidance_scale", "seed")}
         settings["data"] = hashlib.sha256((self.data / "mapping_file.json").read_bytes()).hexdigest()
+        settings["numbers"] = NUMBERS
         before = read_json(file, dict, "The record", remedy) if file.exists() else settings
+        if not file.exists() and any(self.out.glob("*/*.json")):
+            raise UserError(f"--out {self.out} holds edits that do not say how they were made: {remedy}.")
         if other := [name for name, value in settings.items() if before.get(name) != value]:
             raise UserError(
                 f"--out {self.out} holds edits that were made with another {other[0].replace('_', '-')} "

@@ -253,10 +253,6 @@ class Preview:
         title = objective + (self.src_prompt or "no source prompt")
         title += "" if "tgt_prompt" in axes else f"   to   {variants[0].tgt_prompt}"
         headings = ["photograph", *(f"{variant.label(across)}" for variant in variants[:columns])]
-        contact_sheet(rows, self.out / "sheet.png", title, 192, headings, badges)
-        for variant, edited in zip(variants, edits, strict=True):
-            for name, image in zip(names, edited, strict=True):
-                save_image(image, self.out / f"{variant.number:02d}_{name}.png")
         lines = {variant.number: ns_train_line(variant, self, photographs) for variant in variants}
         record = {
             "photographs": [str(path) for path in photographs.paths],
@@ -268,6 +264,10 @@ class Preview:
             "cells": [dict(v.settings) | {"number": v.number, "line": lines[v.number]} for v in variants],
         }
         write_whole(self.out / INDEX, json.dumps(record, indent=2) + "\n")
+        for variant, edited in zip(variants, edits, strict=True):
+            for name, image in zip(names, edited, strict=True):
+                save_image(image, self.out / f"{variant.number:02d}_{name}.png")
+        contact_sheet(rows, self.out / "sheet.png", title, 192, headings, badges)  # the last: with it, all is there
         console = Console(soft_wrap=True)
         sheet = in_rich(self.out / "sheet.png")
         several, many = ("s" * (number > 1) for number in (len(variants), len(source)))

@@ -1,5 +1,7 @@
 """Edits of real captures: there is no known answer, so they are judged against their source and prompts."""
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from pds_nerfstudio.evaluation.measure import Measured, load_judges, measure
 from pds_nerfstudio.evaluation.rows import NOTHING, REGENERATE, of_family
 from pds_nerfstudio.evaluation.suite import CaptureEdit, Parser
 from pds_nerfstudio.evaluation.trial import edit_config, headless, train
+from pds_nerfstudio.files import visible_files
 from pds_nerfstudio.pictures import Image3
 from pds_nerfstudio.pipelines.command_line import Given
 from pds_nerfstudio.pipelines.conclusion import SHEET_VIEWS
@@ -87,7 +90,7 @@ class Capture(Benchmark):
         return f"{edit.data.resolve().name}.{seed}"
 
     def made_of(self, edit: CaptureEdit, seed: int) -> dict[str, Any]:
-        return super().made_of(edit, seed) | {"data": str(edit.data.resolve()), "parser": edit.parser}
+        return super().made_of(edit, seed) | {"data": _described(edit.data), "parser": edit.parser}
 
     def prepare(self, edit: CaptureEdit, folder: Path, seed: int) -> Path:
         return self.reconstruct(edit.data, folder, seed, edit.parser)
@@ -130,3 +133,14 @@ class Capture(Benchmark):
         judges = load_judges("auto", [self.prior])
         prompts = edit.source_prompt, edit.target_prompt
         return CaptureComparison(edit, measure(pair, judges, prompts, FRAMES, SHORT_SIDE))
+
+
+def _described(data: Path) -> str:
+    """A capture by its name and by what it lists, wherever it lies."""
+    files = (data, data / "transforms.json", data / "transforms_train.json")
+    listed = next((file for file in files if file.is_file()), None)
+    if listed is not None:
+        content = listed.read_bytes()
+    else:
+        content = b"\n".join(os.fsencode(file.relative_to(data)) for file in visible_files(data))
+    return f"{data.resolve().name} {hashlib.sha256(content).hexdigest()[:12]}"

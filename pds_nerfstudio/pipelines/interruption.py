@@ -12,8 +12,10 @@ from pds_nerfstudio.pipelines import distributed
 
 AT_ONCE = (signal.SIGINT, signal.SIGTERM)
 """Those of which a second one does not wait for the step."""
-SIGNALS = (*AT_ONCE, signal.SIGHUP)
-USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+HANG_UP = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
+"""What a closed terminal sends, where systems have it."""
+SIGNALS = (*AT_ONCE, *HANG_UP)
+USUAL = dict.fromkeys(SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
 FAILED = 128
 """What a shell adds to the number of the signal that ended a command."""
 BEFORE_ANY_STEP = "Stopped before the first step: the same command begins again."
@@ -21,7 +23,7 @@ BEFORE_ANY_STEP = "Stopped before the first step: the same command begins again.
 
 def heard(number: int) -> bool:
     """Whether this signal is for this process: `nohup` lets it ignore that its terminal is closed."""
-    return number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    return number not in HANG_UP or signal.getsignal(number) != signal.SIG_IGN
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 from nerfstudio.engine.trainer import TrainerConfig
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.objectives import BY_NAME
 from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.revise import ReviseConfig
 from pds_nerfstudio.pipelines.settings_tree import change, part
@@ -39,7 +40,9 @@ def follow(config: TrainerConfig, given: Container[str]) -> str:
     found = recipe.settings(method, family_of(config) or "", ask, wanted.budgets, objective)
     taken = {name: value for name, value in found.items() if name not in given}
     if isinstance(pipeline, ReviseConfig):  # before what is set of the objective
-        pipeline.by = taken.get(CHOICE, pipeline.by)
+        if (by := taken.get(CHOICE, pipeline.by)) not in tuple(BY_NAME):
+            raise UserError(f"The recipe {recipe.path} sets {CHOICE} to {by!r}, which is no objective: mend it.")
+        pipeline.by = by
         pipeline.choose_objective(given)
     for name, value in taken.items():
         try:

@@ -54,6 +54,8 @@ BEGINNINGS = (
     *(f"history/{name}" for name in ("history.json", "begin.pt", "source.jpg", "0.jpg", "0.pt")),
 )
 """What a run writes before its first checkpoint."""
+NAMED_LATER = "{timestamp}"
+"""nerfstudio's word for a run that has no name yet."""
 begun_here: set[Path] = set()
 """Folders of runs that were not there before this process began them."""
 progress_console: Console = CONSOLE
@@ -81,6 +83,8 @@ class SceneTrainerConfig(TrainerConfig):
             require_device(str(self.machine.device_type), "--machine.device-type")
             require_writable(self.output_dir, "--output-dir")
         make_absolute(self)
+        if BY_CLOCK.match(self.timestamp) and self._would_replace(self.get_base_dir()):
+            self.timestamp = NAMED_LATER  # a run's own config.yml, read by --load-config, names that run
         given = self.timestamp
         self._name_by_clock()
         while self.timestamp != given and self.get_base_dir().exists():
@@ -95,14 +99,17 @@ class SceneTrainerConfig(TrainerConfig):
     def _refuse_to_replace(self, folder: Path) -> None:
         """End the program where `folder` is a run that another training writes, or has finished: each checkpoint
         replaces those before. A training that begins with that run's own goes on there."""
+        if reason := self._would_replace(folder):
+            with one_sentence():
+                raise UserError(f"--timestamp {self.timestamp}: {reason}: give another.")
+
+    def _would_replace(self, folder: Path) -> str | None:
+        """Why `folder` may not be written to, in words; None where it may."""
         if is_running(folder):
-            reason = f"another training is writing {folder}"
-        elif any(self.get_checkpoint_dir().glob("step-*.ckpt")) and not self._goes_on_in(folder):
-            reason = f"{folder} is a run already, whose checkpoints would be replaced"
-        else:
-            return
-        with one_sentence():
-            raise UserError(f"--timestamp {self.timestamp}: {reason}: give another.")
+            return f"another training is writing {folder}"
+        if any(self.get_checkpoint_dir().glob("step-*.ckpt")) and not self._goes_on_in(folder):
+            return f"{folder} is a run already, whose checkpoints would be replaced"
+        return None
 
     def _goes_on_in(self, folder: Path) -> bool:
         """Whether it begins with a checkpoint of that run."""

@@ -64,7 +64,7 @@ def reading_dataset(splats: bool) -> Iterator[None]:
     with patch.object(DataParser, "get_dataparser_outputs", checked):
         try:
             yield
-        except UNREADABLE as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             if reason := unreadable(files):
                 raise UserError(reason) from error
             raise

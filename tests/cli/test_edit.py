@@ -127,7 +127,7 @@ def test_prompts_are_tried_on_a_photograph_first_and_the_same_command_then_goes_
 
     def run_child(command, *_):
         ran.append(command[4:6])
-        made = tmp_path / "out" / "preview" / "preview.json"
+        made = tmp_path / "out" / "preview" / "sheet.png"
         made.parent.mkdir(parents=True, exist_ok=True)
         made.write_text("{}")
         return Ended(0 if command[4] == "preview" else 3)

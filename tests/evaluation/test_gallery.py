@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import tyro
 
-from pds_nerfstudio.cli.gallery import PAGE, RECORDS, Gallery, _line_without, _name_of
+from pds_nerfstudio.cli.gallery import PAGE, RECORDS, Gallery, _folder_of, _line_without
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import workers
 from pds_nerfstudio.evaluation.cells import check_records, plan_cells, prepare
@@ -165,12 +165,14 @@ def test_the_line_of_a_page_is_the_one_that_was_typed(monkeypatch):
 def test_a_strangers_run_does_not_say_where_its_gallery_goes(name):
     run: Any = SimpleNamespace(config={"experiment_name": name}, config_path=Path("config.yml"), folder=Path("run"))
     with pytest.raises(UserError, match="gives its gallery no name"):
-        _name_of(run)
+        _folder_of(run)
 
 
 def test_galleries_of_two_runs_of_one_name_lie_apart(tmp_path):
-    def name(folder: str) -> str:
-        return _name_of(SimpleNamespace(config={"experiment_name": "edit"}, folder=tmp_path / folder))  # type: ignore[arg-type]
+    def name(place: str) -> str:
+        folder = tmp_path / place
+        run: Any = SimpleNamespace(config={"experiment_name": "edit"}, folder=folder, config_path=folder / "config.yml")
+        return _folder_of(run).name
 
     assert name("a/run").startswith("edit-run-")
     assert name("a/run") != name("b/run")
@@ -196,3 +198,17 @@ def test_a_gallery_edits_no_scene_of_another_run(tmp_path, monkeypatch):
                 refuses(other)
     first.source_file.write_text(json.dumps({"config": str(tmp_path / "a.yml")}))  # as 0.1.0 wrote it
     assert prepare(first) == tmp_path / "a.yml"
+
+
+def test_a_gallery_that_is_there_under_its_runs_plain_name_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    run: Any = SimpleNamespace(config={"experiment_name": "edit"}, folder=folder, config_path=folder / "config.yml")
+    plain = Path("outputs/gallery/edit-run")
+    assert _folder_of(run).name.startswith("edit-run-")
+    record = tmp_path / plain / "cells" / "a" / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"settings": {"run": str(tmp_path / "another" / "config.yml")}}))
+    assert _folder_of(run) != plain
+    record.write_text(json.dumps({"settings": {"run": str(run.config_path)}}))
+    assert _folder_of(run) == plain

@@ -124,5 +124,9 @@ def test_a_folder_is_edited_once_and_summed_up(folder, tmp_path, capfd):
     written = record.stat().st_mtime_ns
     bench.run()
     assert record.stat().st_mtime_ns == written
+    (tmp_path / "out" / "settings.json").rename(tmp_path / "settings.json")
+    with pytest.raises(UserError, match="do not say how they were made: give another --out"):
+        bench.run()
+    (tmp_path / "settings.json").rename(tmp_path / "out" / "settings.json")
     with pytest.raises(UserError, match="another steps \\(2 instead of 3\\): give another --out"):
         replace(bench, steps=3).run()

@@ -193,6 +193,17 @@ def test_a_run_that_was_named_before_is_not_replaced(tmp_path, capfd):
     config.set_timestamp()  # it goes on there
 
 
+def test_a_config_that_names_its_own_run_makes_another(tmp_path):
+    """As nerfstudio's --load-config reads it."""
+    config = copy.deepcopy(all_methods["source-splatfacto"])
+    config.output_dir, config.experiment_name, config.timestamp = tmp_path, "scene", "2030-01-01_000001"
+    config.get_checkpoint_dir().mkdir(parents=True)
+    (config.get_checkpoint_dir() / "step-000000009.ckpt").touch()
+    config.set_timestamp()
+    assert config.timestamp != "2030-01-01_000001"
+    assert not config.get_base_dir().exists()
+
+
 def test_a_killed_edit_continues_from_its_last_checkpoint_and_ends_where_the_straight_one_does(
     ns_train, toy_splats, tmp_path
 ):

@@ -74,6 +74,14 @@ def test_what_was_named_is_kept_where_it_is_the_default_of_another_objective():
     assert config.objective == DDS()
 
 
+@pytest.mark.parametrize("by", ["fly", 3, ["dds"], True])
+def test_a_recipe_names_an_objective_that_there_is(tmp_path, by):
+    recipe = {"name": "mine", "source": "nowhere", "measured": False, "rules": [{"set": {"pipeline.by": by}}]}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(UserError, match=r"sets pipeline\.by to .*, which is no objective"):
+        follow(config_of("pnr-edit-splat", recipe=(str(tmp_path / "recipe.json"),)), ())
+
+
 def test_annealing_is_not_given_to_another_objective_than_the_recipes():
     for by, anneal in (("sds", True), ("pds", False)):
         config = config_of("pnr-edit-splat", recipe=("object",))
