@@ -95,10 +95,13 @@ def test_a_suite_on_a_cluster_one_of_whose_workers_is_killed_gives_the_serial_ta
 
 
 def kill_one(made: Any, out: Path) -> None:
-    """Kill a worker as soon as both have begun something."""
+    """Kill a worker as soon as both are at an edit."""
     end = time.monotonic() + 120
-    while len(list(out.rglob("log.txt"))) < 2 and time.monotonic() < end:
-        time.sleep(0.05)
+    while time.monotonic() < end:
+        begun, ended = ({file.parent for file in out.rglob(f"cells/*/{name}")} for name in ("log.txt", "record.json"))
+        if len(begun - ended) == 2:
+            break
+        time.sleep(0.02)
     made.remove_node(next(iter(made.worker_nodes)), allow_graceful=False)
 
 

@@ -111,6 +111,13 @@ def test_other_mistakes_are_named(folder, tmp_path):
         PieBench(data=folder, steps=0, prior="toybox").run()
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"psnr": "high"}', '{"beauty": 1}'])
+def test_a_damaged_record_is_named(tmp_path, content):
+    (tmp_path / "one.json").write_text(content)
+    with pytest.raises(UserError, match="is damaged"):
+        pie.read_record(tmp_path / "one.json")
+
+
 def test_a_folder_is_edited_once_and_summed_up(folder, tmp_path, capfd):
     methods = ("dds-edit", "piva-edit[pipeline.adapter_rank=2]")
     bench = PieBench(data=folder, methods=methods, prior="toybox", steps=2, out=tmp_path / "out")
