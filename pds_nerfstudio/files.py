@@ -117,12 +117,7 @@ def require_writable(folder: Path, flag: str = "--out", room: int = 1 << 20) -> 
 
 def is_vacant(folder: Path, *but: str) -> bool:
     """Whether nothing is there, or nothing but folders, files of these names, and what killed writers have left."""
-    if not folder.is_dir():
-        return not (folder.exists() or folder.is_symlink())
-    return all(
-        path.name in but or _is_left_over(path) or (not path.is_symlink() and path.is_dir() and is_vacant(path))
-        for path in folder.iterdir()
-    )
+    return holds_only(folder, [Path(name) for name in but])
 
 
 def holds_only(folder: Path, files: Collection[Path]) -> bool:
