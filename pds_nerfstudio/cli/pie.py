@@ -84,11 +84,11 @@ class PieBench:
         """Raise UserError where --out holds edits that were made otherwise; note down how these are made."""
         file, remedy = self.out / "settings.json", "give another --out"
         settings = {name: getattr(self, name) for name in ("prior", "steps", "guidance_scale", "seed")}
-        settings["data"] = hashlib.sha256((self.data / "mapping_file.json").read_bytes()).hexdigest()
-        settings["numbers"] = NUMBERS
-        before = read_json(file, dict, "The record", remedy) if file.exists() else settings
+        data = hashlib.sha256((self.data / "mapping_file.json").read_bytes()).hexdigest()
+        settings |= {"data": data, "numbers": NUMBERS}
         if not file.exists() and any(self.out.glob("*/*.json")):
             raise UserError(f"--out {self.out} holds edits that do not say how they were made: {remedy}.")
+        before = read_json(file, dict, "The record", remedy) if file.exists() else settings
         if other := [name for name, value in settings.items() if before.get(name) != value]:
             raise UserError(
                 f"--out {self.out} holds edits that were made with another {other[0].replace('_', '-')} "

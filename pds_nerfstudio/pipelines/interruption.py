@@ -12,7 +12,7 @@ from pds_nerfstudio.pipelines import distributed
 
 AT_ONCE = (signal.SIGINT, signal.SIGTERM)
 """Those of which a second one does not wait for the step."""
-HANG_UP = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
+HANG_UP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 """What a closed terminal sends, where systems have it."""
 SIGNALS = (*AT_ONCE, *HANG_UP)
 USUAL = dict.fromkeys(SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
