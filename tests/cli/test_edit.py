@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import tyro
+from processes import wait_for_files
 from safetensors.torch import save_file
 
 from pds_nerfstudio.children import Ended
@@ -346,11 +346,7 @@ def test_ctrl_c_and_kill_9_of_pds_edit_end_its_stage_with_a_checkpoint_from_whic
 
     def stopped_after(pattern: str, number: signal.Signals) -> str:
         ran = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        deadline = time.monotonic() + 300
-        while not list(out.glob(pattern)):
-            assert ran.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_files(ran, out, pattern)
         ran.send_signal(number)
         output, _ = ran.communicate(timeout=120)  # until its stage has ended too
         assert ran.returncode == {signal.SIGINT: 130, signal.SIGKILL: -9}[number], output[-3000:]

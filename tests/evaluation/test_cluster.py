@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pds_nerfstudio.cli.bench import Bench
@@ -95,14 +97,32 @@ def test_a_suite_on_a_cluster_one_of_whose_workers_is_killed_gives_the_serial_ta
 
 
 def kill_one(made: Any, out: Path) -> None:
-    """Kill a worker as soon as both are at an edit."""
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        begun, ended = ({file.parent for file in out.rglob(f"cells/*/{name}")} for name in ("log.txt", "record.json"))
-        if len(begun - ended) == 2:
-            break
+    """Kill a worker while both are at an edit: what it does is halted first, so that it cannot end meanwhile."""
+    worker = next(iter(made.worker_nodes))
+    raylet = psutil.Process(worker.all_processes["raylet"][0].process.pid)
+    end, halted = time.monotonic() + 120, []
+    while time.monotonic() < end and len(at_an_edit(out)) < 2:
         time.sleep(0.02)
-    made.remove_node(next(iter(made.worker_nodes)), allow_graceful=False)
+        if len(at_an_edit(out)) == 2:
+            halted = [child for child in raylet.children(recursive=True) if "ray::" in "".join(child.cmdline())]
+            signal_each(halted, signal.SIGSTOP)
+            if len(at_an_edit(out)) < 2:  # one had ended before it was halted
+                signal_each(halted, signal.SIGCONT)
+    made.remove_node(worker, allow_graceful=False)
+    signal_each(halted, signal.SIGKILL)
+
+
+def at_an_edit(out: Path) -> set[Path]:
+    """The folders of cells that have begun and not ended."""
+    cells = out / "ci" / "2d" / "cells"  # and not rglob, which meets files that are being written beside it
+    begun, ended = ({file.parent for file in cells.glob(f"*/{name}")} for name in ("log.txt", "record.json"))
+    return begun - ended
+
+
+def signal_each(processes: list[psutil.Process], which: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(which)
 
 
 @pytest.mark.parametrize("address", ["nowhere", "a/b:1", "host:port", ":6379"])

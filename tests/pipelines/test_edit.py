@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from nerfstudio.configs import experiment_config
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.models.depth_nerfacto import DepthNerfactoModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
+from processes import wait_for_files
 
 from pds_nerfstudio.alive import held
 from pds_nerfstudio.errors import UserError
@@ -224,11 +224,7 @@ def test_a_killed_edit_continues_from_its_last_checkpoint_and_ends_where_the_str
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 300
-    while not (found := list((tmp_path / "killed").rglob("nerfstudio_models/step-*.ckpt"))):
-        assert process.poll() is None, "the edit ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    found = wait_for_files(process, tmp_path / "killed", "nerfstudio_models/step-*.ckpt")
     process.send_signal(signal.SIGKILL)
     process.wait()
     killed_at = find_run(found[0].parent).step

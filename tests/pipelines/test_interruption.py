@@ -15,6 +15,7 @@ import pytest
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer import Viewer
+from processes import wait_for_files
 
 from pds_nerfstudio.pipelines.interruption import interruptions
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer
@@ -39,11 +40,7 @@ def test_a_signal_ends_an_edit_with_a_checkpoint_and_the_line_that_resumes_it(
         stderr=subprocess.STDOUT,
         text=True,
     )
-    deadline = time.monotonic() + 300
-    while not list((tmp_path / "stopped").rglob("step-*.ckpt")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_files(process, tmp_path / "stopped", "step-*.ckpt")
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == code, output[-3000:]

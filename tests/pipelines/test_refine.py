@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import wait_for_files
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.methods import METHODS
@@ -202,11 +202,7 @@ def test_a_killed_run_keeps_its_images_and_ends_where_the_straight_one_does(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 600
-    while not (found := list((tmp_path / "killed").rglob("nerfstudio_models/step-*.ckpt"))):
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    found = wait_for_files(process, tmp_path / "killed", "nerfstudio_models/step-*.ckpt")
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert find_run(found[0].parent).step < 29
