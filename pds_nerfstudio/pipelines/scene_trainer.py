@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +15,6 @@ import torch
 import tyro
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
-from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer import Viewer
@@ -37,6 +36,7 @@ from pds_nerfstudio.heaps import share_heaps
 from pds_nerfstudio.machine import require_device
 from pds_nerfstudio.next_steps import after_reconstruction, resuming, say_next
 from pds_nerfstudio.pipelines import distributed
+from pds_nerfstudio.pipelines.beginning import begun_here, close_event_writers, leaving_nothing
 from pds_nerfstudio.pipelines.interruption import AT_ONCE, BEFORE_ANY_STEP, FAILED, interruptions
 from pds_nerfstudio.pipelines.pace import Pace
 from pds_nerfstudio.ranges import require_steps
@@ -49,15 +49,8 @@ from pds_nerfstudio.text import in_rich
 
 LAST_PICTURE = 30
 """Seconds that a page's last picture may take when a training has ended."""
-BEGINNINGS = (
-    *("config.yml", "dataparser_transforms.json", "session.jsonl", "source.pt", "events.out.tfevents.*"),
-    *(f"history/{name}" for name in ("history.json", "begin.pt", "source.jpg", "0.jpg", "0.pt")),
-)
-"""What a run writes before its first checkpoint."""
 NAMED_LATER = "{timestamp}"
 """nerfstudio's word for a run that has no name yet."""
-begun_here: set[Path] = set()
-"""Folders of runs that were not there before this process began them."""
 progress_console: Console = CONSOLE
 """Where progress bars are drawn; `pds demo` keeps nerfstudio's own output in a log file and draws elsewhere."""
 
@@ -186,18 +179,8 @@ class SceneTrainer(Trainer):
         for split in ("train", "eval"):
             getattr(self.pipeline.datamanager, f"cached_{split}", None)
 
-    @contextmanager
-    def _leaving_nothing(self) -> Iterator[None]:
-        """Within this block a mistake in the input ends the program in one sentence, and a run that thereby ends
-        without a checkpoint leaves no folder, unless it began in one that was there."""
-        try:
-            with one_sentence():
-                yield
-        except SystemExit:
-            if absolute(self.base_dir) in begun_here and distributed.rank() == 0:
-                _close_event_writers()
-                forget_run(self.base_dir, self.config.output_dir)
-            raise
+    def _leaving_nothing(self) -> AbstractContextManager[None]:
+        return leaving_nothing(self.base_dir, self.config.output_dir)
 
     def train(self) -> None:
         """Train; `pds runs` knows until it has ended."""
@@ -226,7 +209,7 @@ class SceneTrainer(Trainer):
                 self._runs_on = threading.current_thread()
                 super().train()
             finally:
-                _close_event_writers()
+                close_event_writers()
                 self._let_pages_go()
                 self._runs_on = None
 
@@ -367,30 +350,6 @@ def to_whom_it_may_reach() -> Iterator[None]:
         CONSOLE.quiet = progress_console.quiet = True
     except RuntimeError:  # the signal came while its file was being written to
         pass
-
-
-def forget_run(folder: Path, below: Path) -> None:
-    """Remove the folder of a run that has written nothing but what a run begins with, and the folders that this leaves
-    empty, below `below`; any other folder stays as it is."""
-    files = [path for path in folder.rglob("*") if not path.is_dir()]
-    if not all(any(path.match(name) for name in BEGINNINGS) for path in files):
-        return
-    for path in files:
-        path.unlink()
-    for place in (*sorted((p for p in folder.rglob("*")), reverse=True), folder, *folder.parents):
-        if place == below or (place.is_dir() and any(place.iterdir())):
-            return
-        with suppress(OSError):
-            place.rmdir()
-
-
-def _close_event_writers() -> None:
-    """nerfstudio keeps its event writers: a second training in this process would log into the first one's files."""
-    for event_writer in writer.EVENT_WRITERS:
-        if isinstance(event_writer, writer.TensorboardWriter):
-            event_writer.tb_writer.close()
-    writer.EVENT_WRITERS.clear()
-    writer.EVENT_STORAGE.clear()
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def test_only_a_folder_that_a_run_has_made_is_removed_when_it_is_refused(tmp_pat
             raise UserError("no")
 
     made, older, full = (tmp_path / "e" / "m" / name for name in ("made", "older", "full"))
-    monkeypatch.setattr("pds_nerfstudio.pipelines.scene_trainer.begun_here", {made, full})
+    monkeypatch.setattr("pds_nerfstudio.pipelines.beginning.begun_here", {made, full})
     (full / "nerfstudio_models").mkdir(parents=True)
     (full / "nerfstudio_models" / "step-000000001.ckpt").touch()
     for folder in (made, older, full):
