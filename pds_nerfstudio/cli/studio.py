@@ -23,6 +23,8 @@ from pds_nerfstudio.text import printable
 
 ROOM = 64 << 20
 """Bytes that a scene takes at least."""
+NOT_SAID = "what it should show"
+"""In place of the prompt of an edit that is not chosen yet."""
 Threads = Annotated[int, Ge(0), Le(1024)]
 
 
@@ -54,6 +56,8 @@ class Studio:
                 "--capture writes photographs as they come with the package: render a scene (EDIT or --caption) to "
                 "choose their size, number or seed."
             )
+        if self.edit and self.piece:
+            raise UserError("--piece is for --caption: an edit says which piece its object is cut from.")
 
     def run(self) -> None:
         """Write the scene, or list captures and edits."""
@@ -110,15 +114,15 @@ class Studio:
             _say_written(console, out, edit.source_prompt, edit.target_prompt)
         else:
             write_scene(scene, out / "source", self.how, say, self.threads)
-            _say_written(console, out, scene.prompt(room=False, light=False), "what it should show")
+            _say_written(console, out, scene.prompt(room=False, light=False), NOT_SAID)
 
 
 def _say_written(console: Console, out: Path, source: str, target: str) -> None:
     from pds_nerfstudio.studio.captures import RECONSTRUCTION
 
     console.print(f"{printable(out)}: “{source}” → “{target}”")
-    stranger = unknown_words("studio", source, target)
-    if stranger:
+    said = [prompt for prompt in (source, target) if prompt != NOT_SAID]
+    if stranger := unknown_words("studio", *said):
         console.print(stranger, style="yellow")
     prior = "ANOTHER" if stranger else "studio"
     edit_it = ("pds", "edit", "outputs/latest", "--from", source, "--to", target, "--prior", prior)

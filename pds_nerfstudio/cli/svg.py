@@ -14,7 +14,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import require_own, require_writable
 from pds_nerfstudio.next_steps import PROMPTS, NextStep, say_next, step
 from pds_nerfstudio.priors.families import PACKAGED
-from pds_nerfstudio.prompts import unknown_words
+from pds_nerfstudio.prompts import check_prompts, unknown_words
 from pds_nerfstudio.ranges import Guidance, Pixels, Steps, check_ranges
 from pds_nerfstudio.text import in_rich, visible
 
@@ -122,12 +122,7 @@ class Svg:
             what = "SDEdit makes pixels and no drawing" if self.objective == SDEDIT else "There is no such objective"
             known = ", ".join(name for name in EDITORS if name != SDEDIT)
             raise UserError(f"{what}: --objective {self.objective!r} can be one of {known}.")
-        if not self.tgt_prompt.strip():
-            raise UserError('The target prompt is empty: say what you want with --to "a drawing of …".')
-        if self.objective != "sds" and not self.src_prompt.strip():
-            raise UserError('The source prompt is empty: say what is there, --from "a drawing of …".')
-        if self.src_prompt.strip() == self.tgt_prompt.strip():
-            raise UserError("The source and the target prompt are the same, so nothing would change: give two.")
+        check_prompts(self.src_prompt, self.tgt_prompt, needs_source=self.objective != "sds")
 
     def _settings(self) -> "tuple[ScoreDistillation, SvgSettings]":
         """The objective and the edit's settings.

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 from torch import Tensor
@@ -154,12 +155,10 @@ def _fingerprint(
     """
     of_kind = asdict(type(objective)())
     chosen = {n: value for n, value in asdict(objective).items() if n not in CONTROLS or value != of_kind[n]}
-    source = hashlib.sha256()
-    for value in drawing.source.tensors().values():
-        source.update(value.numpy().tobytes())
+    document = ElementTree.canonicalize(ElementTree.tostring(drawing.root, "unicode"), rewrite_prefixes=True)
     return json.dumps(
         {
-            "drawing": source.hexdigest(),
+            "drawing": hashlib.sha256(document.encode()).hexdigest(),
             "prior": str(getattr(prior.denoiser.config, "_name_or_path", "")),
             "objective": {"name": type(objective).__name__, **chosen},
             "prompts": prompts,
@@ -203,7 +202,10 @@ def _resume(
     remedy = "remove it to begin the edit again"
     content = load_tensors(path, remedy)
     if content.get("key") != key:
-        raise UserError(f"{path} is of an edit with other settings: give another --out, or remove it to begin again.")
+        raise UserError(
+            f"{path} is of an edit of another drawing, or with other settings: give another --out, or remove it to "
+            "begin again."
+        )
     try:
         return _continued(content, values, prior, optimizers, generator)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

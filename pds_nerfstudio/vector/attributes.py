@@ -1,9 +1,8 @@
-"""The small languages of SVG's attributes: lengths, transforms, colours, styles and the simplest style sheets."""
+"""The small languages of SVG's attributes: lengths, transforms and colours."""
 
 import math
 import re
 from collections.abc import Iterable
-from xml.etree.ElementTree import Element
 
 import numpy as np
 from PIL import ImageColor
@@ -22,9 +21,6 @@ UNITS = {
     "ex": 8,
 }
 """CSS pixels; em and ex of the default font."""
-
-Rules = list[tuple[int, str, dict[str, str]]]
-"""Specificity, simple selector (`tag`, `.class`, `#id` or `*`) and declarations, weakest first."""
 
 
 def number_list(text: str) -> list[float]:
@@ -98,38 +94,3 @@ def colour(text: str) -> tuple[tuple[float, float, float], float]:
 def _three(channels: Iterable[float]) -> tuple[float, float, float]:
     red, green, blue, *_ = channels
     return red, green, blue
-
-
-def declarations(text: str) -> dict[str, str]:
-    """`name: value; …` of a `style` attribute."""
-    pairs = (part.partition(":") for part in re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL).split(";"))
-    return {
-        name.strip().lower(): value.replace("!important", "").strip() for name, colon, value in pairs if colon.strip()
-    }
-
-
-def style_rules(root: Element) -> tuple[Rules, list[str]]:
-    """The rules of all `<style>` elements that have simple selectors, and the selectors that have not."""
-    rules, others = [], []
-    for element in root.iter():
-        if isinstance(element.tag, str) and element.tag.rpartition("}")[2] == "style":
-            text = re.sub(r"/\*.*?\*/", "", element.text or "", flags=re.DOTALL)
-            for selectors, body in re.findall(r"([^{}]+)\{([^{}]*)\}", text):
-                for selector in (part.strip() for part in selectors.split(",")):
-                    if re.fullmatch(r"[.#]?[\w-]+|\*", selector):
-                        rank = {".": 1, "#": 2}.get(selector[0], 0)
-                        rules.append((rank, selector, declarations(body)))
-                    else:
-                        others.append(selector)
-            others += re.findall(r"@[\w-]+", text)
-    rules.sort(key=lambda rule: rule[0])
-    return rules, others
-
-
-def matches(selector: str, element: Element) -> bool:
-    """Whether a simple selector names this element."""
-    if selector[0] == ".":
-        return selector[1:] in element.get("class", "").split()
-    if selector[0] == "#":
-        return selector[1:] == element.get("id")
-    return selector in ("*", element.tag.rpartition("}")[2])

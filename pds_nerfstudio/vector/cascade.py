@@ -1,8 +1,9 @@
-"""Which properties an element has: attributes, over them style sheets, over them its own style; else its parent's."""
+"""Which properties an element has: attributes, over them style sheets, over them its own style, and over all of that
+what is !important; else its parent's."""
 
 from xml.etree.ElementTree import Element
 
-from pds_nerfstudio.vector.attributes import declarations, matches, style_rules
+from pds_nerfstudio.vector.styles import Declarations, Declared, declarations, matches, style_rules
 
 INHERITED = {
     "fill": "black",
@@ -20,6 +21,7 @@ INHERITED = {
     "marker-start": "none",
     "marker-mid": "none",
     "marker-end": "none",
+    "marker": "none",
 }
 OWN = {
     "opacity": "1",
@@ -31,8 +33,23 @@ OWN = {
     "stop-opacity": "1",
     "mix-blend-mode": "normal",
     "transform": "none",
+    "translate": "none",
+    "rotate": "none",
+    "scale": "none",
+    "transform-origin": "0 0",
+    "transform-box": "view-box",
+    "vector-effect": "none",
     "paint-order": "normal",
 }
+MOVES = ("transform", "translate", "rotate", "scale")
+"""Properties that as attributes are read by others, or are none."""
+GEOMETRY = {
+    "path": ("d",),
+    "rect": ("x", "y", "width", "height", "rx", "ry"),
+    "circle": ("cx", "cy", "r"),
+    "ellipse": ("cx", "cy", "rx", "ry"),
+}
+"""Attributes of an element that a style may give instead, and then wins."""
 
 
 class Cascade:
@@ -43,16 +60,28 @@ class Cascade:
         self.others = list(dict.fromkeys(others))
         """Selectors that are not applied."""
 
-    def rules_give(self, element: Element, name: str) -> bool:
-        """Whether a style sheet has something to say about a property of this element."""
-        return any(name in rule and matches(selector, element) for _, selector, rule in self.rules)
+    def given(self, element: Element) -> list[Declarations]:
+        """What style sheets and its own style say of an element, weakest first."""
+        rules = [rule for _, selector, rule in self.rules if matches(selector, element)]
+        return [*rules, declarations(element.get("style", ""))]
+
+    def rules_give(self, element: Element, name: str) -> Declared | None:
+        """What style sheets have to say about a property of this element, if anything."""
+        said = [rule[name] for *rules, _own in [self.given(element)] for rule in rules if name in rule]
+        return max(said, key=lambda declared: declared.important, default=None)
+
+    def shapes(self, element: Element, tag: str) -> list[str]:
+        """The parts of its geometry that stand in styles."""
+        return [name for name in GEOMETRY.get(tag, ()) if any(name in declared for declared in self.given(element))]
 
     def style(self, element: Element, inherited: dict[str, str]) -> dict[str, str]:
         """Every property of an element, by name; of a `transform`, only one that stands in a style."""
         style = inherited | OWN
-        given = [{key: value for key, value in element.attrib.items() if key != "transform"}]
-        given += [rule for _, selector, rule in self.rules if matches(selector, element)]
-        given.append(declarations(element.get("style", "")))
-        for declared in given:
-            style |= {key: value for key, value in declared.items() if key in style and value != "inherit"}
+        attributes = {key: Declared(value) for key, value in element.attrib.items() if key not in MOVES}
+        given = [attributes, *self.given(element)]
+        for important in (False, True):
+            for declared in given:
+                for name, (value, is_important) in declared.items():
+                    if name in style and is_important == important and value.lower() != "inherit":
+                        style[name] = value
         return style

@@ -158,6 +158,11 @@ class Drawing:
     """As the file has them."""
     prefixes: dict[str, str]
     """Namespace prefixes that the file declares."""
+    doctype: str = ""
+    """The file's document type declaration, without entities; empty for none."""
+    before: tuple[Element, ...] = ()
+    """Comments and processing instructions that precede the outermost element, and those that follow it."""
+    after: tuple[Element, ...] = ()
 
     def drawn_on(self, device: torch.device) -> "Drawing":
         """The same, to be rendered on that device."""

@@ -7,9 +7,10 @@ elements under a filter, mask or clip path are drawn without it and not changed.
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError, TreeBuilder
+from typing import Any
+from xml.etree.ElementTree import Comment, Element, ParseError, ProcessingInstruction, TreeBuilder
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from defusedxml.ElementTree import DefusedXMLParser
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.vector import attributes
 from pds_nerfstudio.vector.canvas import canvas_of
-from pds_nerfstudio.vector.cascade import INHERITED, Cascade
+from pds_nerfstudio.vector.cascade import INHERITED, MOVES, Cascade
 from pds_nerfstudio.vector.drawing import (
     CANVAS,
     Drawing,
@@ -43,6 +44,8 @@ MOST_LEVELS = 100
 FARTHEST = 100_000
 """Pixels of the canvas from its corner to a control point."""
 
+MOST_REASONS = 2
+"""How many remarks say why there is nothing to edit."""
 EFFECTS = ("filter", "mask", "clip-path", "mix-blend-mode")
 """Under which a shape is drawn as if there were none, and left as it is."""
 SHAPES = ("path", "rect", "circle", "ellipse", "line", "polyline", "polygon")
@@ -64,7 +67,8 @@ def read_drawing(path: Path) -> Drawing:
     if path.stat().st_size > MOST_BYTES:
         raise UserError(f"{path} has more than {MOST_BYTES // 1_000_000} MB: simplify the drawing first.")
     content = path.read_bytes()
-    parser = DefusedXMLParser(target=TreeBuilder(insert_comments=True, insert_pis=True))
+    builder = _Builder(insert_comments=True, insert_pis=True)
+    parser = DefusedXMLParser(target=builder)
     try:
         parser.feed(content)
         root = parser.close()
@@ -79,7 +83,39 @@ def read_drawing(path: Path) -> Drawing:
         raise UserError(f"{path} is no SVG: its outermost element is {str(root.tag).rpartition('}')[2]!r}, not svg.")
     text = content.decode("utf-8", errors="ignore")
     prefixes = dict(re.findall(r"xmlns:([\w-]+)\s*=\s*[\"']([^\"']*)[\"']", text))
-    return _Reader(path, root, prefixes).drawing()
+    return _Reader(path, root, prefixes, builder).drawing()
+
+
+class _Builder(TreeBuilder):
+    """A tree's builder that keeps what stands before and after the outermost element too."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.doctype_, self.before, self.after = "", [], []
+        self.level, self.place = 0, self.before
+
+    def start(self, tag: Any, attrs: Any) -> Element:
+        self.level, self.place = self.level + 1, self.after
+        return super().start(tag, attrs)
+
+    def end(self, tag: Any) -> Element:
+        self.level -= 1
+        return super().end(tag)
+
+    def comment(self, text: str | None) -> Element:
+        if not self.level:
+            self.place.append(Comment(text))
+        return super().comment(text)
+
+    def pi(self, target: str, text: str | None = None) -> Element:
+        if not self.level:
+            self.place.append(ProcessingInstruction(target, text))
+        return super().pi(target, text)
+
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
+        """What the parser calls; of a declaration that declares entities it never does."""
+        words = [f'PUBLIC "{public}"', f'"{system}"'] if public else [f'SYSTEM "{system}"'] if system else []
+        self.doctype_ = f"<!DOCTYPE {' '.join([name, *words])}>"
 
 
 @dataclass
@@ -98,6 +134,7 @@ class _Reader:
     path: Path
     root: Element
     prefixes: dict[str, str]
+    around: _Builder
     points: list[tuple[float, float]] = field(default_factory=list)
     segments: list[tuple[int, ...]] = field(default_factory=list)
     of_subpath: list[int] = field(default_factory=list)
@@ -120,17 +157,27 @@ class _Reader:
         if shapes > MOST_SHAPES:
             raise UserError(f"{self.path} has {shapes} shapes, more than {MOST_SHAPES}: simplify the drawing first.")
         self.width, self.height, self.viewport, matrix = canvas_of(self.root, self.path)
-        for element in self.root.iter():
+        for element in (*self.around.before, *self.root.iter()):
             self._name_references(element)
-        layer = Layer(1.0, tuple(self._children(self.root, _Inherited(self._of_root(), matrix))))
+        layer = self._whole(matrix)
         if not self.points:
-            raise UserError(f"{self.path} has no path or shape that can be edited: give one with paths.")
+            why = " ".join(["", *self.remarks[:MOST_REASONS]])
+            raise UserError(f"{self.path} has no path or shape that can be edited: give one with paths.{why}")
         return self._finished(layer)
 
-    def _of_root(self) -> dict[str, str]:
-        """What the outermost element passes on."""
+    def _whole(self, matrix: np.ndarray) -> Layer:
+        """Everything below the outermost element, whose own transform, if it has one, only places the picture."""
         style = self.cascade.style(self.root, dict(INHERITED))
-        return {key: style[key] for key in INHERITED}
+        if effects := _effects(style):
+            self.remarks.append(f"All of it is left as it is, and drawn here without its {' and '.join(effects)}.")
+        passed_on = {key: style[key] for key in INHERITED}
+        whole = Layer(1.0, tuple(self._children(self.root, _Inherited(passed_on, matrix, frozen=bool(effects)))))
+        try:
+            opacity = attributes.fraction(style["opacity"])
+        except ValueError as error:
+            self.remarks.append(f"The opacity of the outermost element is not applied here: {error}.")
+            opacity = 1.0
+        return whole if opacity == 1 else Layer(1.0, (replace(whole, opacity=opacity),))
 
     def _finished(self, layer: Layer) -> Drawing:
         colours = torch.tensor(self.rows, dtype=torch.float32).reshape(-1, 4)
@@ -145,7 +192,10 @@ class _Reader:
             editable[name][sorted(fixed)] = 0
         editable["opacities"][sorted(self.fixed["colours"])] = 0
         if not editable["points"].any():
-            raise UserError(f"{self.path} has no path or shape that can be edited: all are under filters or masks.")
+            raise UserError(
+                f"{self.path} has no path or shape that can be edited: all are under filters, masks, clip paths or "
+                f"blend modes. {' '.join(self.remarks[:MOST_REASONS])}"
+            )
         outlines = Outlines(
             torch.tensor([segment + (segment[-1],) * (4 - len(segment)) for segment in self.segments]),
             torch.tensor([len(segment) - 1 for segment in self.segments]),
@@ -164,6 +214,9 @@ class _Reader:
             tuple(dict.fromkeys(self.remarks)),
             values,
             self.prefixes,
+            self.around.doctype_,
+            tuple(self.around.before),
+            tuple(self.around.after),
         )
 
     def _children(self, parent: Element, inherited: _Inherited) -> list[Paint | Layer]:
@@ -192,11 +245,14 @@ class _Reader:
         if style["display"] == "none":
             return []
         name = self._name(element, tag)
-        effects = [effect for effect in EFFECTS if style[effect] not in ("none", "normal")]
-        if effects:
+        if effects := _effects(style):
             self.remarks.append(f"{name} is left as it is, and drawn here without its {' and '.join(effects)}.")
-        if style["transform"] != "none" and element.get("transform") is None:
+        if shapes := self.cascade.shapes(element, tag):
+            raise ValueError(f"its {' and '.join(shapes)} stand{'s' if len(shapes) == 1 else ''} in its style")
+        if any(style[move] != "none" for move in MOVES):
             raise ValueError("its transform stands in its style")
+        if element.get("transform") and not _about_the_corner(style):
+            raise ValueError("its transform has an origin of its own")
         matrix = above.matrix @ attributes.transform(element.get("transform", ""))
         opacity = attributes.fraction(style["opacity"])
         here = _Inherited(
@@ -231,7 +287,7 @@ class _Reader:
             return []
         if stroke is not None and style["stroke-dasharray"] != "none":
             self.remarks.append(f"{name} is drawn here without its dashes, which it keeps.")
-        if any(style[f"marker-{where}"] != "none" for where in ("start", "mid", "end")):
+        if any(style[marker] != "none" for marker in ("marker", "marker-start", "marker-mid", "marker-end")):
             self.remarks.append(f"{name} is drawn here without its markers, which it keeps.")
         if style["paint-order"].startswith("stroke"):
             self.remarks.append(f"{name} is drawn here with its stroke above its fill.")
@@ -247,6 +303,9 @@ class _Reader:
             if kind == "stroke":
                 pen = self._stroke(style, width * scale)
                 rows["width"] = pen.row
+                if style["vector-effect"] == "non-scaling-stroke":
+                    self.remarks.append(f"{name} is drawn here with a stroke that scales, whose width it keeps.")
+                    self.fixed["widths"].add(pen.row)
             rule = "evenodd" if kind == "fill" and style["fill-rule"] == "evenodd" else "nonzero"
             paints.append(Paint(span, colour, to_canvas, opacity, rule, pen))
         if here.frozen:
@@ -384,6 +443,8 @@ class _Reader:
     def _name_references(self, element: Element) -> None:
         """Remark on what an element would have a browser fetch or run."""
         if not isinstance(element.tag, str):
+            if element.tag is ProcessingInstruction and str(element.text).startswith("xml-stylesheet"):
+                self.remarks.append(f"<?{element.text}?> refers to a style sheet, which is not fetched.")
             return
         tag = element.tag.rpartition("}")[2]
         for key, value in element.attrib.items():
@@ -394,6 +455,17 @@ class _Reader:
             if outside:
                 shown = value if len(value) <= 60 else value[:57] + "…"
                 self.remarks.append(f"{self._name(element, tag)} refers to {shown!r}, which is not fetched.")
+
+
+def _effects(style: dict[str, str]) -> list[str]:
+    return [effect for effect in EFFECTS if style[effect] not in ("none", "normal")]
+
+
+def _about_the_corner(style: dict[str, str]) -> bool:
+    """Whether a transform turns and scales about the origin of its user space."""
+    lengths = [word for word in style["transform-origin"].lower().split() if word not in ("left", "top")]
+    origin = all(re.fullmatch(r"0+(\.0*)?(%|[a-z]+)?", word) for word in lengths)
+    return origin and style["transform-box"] == "view-box"
 
 
 def _with_opacity(paint: Paint, opacity: float) -> Paint:

@@ -1,8 +1,9 @@
 """Writes edited values into a copy of the file's own tree: ids, groups, order, transforms and whatever else stay.
 
-Only what changed is touched. A basic shape whose points moved becomes a path of the same id and attributes; segments
-keep their degree and become absolute. Colours go where they were found: into the attribute or the style of the element,
-or into its style where a group or a style sheet gave them.
+Only what changed is touched, and what stands before and after the outermost element stays too. A basic shape whose
+points moved becomes a path of the same id and attributes; segments keep their degree and become absolute. Colours go
+where they were found: into the attribute or the style of the element, or into its style where a group or a style sheet
+gave them.
 """
 
 import copy
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from pds_nerfstudio.files import written
-from pds_nerfstudio.vector.attributes import declarations
 from pds_nerfstudio.vector.cascade import INHERITED, Cascade
 from pds_nerfstudio.vector.drawing import Drawing, Origin, Values
+from pds_nerfstudio.vector.styles import declarations, with_declaration
 
 PRECISE = 1e-3
 """Pixels of the canvas by which a written coordinate may be off, and below which a point has not moved."""
@@ -40,8 +41,10 @@ def write_drawing(drawing: Drawing, values: Values, path: Path) -> None:
         except ValueError:  # ns0 and the like, which ElementTree gives out itself
             continue
     ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
+    around = [[ElementTree.tostring(node, "unicode") for node in nodes] for nodes in (drawing.before, drawing.after)]
+    head = ["<?xml version='1.0' encoding='utf-8'?>", *([drawing.doctype] if drawing.doctype else []), *around[0]]
     with written(path) as partial:
-        ElementTree.ElementTree(root).write(partial, encoding="utf-8", xml_declaration=True)
+        partial.write_text("\n".join([*head, ElementTree.tostring(root, "unicode"), *around[1]]), "utf-8")
 
 
 class _Writer:
@@ -88,12 +91,11 @@ class _Writer:
 
     def _put(self, element: Element, name: str, value: str) -> None:
         """Set a property in the attribute that holds it; in the style, which wins, where none does or a rule does."""
-        style = declarations(element.get("style", ""))
-        if name in element.attrib and name not in style and not self.cascade.rules_give(element, name):
+        style, ruled = element.get("style", ""), self.cascade.rules_give(element, name)
+        if name in element.attrib and name not in declarations(style) and not ruled:
             element.set(name, value)
             return
-        style[name] = value
-        element.set("style", ";".join(f"{key}:{text}" for key, text in style.items()))
+        element.set("style", with_declaration(style, name, value, important=bool(ruled and ruled.important)))
 
     def _changed(self, name: str, rows: list[int], least: float) -> bool:
         before, after = (getattr(values, name)[rows] for values in (self.drawing.source, self.values))

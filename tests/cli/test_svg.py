@@ -66,6 +66,8 @@ def test_toybox_is_spared_the_suffix_that_it_does_not_know(command):
         ({"tgt_prompt": " "}, "target prompt is empty"),
         ({"src_prompt": ""}, "source prompt is empty"),
         ({"tgt_prompt": PROMPTS["src_prompt"]}, "give two"),
+        ({"tgt_prompt": PROMPTS["src_prompt"].replace(" ", "  ")}, "capitals and spaces alone"),
+        ({"tgt_prompt": "a photo of \udcff"}, "not in UTF-8"),
         ({"objective": "ddpm"}, "no such objective"),
         ({"objective": "sdedit"}, "makes pixels"),
         ({"steps": 0}, "at least 1"),

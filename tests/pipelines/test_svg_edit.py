@@ -98,6 +98,18 @@ def test_an_interrupted_edit_goes_on_to_the_same_end(prior, drawing, tmp_path, m
     assert all(map(same, resumed.snapshots, whole.snapshots))
 
 
+@pytest.mark.parametrize("change", [" filter='url(#f)'", "fill='gray'", "</svg>"])
+def test_a_state_is_not_taken_for_that_of_another_drawing(prior, drawing, tmp_path, change):
+    """Though its numbers are the same: what is fixed, which rule fills it, what lies on top."""
+    state, others = tmp_path / "state.pt", {"fill='gray'": "fill='gray' fill-rule='evenodd'", "</svg>": "<g/></svg>"}
+    edit_drawing(prior, DDS(), drawing, *PROMPTS, SvgSettings(steps=1), state=state)
+    (tmp_path / "other.svg").write_text(FILE.replace(change, others.get(change, "")))
+    other = read_drawing(tmp_path / "other.svg")
+    assert same(other.source, drawing.source)
+    with pytest.raises(UserError, match="another drawing"):
+        edit_drawing(prior, DDS(), other, *PROMPTS, SvgSettings(steps=1), state=state)
+
+
 def test_a_state_of_another_edit_or_of_nothing_is_one_sentence(prior, drawing, tmp_path):
     state = tmp_path / "state.pt"
     edit_drawing(prior, DDS(), drawing, *PROMPTS, SvgSettings(steps=1), state=state)

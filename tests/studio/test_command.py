@@ -3,8 +3,9 @@
 import sys
 
 import pytest
+from rich.console import Console
 
-from pds_nerfstudio.cli.studio import Studio
+from pds_nerfstudio.cli.studio import NOT_SAID, Studio, _say_written
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.prompts import unknown_words
 from pds_nerfstudio.studio import mitsuba
@@ -35,6 +36,17 @@ def test_what_is_not_there_is_one_sentence(arguments, said, tmp_path):
 def test_two_scenes_at_once_are_refused():
     with pytest.raises(UserError, match="Give one of"):
         Studio(edit="vase-flower", capture="vase")
+    with pytest.raises(UserError, match="--piece is for --caption"):
+        Studio(edit="vase-flower", piece=7)
+
+
+def test_an_edit_that_is_not_chosen_yet_has_no_unknown_words(tmp_path, capsys):
+    console = Console(width=400, force_terminal=False)
+    for target, warned in ((NOT_SAID, False), ("a photo of a marble bowl that sings", True)):
+        _say_written(console, tmp_path, "a photo of a marble bowl", target)
+        said = capsys.readouterr().out
+        assert ("does not know" in said) == warned
+        assert f"--prior {'ANOTHER' if warned else 'studio'}" in said
 
 
 def test_what_would_be_rendered_otherwise_is_refused_of_a_capture():

@@ -41,7 +41,9 @@ def read(tmp_path):
         (svg("<text>words</text>"), "no path or shape"),
         (svg("<path d='M1 1'/><rect width='0' height='5'/>"), "no path or shape"),
         (svg(f"<g display='none'>{SHAPE}</g>"), "no path or shape"),
-        (svg(f"<g filter='url(#f)'>{SHAPE}</g>"), "under filters"),
+        (svg(f"<g filter='url(#f)'>{SHAPE}</g>"), "under filters.*without its filter"),
+        (svg(SHAPE, "viewBox='0 0 9 9' clip-path='url(#c)'"), "clip paths.*All of it is left as it is"),
+        (svg("<path d='M0 0 X5 5'/>"), "no path or shape.*<path> number 1 is left as it is"),
         (svg(SHAPE, ""), "neither a viewBox"),
         (svg(SHAPE, "width='100%' height='100%'"), "neither a viewBox"),
         (svg(SHAPE, "viewBox='0 0 0 100'"), "no area"),
@@ -97,6 +99,16 @@ def test_a_missing_and_a_huge_file_are_one_sentence(tmp_path, monkeypatch):
         ("<circle id='odd' r='5' fill='sky-ish'/>", "'odd' is left as it is"),
         ("<circle id='odd' r='5' transform='wobble(3)'/>", "'odd' is left as it is.*no transform"),
         ("<style>g > path { fill: red }</style>", "Style rules for g > path"),
+        ("<style>@media print { path { fill: red } }</style>", "Style rules for @media"),
+        ("<style media='print'>path { fill: red }</style>", "Style rules for @media print"),
+        ("<rect id='odd' width='9' height='9' transform='rotate(9)' transform-origin='4 4'/>", "'odd' is left.*origin"),
+        (
+            "<rect id='odd' width='9' height='9' transform='scale(2)' style='transform:none;rotate:9deg'/>",
+            "'odd' is left",
+        ),
+        ("<style>.c{r:8px}</style><circle id='odd' class='c'/>", "'odd' is left.*its r stands in its style"),
+        ("<path d='M0 0h5' stroke='red' vector-effect='non-scaling-stroke'/>", "a stroke that scales"),
+        ("<path d='M0 0h5' stroke='red' style='marker:url(#m)'/>", "without its markers"),
     ],
 )
 def test_what_is_not_supported_is_named_and_the_rest_is_read(read, body, remark):
@@ -120,7 +132,34 @@ def test_nothing_is_opened_but_the_file_itself(read, monkeypatch):
         "<style>@import url('https://example.org/a.css');</style><script href='https://example.org/a.js'/>"
     )
     drawing = read("<?xml-stylesheet href='https://example.org/b.css'?>" + svg(body + SHAPE))
-    assert len([remark for remark in drawing.remarks if "not fetched" in remark]) == 3
+    assert len([remark for remark in drawing.remarks if "not fetched" in remark]) == 4
+
+
+@pytest.mark.parametrize(
+    ("sheet", "style", "colour"),
+    [
+        ("path{fill:#00f}", "", "blue"),
+        ("path{fill:#00f} @media (prefers-color-scheme: dark){path{fill:#f00}}", "", "blue"),
+        ("@charset 'utf-8'; @import url(a.css); path{fill:#00f}", "", "blue"),
+        ("path{fill:#00f!important}", "fill:red", "blue"),
+        ("path{fill:red!important}", "fill:#00f ! important", "blue"),
+        ("path{fill:red}", "--x:url(data:a;b);fill:#00f", "blue"),
+        ("#hat{fill:#00f} path, a:is(b, c){fill:red}", "", "blue"),
+    ],
+)
+def test_styles_mean_what_css_means(read, sheet, style, colour):
+    from PIL import ImageColor
+
+    drawing = read(svg(f"<style>{sheet}</style><path id='hat' d='M10 10H90V90Z' style='{style}'/>"))
+    assert (drawing.source.colours[0] * 255).tolist() == list(ImageColor.getrgb(colour))
+
+
+def test_the_opacity_of_the_outermost_element_is_seen(read):
+    """As that of a group."""
+    for opacity, brightness in ((".25", 0.75), ("much", 0)):
+        drawing = read(svg("<rect width='100' height='100'/>", f"viewBox='0 0 100 100' opacity='{opacity}'"))
+        assert render(drawing, drawing.source, 8, 8).mean() == pytest.approx(brightness, abs=1e-3)
+    assert any("'much' is no length" in remark for remark in drawing.remarks)
 
 
 def test_elements_under_an_effect_are_drawn_and_not_edited(read):
@@ -153,8 +192,22 @@ def test_the_end_of_a_closed_path_is_its_start(read):
     assert drawing.outlines.points[-1, 1] == drawing.outlines.points[0, 0]
 
 
+NUMBERS = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 7, "Z": 0}
+"""How many numbers each command of a path takes."""
+NUMBER = st.sampled_from(["0", "1", ".5", "-3", "40", "90", "1e1", "1e9"])
+COMMAND = st.sampled_from(sorted(NUMBERS)).flatmap(
+    lambda letter: st.builds(
+        lambda numbers, lower: " ".join([letter.lower() if lower else letter, *numbers]),
+        st.lists(NUMBER, min_size=NUMBERS[letter], max_size=NUMBERS[letter]),
+        st.booleans(),
+    )
+)
+PATHS = st.lists(COMMAND, max_size=6).map(lambda commands: " ".join(["M10 10", *commands]))
+ANY_TEXT = st.text(alphabet="MmLlHhVvCcSsQqTtAaZz0123456789.,- e", max_size=40)
+
+
 @settings(max_examples=60)
-@given(st.text(alphabet="MmLlHhVvCcSsQqTtAaZz0123456789.,- e", max_size=40))
+@given(PATHS | ANY_TEXT)
 def test_any_path_is_read_named_or_refused(tmp_path_factory, text):
     """Never with another exception, and what is read can be rendered."""
     path = tmp_path_factory.getbasetemp() / "any.svg"

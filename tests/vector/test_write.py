@@ -124,3 +124,31 @@ def test_coordinates_are_as_fine_as_the_canvas_needs(tmp_path):
         write_drawing(drawing, values, tmp_path / "out.svg")
         again = read_drawing(tmp_path / "out.svg").source.points
         torch.testing.assert_close(again, values.points, atol=2e-3, rtol=0)
+
+
+def test_what_stands_around_the_outermost_element_stays(tmp_path):
+    around = (
+        '<?xml-stylesheet href="a.css"?>\n<!--© somebody-->',
+        '<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd">',
+        "<!-- the end -->",
+    )
+    drawn = svg("<circle r='5'/>")
+    (tmp_path / "in.svg").write_text(f"{around[1]}{around[0]}{drawn}{around[2]}", "utf-8")
+    write_drawing(drawing := read_drawing(tmp_path / "in.svg"), moved(drawing), tmp_path / "out.svg")
+    text = (tmp_path / "out.svg").read_text("utf-8")
+    first, doctype, sheet, licence, *_, end = text.splitlines()
+    assert (doctype, f"{sheet}\n{licence}", end) == (around[1], *around[::2])
+    assert first.startswith("<?xml ")
+    assert read_drawing(tmp_path / "out.svg").remarks == drawing.remarks
+
+
+def test_a_style_keeps_what_else_it_says(tmp_path):
+    """Whatever it holds; and a colour wins over the rule that gave it."""
+    style = "--Mixed:url(data:image/png;base64,AAAA);fill:#f00 !important;cursor:url(data:image/png;base64,BB),auto"
+    body = f"<style>.c{{fill:blue!important}}</style><circle r='50' style='{style}'/><circle class='c' cy='90' r='9'/>"
+    (tmp_path / "in.svg").write_text(svg(body))
+    write_drawing(drawing := read_drawing(tmp_path / "in.svg"), moved(drawing), tmp_path / "out.svg")
+    first, second = (e.get("style") for e in ElementTree.parse(tmp_path / "out.svg").iter() if e.tag.endswith("path"))
+    kept, cursor, opacity = style.split(";fill:#f00 !important;")[0], style[style.index(";cursor") :], ";fill-opacity:"
+    assert re.fullmatch(f"{re.escape(kept)};fill:#[0-9a-f]{{6}} !important{re.escape(cursor + opacity)}[\\d.]+", first)
+    assert re.match("fill:#[0-9a-f]{6} !important;", second)
