@@ -143,6 +143,8 @@ source_splatfacto = MethodSpecification(
 )
 
 
+FRUSTUMS = 64
+"""Training views that an edit's viewer can show: each is decoded whole before the first step, for a thumbnail."""
 NERF_RATES = {"piva-edit": 1e-3}
 """Learning rates of an edited NeRF where they are not nerfacto's own: Piva's of Le et al. 2024 (A.1)."""
 
@@ -190,7 +192,7 @@ def _edit(
             logging=_logging(),
             pipeline=config,
             optimizers=optimizers,
-            viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+            viewer=ViewerConfig(num_rays_per_chunk=1 << 15, max_num_display_images=FRUSTUMS),
             vis="viewer",
         ),
         description,

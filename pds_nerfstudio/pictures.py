@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from pds_nerfstudio.errors import UserError
@@ -22,6 +22,8 @@ Image3 = Float[Tensor, "3 height width"]
 
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow's formats raise of a file that is no picture, is damaged, or would fill the memory."""
+ON_ITS_SIDE = range(5, 9)
+"""EXIF's orientations that exchange height and width."""
 SIXTEEN_BITS = 65535
 """The largest value of 16 bits."""
 MARGIN = 6
@@ -189,6 +191,20 @@ def read_photograph(path: Path, short_side: int, multiple: int, stored: bool = F
     height, width = image.shape[-2:]
     size = working_size(height, width, short_side, multiple)
     return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def shown_size(path: Path, stored: bool = False) -> tuple[int, int]:
+    """Height and width of a file in pixels as `read_photograph` reads it, by its header alone.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            turned = not stored and file.getexif().get(ExifTags.Base.Orientation, 1) in ON_ITS_SIDE
+            return file.size if turned else file.size[::-1]
+    except UNREADABLE as error:
+        raise UserError(f"The image {path} cannot be read ({error}): replace it, or leave it out.") from error
 
 
 def _bytes(images: Images) -> np.ndarray:

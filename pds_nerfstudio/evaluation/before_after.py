@@ -21,7 +21,7 @@ from pds_nerfstudio.scenes.dataset import photographs_alone, reading_dataset
 from pds_nerfstudio.scenes.places import name_data
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.shots import held_out_views
-from pds_nerfstudio.scenes.source import SourceRun, find_run, load_source_state
+from pds_nerfstudio.scenes.source import SourceRun, find_run, load_source_state, looked_into
 from pds_nerfstudio.scenes.splatfacto import few_points
 from pds_nerfstudio.scenes.views import Views, train_views
 
@@ -143,7 +143,7 @@ def load_pair(plan: PairPlan) -> Pair:
 
 def load_run(config_path: Path, step: int | None = None, data: Path | None = None) -> VanillaPipeline:
     """A finished run (or its checkpoint of that step) as the `ns-*` commands load it, in evaluation mode."""
-    _, pipeline, _, _ = set_up(config_path, step=step, data=data)
+    _, pipeline, _, _ = set_up(config_path, step=step, data=data, trains=False)
     return pipeline
 
 
@@ -153,6 +153,7 @@ def set_up(
     test_mode: Literal["test", "val", "inference"] = "test",
     step: int | None = None,
     data: Path | None = None,
+    trains: bool = True,
 ) -> tuple[TrainerConfig, VanillaPipeline, Path, int]:
     """What nerfstudio's `eval_setup` does, with the checkpoint that lies beside `config_path`, read safely.
 
@@ -160,6 +161,8 @@ def set_up(
 
     Args:
         data: the dataset, where it is not at the place that the run names.
+        trains: whether batches of rays are asked for, as by `ns-export pointcloud`; otherwise photographs are read one
+            by one.
 
     Returns:
         configuration, pipeline in evaluation mode, the checkpoint, and its step.
@@ -178,6 +181,8 @@ def set_up(
     if run.method_name in all_methods:
         registered: Any = all_methods[run.method_name].pipeline
         config.pipeline.datamanager._target = photographs_alone(registered.datamanager)
+    if not trains:
+        config.pipeline.datamanager = looked_into(config.pipeline.datamanager)
     leave_points_out(getattr(config.pipeline.datamanager, "dataparser", None))
     if eval_num_rays_per_chunk:
         config.pipeline.model.eval_num_rays_per_chunk = eval_num_rays_per_chunk

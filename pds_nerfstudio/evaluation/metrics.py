@@ -59,8 +59,10 @@ class ClipScorer:
     std: Float[Tensor, "3"]
 
     @classmethod
-    def load(cls, folder: Path | str = TOYBOX_CLIP) -> "ClipScorer":
+    def load(cls, folder: Path | str = TOYBOX_CLIP, device: torch.device | str = "cpu") -> "ClipScorer":
         """A CLIP folder in transformers' layout, or a hub id in the local cache; by default the toybox world's own.
+
+        It runs on `device`, wherever what it is shown is; what it says is on the CPU.
 
         Raises:
             UserError: the folder is missing or incomplete.
@@ -82,16 +84,18 @@ class ClipScorer:
                 "config.json, weights and tokenizer."
             ) from error
         mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
-        return cls(model.eval().requires_grad_(False), tokenizer, mean, std)
+        torch.nn.Module.to(model, device)
+        return cls(model.eval().requires_grad_(False), tokenizer, mean.to(device), std.to(device))
 
     @torch.no_grad()
     def embed_images(self, images: Images) -> Float[Tensor, "views width"]:
         """Unit vectors; images are resized to the model's size and normalised as it was trained."""
         size = self.model.config.vision_config.image_size
-        images = F.interpolate(images.float(), (size, size), mode="bicubic", align_corners=False, antialias=True)
+        images = images.to(self.mean.device, torch.float32)
+        images = F.interpolate(images, (size, size), mode="bicubic", align_corners=False, antialias=True)
         images = (images.clamp(0, 1) - self.mean[:, None, None]) / self.std[:, None, None]
         features = self.model.visual_projection(self.model.vision_model(images).pooler_output)
-        return F.normalize(features, dim=-1)
+        return F.normalize(features, dim=-1).cpu()
 
     @torch.no_grad()
     def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "prompts width"]:
@@ -103,8 +107,9 @@ class ClipScorer:
             truncation=True,
             return_tensors="pt",
         )
-        features = self.model.text_projection(self.model.text_model(input_ids=batch.input_ids).pooler_output)
-        return F.normalize(features, dim=-1)
+        ids = batch.input_ids.to(self.mean.device)
+        features = self.model.text_projection(self.model.text_model(input_ids=ids).pooler_output)
+        return F.normalize(features, dim=-1).cpu()
 
     def similarity(self, images: Images, prompts: Sequence[str]) -> Float[Tensor, "views prompts"]:
         """cos(CLIP_I(image), CLIP_T(prompt)); its mean over views is the papers' CLIP score."""

@@ -101,7 +101,8 @@ def identity_loss(
     The L1 distance is the mean over pixels and channels, the perceptual one the sum over views; both stand beside a
     score loss that is summed over latents.
     """
-    return weight_l1 * (image - source).abs().mean() + weight_perceptual * perceptual(image, source)
+    loss = weight_l1 * (image - source).abs().mean()
+    return loss + weight_perceptual * perceptual(image, source) if weight_perceptual else loss
 
 
 def feature_distance(features: Sequence[Features], reference: Sequence[Features]) -> Float[Tensor, ""]:

@@ -70,6 +70,8 @@ class EditPipeline(VanillaPipeline):
     """Of the whole edit, once that is known."""
     reached: tuple[int, int] | None = None
     """What a checkpoint keeps as `REACHED`."""
+    _fewer_rays = False
+    """Whether memory has run out, and a NeRF's chunks are smaller since."""
 
     def __init__(
         self,
@@ -163,16 +165,16 @@ class EditPipeline(VanillaPipeline):
         from pds_nerfstudio.priors.autoencoders import recompute_encoder
 
         compute, prior = self.config.compute, self.prior
-        if compute.recompute_encoder:
-            return None
-        compute.recompute_encoder = prior.recompute_encoder = True
-        recompute_encoder(prior.vae)
-        done = "the encoder runs again in the backward pass"
-        if isinstance(compute, NerfCompute):
-            rays = self.scene.chunks(compute.rays_per_chunk).rays
-            compute.rays_per_chunk = max(rays // 4, 2)
-            done += f", and {compute.rays_per_chunk} rays are rendered at once"
-        return done
+        done = []
+        if not compute.recompute_encoder:
+            compute.recompute_encoder = prior.recompute_encoder = True
+            recompute_encoder(prior.vae)
+            done.append("the encoder runs again in the backward pass")
+        if isinstance(compute, NerfCompute) and not self._fewer_rays:
+            self._fewer_rays = True
+            compute.rays_per_chunk = max(self.scene.chunks(compute.rays_per_chunk).rays // 4, 2)
+            done.append(f"{compute.rays_per_chunk} rays are rendered at once")
+        return ", and ".join(done) or None
 
     @functools.cached_property
     def perceptual(self) -> Perceptual:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
-from nerfstudio.data.datamanagers.parallel_datamanager import ParallelDataManagerConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
@@ -33,9 +31,8 @@ from pds_nerfstudio.priors.adapters import ADAPTER_RATE
 from pds_nerfstudio.prompts import require_known, sought, unknown_words
 from pds_nerfstudio.ranges import require_steps
 from pds_nerfstudio.scenes.dataparsers import leave_points_out
-from pds_nerfstudio.scenes.dataset import photographs_alone
 from pds_nerfstudio.scenes.families import family_of
-from pds_nerfstudio.scenes.source import SourceRun, as_config, checksum, find_run, load_source_state, scene_config
+from pds_nerfstudio.scenes.source import SourceRun, checksum, find_run, load_source_state, looked_into, scene_config
 
 SPLAT_SUFFIX = "-splat"
 OF_THE_MACHINE = (
@@ -359,12 +356,9 @@ def _decay_over_the_edit(
 
 
 def _datamanager(config: TrainerConfig, run: SourceRun, given: Given) -> Any:
-    """The run's dataset, read without the worker processes that would prepare batches of rays for nobody."""
+    """The run's dataset, whose photographs are read one by one."""
     now: Any = config.pipeline.datamanager
-    of_run: Any = copy.deepcopy(run.datamanager_config)
-    if isinstance(of_run, ParallelDataManagerConfig):
-        of_run = as_config(VanillaDataManagerConfig, of_run)
-    of_run._target = photographs_alone(of_run)
+    of_run: Any = looked_into(run.datamanager_config)
     # A subcommand that names the run's own format departs from it only by the flags behind it.
     whole = DATAPARSER in given and type(now.dataparser) is not type(of_run.dataparser)
     dataparser = now.dataparser

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from pds_nerfstudio.deferred_lpips import lpips_weights_on_disk
 from pds_nerfstudio.draws import seed_apart
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import BY_NAME, DVRF, SDS, ObjectiveName
@@ -33,6 +34,7 @@ from pds_nerfstudio.objectives.perturb import (
 from pds_nerfstudio.objectives.relevance import MIDDLE, relevance
 from pds_nerfstudio.pipelines.distillation import DistillationConfig, DistillationPipeline
 from pds_nerfstudio.pipelines.edit_config import listed_in_order
+from pds_nerfstudio.pipelines.memory_plan import Demand
 from pds_nerfstudio.pipelines.prompt_difference import prompt_difference
 from pds_nerfstudio.pipelines.settings import (
     Flat,
@@ -94,6 +96,12 @@ class ReviseConfig(DistillationConfig):
     def steps(self) -> int:
         """Of both stages."""
         return self.edit_steps + self.refinement.refine_steps
+
+    @property
+    def demand(self) -> Demand:
+        """See `EditConfig.demand`; where LPIPS' weights are missing, the refinement compares by the prior's encoder."""
+        compares = self.refinement.refine_steps > 0 and self.refinement.identity_perceptual > 0
+        return replace(super().demand, features=compares and not lpips_weights_on_disk())
 
     def choose_objective(self, named: Container[str] = ()) -> None:
         """Let `objective` be the one that `by` names, with the guidance and the timesteps that were set.
@@ -227,7 +235,7 @@ class RevisePipeline(DistillationPipeline):
             spared = F.interpolate(spared, image.shape[-2:], mode="bilinear", align_corners=False)
             image = torch.lerp(image, original, spared)  # no difference, hence no pull, where it is spared
         weights = settings.identity_l1, PAPERS_VIEWS * settings.identity_perceptual
-        loss = identity_loss(image, original, self.perceptual, *weights)
+        loss = identity_loss(image, original, lambda *pictures: self.perceptual(*pictures), *weights)
         beside_the_score = source.latent.numel() / PAPERS_LATENTS
         return losses | {"identity_loss": self.config.loss.loss_weight * weight * beside_the_score * loss}
 

@@ -1,7 +1,7 @@
 """What an edit holds its scene against: the source's views as the prior sees them, each made once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,9 @@ from pds_nerfstudio.scenes.views import Joined, Views
 
 if TYPE_CHECKING:
     from pds_nerfstudio.priors.stable_diffusion import StableDiffusionPrior
+
+ON_DEVICE = 512 << 20
+"""Bytes of latents that are kept on the scene's device; those of larger captures wait in main memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,8 @@ class SourceViews:
     ):
         """`load_scene` loads the scene before the edit; `photographs` stand in for its renderings.
 
-        Latents are kept on `device`, the scene's, wherever the prior is. Transparent photographs are put on
+        Latents are given on `device`, the scene's, wherever the prior is, and kept there where all of them are few.
+        Transparent photographs are put on
         `background`, RGB in [0, 1].
         """
         self._device = device
@@ -61,10 +65,13 @@ class SourceViews:
     ) -> SourceView:
         """The source image of a view, its latent, and its depth where the prior has a ControlNet."""
         if index not in self.made:
-            self.made[index] = self._make(prior, views, index, height, width)
+            made = self._make(prior, views, index, height, width)
+            few = len(views) * made.latent.nbytes <= ON_DEVICE
+            self.made[index] = made if few else replace(made, latent=made.latent.cpu())
             if len(self.made) == len(views):
                 self._scene = None
-        return self.made[index]
+        made = self.made[index]
+        return replace(made, latent=made.latent.to(self._device))
 
     def scene(self) -> Model:
         """The scene before the edit; let go once every view has been made, and loaded again if asked for."""

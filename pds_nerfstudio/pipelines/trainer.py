@@ -325,7 +325,7 @@ class EditTrainer(SceneTrainer):
             self._show(now=True)
 
     def _init_viewer_state(self) -> None:
-        """Without the photographs: pages begin inside one of them."""
+        """With few of the photographs, and those hidden: pages begin inside one of them."""
         super()._init_viewer_state()
         if isinstance(self.viewer_state, Viewer):
             self.viewer_state.set_camera_visibility(False)

@@ -54,8 +54,9 @@ def features_of(autoencoder: Any, images: Tensor) -> list[Tensor]:
     """What the encoder makes of images, RGB in [0, 1], at each resolution, where they are; with the graph to them."""
     hidden = autoencoder.encoder.conv_in(as_input(images, autoencoder))
     features = []
-    for block in autoencoder.encoder.down_blocks:
-        hidden = block(hidden)
+    again = torch.is_grad_enabled() and getattr(autoencoder.encoder, "gradient_checkpointing", False)
+    for block in autoencoder.encoder.down_blocks:  # as in the encoder's own forward pass
+        hidden = checkpoint(block, hidden, use_reentrant=False) if again else block(hidden)
         features.append(hidden.to(images.device))
     return features
 

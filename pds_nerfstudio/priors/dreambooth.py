@@ -29,10 +29,11 @@ from pds_nerfstudio.files import write_whole
 from pds_nerfstudio.objectives import Latents
 from pds_nerfstudio.priors.dreambooth_files import restored, save_checkpoint, saving, write_prior
 from pds_nerfstudio.priors.dreambooth_pictures import (
+    SAMPLES_PER_PROMPT,
+    Framing,
     Prompted,
     encoded,
     preserved_latents,
-    read_training_images,
     sample_sheet,
 )
 from pds_nerfstudio.priors.dreambooth_settings import (
@@ -154,13 +155,15 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path, sto
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
     prior = load_prior(settings.prior, accelerator.device, torch.float32 if settings.train == "full" else dtype)
     short_side = settings.resolution or prior.trained_size
-    images, cropped = read_training_images(photographs, short_side, prior.size_multiple, stored)
-    if cropped:
+    framing = Framing.of(photographs, short_side, prior.size_multiple, stored)
+    size = f"{framing.width}x{framing.height}"
+    if framing.cropped:
         console.print(
-            f"[yellow]{cropped} of {len(images)} photographs have another shape than most: they are cropped to the "
-            f"centre, at {images.shape[-1]}x{images.shape[-2]} pixels."
+            f"[yellow]{framing.cropped} of {len(photographs)} photographs have another shape than most: they are "
+            f"cropped to the centre, at {size} pixels."
         )
-    instance = encoded(prior, images)
+    instance = encoded(prior, photographs, (framing.height, framing.width), framing.pictures)
+    shown = framing.pictures(photographs[:SAMPLES_PER_PROMPT])
     preserved = preserved_latents(settings, prior, accelerator, out, instance.shape[-2:])
 
     learner = Learner(prior, settings)
@@ -185,12 +188,12 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path, sto
                 with saving(out, f"The checkpoint of step {step}"):
                     save_checkpoint(out, step, learner, optimizer, accelerator.scaler)
             if first and (step == settings.steps or (settings.sample_every and step % settings.sample_every == 0)):
-                sample_sheet(settings, prior, images, out, step)
+                sample_sheet(settings, prior, shown, out, step)
     accelerator.wait_for_everyone()
     facts = {
-        "photographs": len(images),
-        "cropped": cropped,
-        "size": f"{images.shape[-1]}x{images.shape[-2]}",
+        "photographs": len(photographs),
+        "cropped": framing.cropped,
+        "size": size,
         "learning rate": _rate(settings),
         "precision": precision,
         "processes": accelerator.num_processes,

@@ -1,6 +1,7 @@
 """The pictures of `pds dreambooth`: photographs that are learned, samples that keep the rest, sheets of both."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pds_nerfstudio.draws import generator_at
+from pds_nerfstudio.images import working_size
 from pds_nerfstudio.objectives import Latents
-from pds_nerfstudio.pictures import contact_sheet, read_images, read_photograph, save_image
+from pds_nerfstudio.pictures import Images, contact_sheet, read_images, read_photograph, save_image, shown_size
 from pds_nerfstudio.priors.dreambooth_files import saving
 from pds_nerfstudio.priors.dreambooth_settings import CLASS_IMAGES, EMPTY_IMAGES, SAMPLES, DreamBooth
 
@@ -24,33 +26,52 @@ Prompted = tuple[Float[Tensor, "_ channels height width"], str]
 """Latents, of any number, and what they show."""
 
 
-def read_training_images(
-    paths: Sequence[Path], short_side: int, multiple: int, stored: bool = False
-) -> tuple[Float[Tensor, "photographs 3 height width"], int]:
-    """Photographs at one working size, RGB in [0, 1], and how many of them lost a margin for it.
+@dataclass(frozen=True)
+class Framing:
+    """How photographs are brought to one size, that of the commonest shape among them.
 
-    The size is that of the commonest shape among them. A photograph of another shape is scaled to cover it and cropped
-    to its centre.
+    A photograph of another shape is scaled to cover it and cropped to its centre.
     """
-    images = [read_photograph(path, short_side, multiple, stored) for path in paths]
-    shapes = [tuple(image.shape[-2:]) for image in images]
-    height, width = max(dict.fromkeys(shapes), key=shapes.count)
-    for i, (h, w) in enumerate(shapes):
-        if (h, w) == (height, width):
-            continue
-        scale = max(height / h, width / w)
-        size = max(height, round(h * scale)), max(width, round(w * scale))
-        scaled = F.interpolate(images[i], size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
-        top, left = (size[0] - height) // 2, (size[1] - width) // 2
-        images[i] = scaled[..., top : top + height, left : left + width]
-    return torch.cat(images), sum(shape != (height, width) for shape in shapes)
+
+    height: int
+    width: int
+    cropped: int
+    """How many photographs lose a margin."""
+    read: Callable[[Path], Images]
+    """A photograph at its own working size, [1 3 height width], RGB in [0, 1]."""
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], short_side: int, multiple: int, stored: bool = False) -> "Framing":
+        """By their headers: hundreds of photographs are not held at once."""
+        shapes = [working_size(*shown_size(path, stored), short_side, multiple) for path in paths]
+        height, width = max(dict.fromkeys(shapes), key=shapes.count)
+        cropped = sum(shape != (height, width) for shape in shapes)
+        read = partial(read_photograph, short_side=short_side, multiple=multiple, stored=stored)
+        return cls(height, width, cropped, read)
+
+    def pictures(self, paths: Sequence[Path]) -> Float[Tensor, "photographs 3 height width"]:
+        """These photographs at that size."""
+        return torch.cat([self._framed(self.read(path)) for path in paths])
+
+    def _framed(self, image: Float[Tensor, "1 3 _ _"]) -> Float[Tensor, "1 3 _ _"]:
+        h, w = image.shape[-2:]
+        if (h, w) == (self.height, self.width):
+            return image
+        scale = max(self.height / h, self.width / w)
+        size = max(self.height, round(h * scale)), max(self.width, round(w * scale))
+        scaled = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+        top, left = (size[0] - self.height) // 2, (size[1] - self.width) // 2
+        return scaled[..., top : top + self.height, left : left + self.width]
 
 
 @torch.no_grad()
-def encoded(prior: "LatentPrior", images: Tensor) -> Latents:
-    """Latents on the CPU, a few pictures at a time."""
-    at_once = prior.pictures_at_once(*images.shape[-2:])
-    return torch.cat([prior.encode(part.to(prior.device)).cpu() for part in images.split(at_once)])
+def encoded(
+    prior: "LatentPrior", paths: Sequence[Path], size: tuple[int, int], read: Callable[[Sequence[Path]], Images]
+) -> Latents:
+    """Latents on the CPU of pictures of one size (height, width), of which a few are read and encoded at a time."""
+    at_once = prior.pictures_at_once(*size)
+    parts = (paths[i : i + at_once] for i in range(0, len(paths), at_once))
+    return torch.cat([prior.encode(read(part).to(prior.device)).cpu() for part in parts])
 
 
 def preserved_latents(
@@ -93,7 +114,7 @@ def drawn(
                 if not files[i].is_file():
                     save_image(image, files[i])
     accelerator.wait_for_everyone()
-    return encoded(prior, read_images(files))
+    return encoded(prior, files, (height, width), read_images)
 
 
 def sample_sheet(settings: DreamBooth, prior: "LatentPrior", images: Tensor, out: Path, step: int) -> None:
@@ -102,7 +123,7 @@ def sample_sheet(settings: DreamBooth, prior: "LatentPrior", images: Tensor, out
         network.eval()
     prior.forget_texts()
     height, width = images.shape[-2:]
-    rows: dict[str, Tensor] = {"photographs": images[:SAMPLES_PER_PROMPT]}
+    rows: dict[str, Tensor] = {"photographs": images}
     for prompt in settings.prompts:
         generator = torch.Generator().manual_seed(settings.seed)
         asked = [prompt] * SAMPLES_PER_PROMPT

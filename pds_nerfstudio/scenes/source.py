@@ -3,6 +3,7 @@
 Reading a run here runs no code of it (see `run_config`); nerfstudio's own commands run what a `config.yml` names.
 """
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nerfstudio.configs.base_config import InstantiateConfig
-from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
+from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig, VanillaDataManagerConfig
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+from nerfstudio.data.datamanagers.parallel_datamanager import ParallelDataManagerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.nerfacto import NerfactoModelConfig
@@ -21,6 +24,7 @@ from torch import Tensor
 from pds_nerfstudio.checkpoints import load_tensors
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.runs import behind_latest, checkpoints_in, chosen_step, find_config
+from pds_nerfstudio.scenes.dataset import photographs_alone
 from pds_nerfstudio.scenes.families import family_of
 from pds_nerfstudio.scenes.nerfacto import (
     NerfactoSceneConfig,
@@ -162,6 +166,24 @@ def as_config(kind: type, settings: ModelConfig | InstantiateConfig, **changes) 
         field.name for field in dataclasses.fields(kind) if field.name != "_target" and hasattr(settings, field.name)
     ]
     return kind(**({name: getattr(settings, name) for name in names} | changes))
+
+
+def looked_into(datamanager: Any) -> Any:
+    """A copy of a run's datamanager settings for those who look at single photographs and train on none.
+
+    A NeRF's photographs are read when they are asked for: nerfstudio decodes all of them beforehand, in float32 and by
+    worker processes of their own, for batches of rays that nobody would take. Those of splats stay off the GPU.
+    """
+    if isinstance(datamanager, ParallelDataManagerConfig):
+        own = as_config(VanillaDataManagerConfig, datamanager)
+    else:
+        own = copy.deepcopy(datamanager)
+    own._target = photographs_alone(own)
+    if isinstance(own, VanillaDataManagerConfig):
+        own.train_num_images_to_sample_from = own.eval_num_images_to_sample_from = 1
+    if isinstance(own, FullImageDatamanagerConfig):
+        own.cache_images = "cpu"
+    return own
 
 
 def fingerprint(*folders: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import Query
 from pds_nerfstudio.pictures import read_images
 from pds_nerfstudio.priors.check import TOYBOX, check_prior
-from pds_nerfstudio.priors.dreambooth_pictures import read_training_images
+from pds_nerfstudio.priors.dreambooth_pictures import Framing
 from pds_nerfstudio.priors.dreambooth_settings import CARD, CHECKPOINT, CLASS_IMAGES
 from pds_nerfstudio.priors.load import load_prior
 from pds_nerfstudio.priors.recipe import recipe_of
@@ -153,8 +153,9 @@ def test_photographs_of_another_shape_are_cropped_to_the_centre_of_the_commonest
         image = Image.new("RGB", size, "red")
         image.paste("blue", (size[0] // 2 - 4, size[1] // 2 - 4, size[0] // 2 + 4, size[1] // 2 + 4))
         image.save(path)
-    images, cropped = read_training_images(paths, 32, 4)
-    assert (tuple(images.shape), cropped) == ((4, 3, 32, 40), 2)
+    framing = Framing.of(paths, 32, 4)
+    images = framing.pictures(paths)
+    assert (tuple(images.shape), framing.cropped) == ((4, 3, 32, 40), 2)
     assert (images[:, 2, 15:17, 19:21] > 0.9).all()
 
 

@@ -1,5 +1,8 @@
 """An edit says beforehand what it will take, and takes less where it has to, with the same result."""
 
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_priors import PROMPTS as WORDS
@@ -7,8 +10,12 @@ from tiny_priors import write_flux, write_sana, write_sdxl
 from torch.utils.flop_counter import FlopCounterMode
 
 from pds_nerfstudio.estimates import CONTEXT, GIB, UNCOUNTED
+from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import Query
+from pds_nerfstudio.pipelines import revise
+from pds_nerfstudio.pipelines.base import EditPipeline
 from pds_nerfstudio.pipelines.memory_plan import Demand, available_memory, plan_memory
+from pds_nerfstudio.pipelines.settings import NerfCompute
 from pds_nerfstudio.pipelines.trainer import EditTrainer
 from pds_nerfstudio.priors import footprint
 from pds_nerfstudio.priors.check import TOYBOX
@@ -24,14 +31,52 @@ from .test_edit import scene_of
 CPU = {"dtype": torch.float32, "vae_dtype": torch.float32}
 
 
+@pytest.mark.parametrize("features", [False, True])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_what_the_encoder_is_counted_to_keep_is_what_autograd_saves(recompute):
+def test_what_the_encoder_is_counted_to_keep_is_what_autograd_saves(recompute, features):
     prior = load_prior("toybox", "cpu", recompute_encoder=recompute)
     image = torch.rand(2, 3, 64, 96, requires_grad=True)
     with kept_for_backward(prior.vae.parameters()) as kept:
-        prior.encode(image)
-    counted = count(TOYBOX, 64, 96, views=2, recompute_encoder=recompute, **CPU)
+        made = [prior.encode(image), *(prior.features(image) if features else ())]
+    counted = count(TOYBOX, 64, 96, views=2, recompute_encoder=recompute, features=features, **CPU)
     assert counted.kept_by_encoder == pytest.approx(kept.bytes, rel=0.1)
+    assert all(value.requires_grad for value in made)
+
+
+def test_features_run_again_in_backward_have_the_same_gradient():
+    gradients = []
+    for recompute in (False, True):
+        prior, image = load_prior("toybox", "cpu", recompute_encoder=recompute), torch.full((1, 3, 32, 32), 0.3)
+        image[..., 8:] = 0.6
+        sum(feature.square().sum() for feature in prior.features(image.requires_grad_())).backward()
+        gradients.append(image.grad)
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("lpips", [False, True])
+def test_a_refinement_that_compares_by_the_encoder_is_counted_so(monkeypatch, lpips):
+    monkeypatch.setattr(revise, "lpips_weights_on_disk", lambda: lpips)
+    config = copy.deepcopy(METHODS["pnr-edit"].config.pipeline)
+    assert config.demand.features != lpips
+    config.refinement.identity_perceptual = 0
+    assert not config.demand.features
+    assert not METHODS["pds-edit"].config.pipeline.demand.features
+
+
+def test_memory_that_runs_out_twice_is_answered_by_each_mend_once():
+    """Where the encoder runs again already, a NeRF's rays are fewer still."""
+    pipeline = EditPipeline.__new__(EditPipeline)
+    torch.nn.Module.__init__(pipeline)
+    compute = NerfCompute(recompute_encoder=True)
+    pipeline.config = SimpleNamespace(compute=compute)
+    pipeline.__dict__["prior"] = None
+    pipeline.__dict__["_model"] = None
+    chunks = SimpleNamespace(chunks=lambda given: SimpleNamespace(rays=given or 4096))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(EditPipeline, "scene", chunks)
+        assert pipeline.economise() == "1024 rays are rendered at once"
+        assert pipeline.economise() is None
+    assert compute.rays_per_chunk == 1024
 
 
 def test_a_step_is_counted_as_the_package_runs_it():
