@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -51,7 +52,8 @@ class LongTraining:
         self.parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, pace.learning_rate, weight_decay=1e-2, betas=(0.9, 0.99))
         self.ema = EMAModel(self.parameters, decay=pace.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-        self.step, self.minutes, self.finish_from = 0, 0.0, -1
+        self.step, self.minutes, self.finish_from, self.noted = 0, 0.0, -1, -1
+        self._repeats_note = False
         self._resume()
 
     @property
@@ -63,16 +65,28 @@ class LongTraining:
         return self.finish_from + self.pace.finish if self.pace.finish else self.pace.steps
 
     def _resume(self) -> None:
-        """From its checkpoint; a finish that has none begins at the training's."""
-        path = self.path if self.path.exists() else self.folder / "training.pt"
-        if path.exists():
-            saved = torch.load(path, self.pace.device, weights_only=True)
+        """From its checkpoint; a finish that has none, or one of an earlier training, begins at the training's."""
+        saved = self._load(self.path)
+        if self.pace.finish and (training := self._load(self.folder / "training.pt")) is not None:
+            if saved is not None and saved["finish_from"] != training["step"]:
+                began, now = saved["finish_from"], training["step"]
+                print(f"{self.path} began at step {began}, the training is at {now}: finishing from there.", flush=True)
+                saved = None
+            saved = saved or training
+        if saved is not None:
             self.modules.load_state_dict(saved[self.name])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.ema.load_state_dict(saved["ema"])
+            self.ema.to(self.pace.device)
             self.step, self.minutes, self.finish_from = saved["step"], saved["minutes"], saved["finish_from"]
+            self.noted = saved.get("noted", self.step)
         if self.pace.finish and self.finish_from < 0:
             self.finish_from = self.step
+
+    @staticmethod
+    def _load(path: Path) -> dict[str, Any] | None:
+        """A checkpoint on the CPU, where AdamW keeps its step counts whatever the device; None if there is none."""
+        return torch.load(path, "cpu", weights_only=True) if path.exists() else None
 
     def _save(self) -> None:
         state = {
@@ -82,6 +96,7 @@ class LongTraining:
             "step": self.step,
             "minutes": self.minutes,
             "finish_from": self.finish_from,
+            "noted": self.noted,
         }
         save_atomically(state, self.path)
 
@@ -103,24 +118,40 @@ class LongTraining:
             self.modules.train()
 
     def add_to_curve(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Lines at the end of curve.csv."""
+        """Lines at the end of curve.csv, unless a run that was stopped has already written this step's."""
         curve = self.folder / "curve.csv"
-        is_new = not curve.exists()
+        written = curve.read_text().splitlines() if curve.exists() else []
+        if self._repeats_note and written and written[-1].partition(",")[0] == str(self.step):
+            return
         with curve.open("a", newline="") as file:
-            csv.writer(file).writerows([header, *rows] if is_new else rows)
+            csv.writer(file).writerows(rows if written else [header, *rows])
 
     def _assert_finite(self, loss: float) -> None:
         """Before anything is saved. A loss that was not finite leaves weights that make all later ones so too."""
         if not math.isfinite(loss):
             raise FloatingPointError(f"The loss is {loss} at step {self.step}; lower the learning rate.")
 
+    @property
+    def _is_due(self) -> bool:
+        """Whether `note` is called at this step."""
+        return self.step % self.pace.valid_every == 0 or self.step == self.last
+
+    def _note(self, note: Callable[[float], None], seconds: float) -> None:
+        """Call `note`. A run that is stopped within it calls it again for the same step when it is resumed."""
+        note(seconds)
+        self.noted = self.step
+        if self.step:
+            self._save()
+
     def run(self, loss_of_step: Callable[[], Tensor], note: Callable[[float], None]) -> None:
-        """To the last step, with a checkpoint now and then; `note` is told the seconds of a step."""
+        """To the last step, with a checkpoint now and then; `note` is told the seconds of a step, 0 before any."""
         pace = self.pace
         self.modules.train()
         torch.manual_seed(pace.seed + self.step)
-        if self.step == 0:
-            note(0.0)
+        if self._is_due and self.noted != self.step:
+            self._repeats_note = True
+            self._note(note, 0.0)
+            self._repeats_note = False
         mark, since = time.monotonic(), self.step
         running = torch.tensor(math.nan, device=pace.device)
         while self.step < self.last:
@@ -141,6 +172,6 @@ class LongTraining:
             self.minutes += (time.monotonic() - mark) / 60
             self._save()
             print(f"step {self.step}: loss {running:.4f}, {seconds:.2f} s a step, {self.minutes:.0f} min", flush=True)
-            if self.step % pace.valid_every == 0 or self.step == self.last:
-                note(seconds)
+            if self._is_due:
+                self._note(note, seconds)
             mark, since = time.monotonic(), self.step

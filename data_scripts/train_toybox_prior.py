@@ -151,7 +151,8 @@ def train_unet(
     alphas = scheduler.alphas_cumprod.to(settings.device)
     weights = (5 * (1 - alphas) / alphas).clamp_max(1)
     captions = World(bank, settings.seed + 6, held_out=False)
-    finished = (settings.out / "unet.pt").exists() and torch.load(settings.out / "unet.pt", weights_only=True)["step"]
+    checkpoint = settings.out / "unet.pt"
+    finished = checkpoint.exists() and torch.load(checkpoint, "cpu", weights_only=True)["step"]
     latents, specs = encode_latents(settings, bank, vae) if finished < settings.unet_steps else (torch.zeros(0), [])
     ema = EMAModel(list(modules.parameters()), decay=0.9985, use_ema_warmup=True, power=0.75)
 

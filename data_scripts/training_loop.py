@@ -54,12 +54,13 @@ def train(
 
     start = 0
     if path.exists():
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, "cpu", weights_only=True)
         start = saved["step"]
         modules.load_state_dict(saved["modules"])
         optimizer.load_state_dict(saved["optimizer"])
         if ema is not None:
             ema.load_state_dict(saved["ema"])
+            ema.to(settings.device)
     columns = (
         *Progress.get_default_columns()[:3],
         TimeRemainingColumn(),

@@ -3,11 +3,13 @@
 import csv
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 
 sys.path.append(str(Path(__file__).parents[2] / "data_scripts"))
 
@@ -20,6 +22,7 @@ from studio_views import held_out_specs, training_specs
 from studio_words import EVERY, build_tokenizer, random_caption
 from toybox_networks import text_config, token_ids
 from train_studio_prior import Settings, main
+from training_loop import Run, train
 from transformers import CLIPTextModel
 from view_groups import VIEWS, quadruples
 
@@ -186,23 +189,91 @@ class Slope(torch.nn.Module):
         self.value = torch.nn.Parameter(torch.ones(1))
 
 
+def go(folder: Path, note: Callable[[LongTraining], None] = lambda training: None, **changes: int) -> LongTraining:
+    """Train a single number towards 0, with a checkpoint and a note at every step."""
+    slope = Slope()
+    training = LongTraining("slope", folder, slope, Pace(checkpoint_every=1, valid_every=1, device="cpu", **changes))
+    training.run(lambda: slope.value.square().sum(), lambda seconds: note(training))
+    return training
+
+
 def test_a_stopped_training_goes_on_where_it_stood_and_its_finish_leaves_it_alone(tmp_path):
-    def go(**changes: int) -> tuple[LongTraining, list[float]]:
-        slope, rates = Slope(), []
-        training = LongTraining("slope", tmp_path, slope, Pace(checkpoint_every=1, valid_every=1, **changes))
-
-        def loss() -> torch.Tensor:
-            return slope.value.square().sum()
-
-        training.run(loss, lambda seconds: rates.append(training.optimizer.param_groups[0]["lr"]))
-        return training, rates
-
-    first, _ = go(steps=2)
-    second, _ = go(steps=3)
+    first, second = go(tmp_path, steps=2), go(tmp_path, steps=3)
     assert (first.step, second.step) == (2, 3)
     assert second.modules.value.item() < first.modules.value.item() < 1
-    finished, rates = go(finish=4)
+    rates = []
+    finished = go(tmp_path, lambda training: rates.append(training.optimizer.param_groups[0]["lr"]), finish=4)
     assert (finished.step, finished.finish_from) == (7, 3)
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < rates[0] / 2
     assert LongTraining("slope", tmp_path, Slope(), Pace(steps=NEVER)).step == 3
+
+
+def test_a_finish_begins_anew_once_the_training_has_gone_on(tmp_path, capsys):
+    go(tmp_path, steps=2)
+    assert go(tmp_path, finish=2).step == go(tmp_path, finish=2).step == 4
+    assert "finishing from there" not in capsys.readouterr().out
+    further = go(tmp_path, steps=5)
+    finished = go(tmp_path, finish=2)
+    assert (finished.step, finished.finish_from) == (7, 5)
+    assert finished.modules.value.item() < further.modules.value.item()
+    assert "began at step 2, the training is at 5: finishing from there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_in_curve", [False, True])
+def test_a_note_that_was_interrupted_is_made_up_for_with_one_line_in_the_curve(tmp_path, is_in_curve):
+    def note(training: LongTraining) -> None:
+        training.add_to_curve(["step"], [[training.step], [training.step]])
+
+    def interrupted(training: LongTraining) -> None:
+        if training.step < 2:
+            note(training)
+            return
+        if is_in_curve:
+            note(training)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, interrupted, steps=2)
+    noted = []
+
+    def again(training: LongTraining) -> None:
+        noted.append(training.step)
+        note(training)
+
+    for _ in range(2):
+        go(tmp_path, again, steps=2)
+    assert noted == [2]
+    assert [row["step"] for row in curve(tmp_path)] == ["0", "0", "1", "1", "2", "2"]
+
+
+def test_a_checkpoint_that_does_not_say_what_was_noted_resumes(tmp_path):
+    go(tmp_path, steps=2)
+    saved = torch.load(tmp_path / "training.pt", weights_only=True)
+    del saved["noted"]
+    torch.save(saved, tmp_path / "training.pt")
+    noted = []
+    assert go(tmp_path, lambda training: noted.append(training.step), steps=3).step == 3
+    assert noted == [3]
+
+
+def test_a_training_resumes_on_another_device_with_adams_step_counts_on_the_cpu(tmp_path):
+    go(tmp_path, steps=1)
+    training = LongTraining("slope", tmp_path, Slope().to("meta"), Pace(device="meta"))
+    (state,) = training.optimizer.state.values()
+    assert training.ema.shadow_params[0].device.type == state["exp_avg"].device.type == "meta"
+    assert state["step"].device.type == "cpu"
+
+
+def test_a_stage_resumes_from_a_checkpoint_of_another_device(tmp_path, monkeypatch):
+    def stage(steps: int) -> EMAModel:
+        slope = Slope()
+        ema = EMAModel(slope.parameters())
+        run = Run(out=tmp_path, checkpoint_every=1, device="cpu")
+        train("slope", run, slope, lambda: slope.value.square().sum(), steps, 1e-3, ema)
+        return ema
+
+    with monkeypatch.context() as gpu:
+        gpu.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        stage(1)
+    assert stage(2).optimization_step == 2
