@@ -53,7 +53,6 @@ def random_cameras(count: int, generator: torch.Generator) -> Tensor:
 
 def trace_random_views(shape: Shape, hat: bool, count: int, seed: int) -> dict[str, Tensor]:
     """Views from random orbit cameras, as bytes."""
-    torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(seed)
 
     cameras = random_cameras(count, generator)
@@ -74,7 +73,8 @@ def build_bank(folder: Path, seed: int) -> Bank:
     if not path.exists():
         torch.multiprocessing.set_sharing_strategy("file_system")
         jobs = [(s, h, 20) for s in SHAPES for h in HATS for _ in range(views_of(s) // 20)]
-        with ProcessPoolExecutor(mp_context=torch.multiprocessing.get_context("spawn")) as pool:
+        spawn = torch.multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             futures = [pool.submit(trace_random_views, *job, seed + i) for i, job in enumerate(jobs)]
             parts = [future.result() for future in track(futures, "tracing")]
         save_atomically({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, path)

@@ -157,7 +157,7 @@ def report(settings: ControlSettings, prior: StableDiffusionPrior, data: Data) -
 
 def main(settings: ControlSettings) -> None:
     torch.manual_seed(settings.seed)
-    prior = load_prior("toybox", settings.device)
+    prior = load_prior("toybox", settings.device, torch.float32)
     control = train_control(settings, prior, Data(settings, prior, "views", settings.views, settings.seed))
     control.save_pretrained(settings.out / "control", safe_serialization=True)
     halve(settings.out / "control")

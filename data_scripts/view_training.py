@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from view_groups import VIEWS
 
+from pds_nerfstudio.draws import own_draws
 from pds_nerfstudio.objectives.cameras import CAMERA_NUMBERS
 from pds_nerfstudio.priors.folder import CAMERA_SETTINGS
 from pds_nerfstudio.priors.view_attention import Groups, ViewAttention
@@ -175,8 +176,7 @@ def validate(unet: UNet2DConditionModel, sampler: Sampler, process: Process, see
     """Mean squared error by quarter of the timesteps, of the same noisy views asked for in three ways."""
     groups = VALID_GROUPS
     results: dict[str, list[float]] = {}
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with own_draws(torch.device(sampler.device), seed):
         batch = sampler.draw(0, groups)
         quarter = torch.arange(groups) % 4
         batch.t = (250 * quarter + torch.randint(250, (groups,))).repeat_interleave(VIEWS).to(batch.t.device)

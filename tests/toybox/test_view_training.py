@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 sys.path.append(str(Path(__file__).parents[2] / "data_scripts"))
 
 import view_training
+from toybox_data import trace_random_views
 from train_toybox_views import Settings, main
 from view_groups import VIEWS, quadruples
 
@@ -55,3 +57,26 @@ def test_steps_move_it_and_the_same_command_goes_on(folder, flow):
     packaged = load_file(TOYBOX / "unet" / WEIGHTS)
     assert not torch.equal(written["conv_out.weight"], packaged["conv_out.weight"])
     assert (made / "curve.csv").read_text().splitlines()[-1].startswith("2,")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_validation_leaves_the_gpus_generator_as_it_was():
+    def draw(singles, groups):
+        torch.randn(1, device="cuda")
+        raise InterruptedError
+
+    before = torch.cuda.get_rng_state()
+    with pytest.raises(InterruptedError):
+        view_training.validate(None, SimpleNamespace(device="cuda", draw=draw), None)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_tracing_leaves_the_number_of_threads_alone():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trace_random_views("ball", False, 1, seed=0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
