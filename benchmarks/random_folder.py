@@ -64,6 +64,8 @@ def write_folder(
             tokenizer.model_max_length = 77
             tokenizer.save_pretrained(folder / part.replace("text_encoder", "tokenizer"))
         del network
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # for the processes that load the folder
     _scheduler(size).save_pretrained(folder / "scheduler")
     if size == "sd35m" and not t5:
         index["text_encoder_3"] = [None, None]

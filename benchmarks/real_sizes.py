@@ -6,10 +6,12 @@
 A prior of the published sizes, in diffusers' layout and in half precision, is written into a temporary folder (2 to
 3 GB; SDXL 7, SD 3.5 medium 16), and a toybox scene beside it. Every job is an `ns-train` or `pds` line in a process of
 its own. Random weights cost what trained ones do; what they make of a scene means nothing, except that it has to be
-finite. Jobs that need an earlier one run it first.
+finite; "-" stands where a job leaves no numbers. Jobs that need an earlier one run it first, and are not tried where it
+left nothing. The exit status is 1 unless every job ended well and left nothing that is not finite.
 """
 
 import json
+import math
 import os
 import platform
 import re
@@ -38,6 +40,10 @@ QUIET = ("--vis", "viewer", "--viewer.websocket-host", "127.0.0.1", "--viewer.qu
 EXPECTED = re.compile(r"About ([\d.]+) GiB expected")
 
 
+class NotTried(Exception):
+    """A job that this one takes the result of has left none."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where everything lies, and how large it is."""
@@ -53,11 +59,11 @@ class Place:
         """The folder of a training that has ended.
 
         Raises:
-            SystemExit: it failed, so that what needs it cannot run.
+            NotTried: it failed, so that what needs it cannot run.
         """
         found = next((self.out / job).rglob("step-*.ckpt"), None)
         if found is None:
-            raise SystemExit(f"{job} left no run: what needs it was not tried.")
+            raise NotTried(f"{job} left no run.")
         return found.parents[1]
 
     def train(self, job: str, *arguments: object) -> list[str]:
@@ -163,7 +169,16 @@ def numbers_of(folder: Path) -> Iterator[torch.Tensor]:
     for path in folder.rglob("*.safetensors"):
         yield from load_file(path).values()
     for path in folder.rglob("report.json"):
-        yield from (tensor for run in json.loads(path.read_text())["runs"] for tensor in tensors(run["mean"]))
+        for run in json.loads(path.read_text())["runs"]:
+            # `values` names only what was measured: null is NaN there, and in `mean` also what was not asked for.
+            for values in run["values"].values():
+                yield torch.tensor([math.nan if value is None else float(value) for value in values])
+
+
+def is_finite(folder: Path) -> bool | None:
+    """Whether all numbers that a job has left are finite; None if there are none."""
+    finite = [bool(values.isfinite().all()) for values in numbers_of(folder)]
+    return all(finite) if finite else None
 
 
 def gpu_memory(peak: Path, log: Path) -> dict[str, float]:
@@ -192,11 +207,16 @@ def measure(name: str, place: Place, threads: int) -> dict[str, Any]:
         "GiB": round(usage.ru_maxrss / 2**20, 2),
         **gpu_memory(peak, log),
         "ended well": os.waitstatus_to_exitcode(status) == 0,
-        "finite": all(bool(values.isfinite().all()) for values in numbers_of(place.out / name)),
+        "finite": is_finite(place.out / name),
     }
     if not row["ended well"]:
         print(log.read_text()[-3000:])
     return row
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """What the last column says."""
+    return {True: "yes", False: "no", None: "-"}[row["finite"]] if row["ended well"] else "failed"
 
 
 def main(
@@ -235,24 +255,33 @@ def main(
         wanted += [job for job in needed if job not in wanted]
     chip = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     machine = f"{chip}, {threads} threads, torch {torch.__version__}"
+    failed: list[str] = []
     known: list[dict[str, Any]] = json.loads(out.read_text()) if out is not None and out.is_file() else []
     print(f"{TITLES[prior]}, {size}x{size}, {steps} step(s), {gaussians} points, {precision}; {machine}\n")
     print("| job | seconds | processor seconds | GiB at most | of the GPU | finite |\n|---|---:|---:|---:|---:|---|")
     with tempfile.TemporaryDirectory(prefix="real_sizes_") as name:
         work = Path(name)
         write_edit(EDIT, work / "scene", train_views=views, test_views=1, size=size, num_points=gaussians)
-        weights = folder or write_folder(prior, work / "prior", small)
+        weights = folder.resolve() if folder else write_folder(prior, work / "prior", small)
         given = None if precision == "default" else precision
         place = Place(weights, work / "scene" / "source", work, size, steps, given)
         for job in wanted:
             row = {"prior": prior, "size": size, "steps": steps, "precision": precision, "machine": machine}
-            row |= measure(job, place, threads) | {"command": shlex.join(["python", *sys.argv])}
-            finite = ("yes" if row["finite"] else "no") if row["ended well"] else "failed"
+            try:
+                row |= measure(job, place, threads) | {"command": shlex.join(["python", *sys.argv])}
+            except NotTried as reason:
+                print(f"| {job} | - | - | - | - | not tried: {reason} |", flush=True)
+                failed.append(job)
+                continue
             numbers = (row["seconds"], row["processor seconds"], row["GiB"], row.get("reserved GiB", "-"))
-            print(f"| {job} | {' | '.join(map(str, numbers))} | {finite} |", flush=True)
+            print(f"| {job} | {' | '.join(map(str, numbers))} | {verdict(row)} |", flush=True)
+            if verdict(row) in ("failed", "no"):
+                failed.append(job)
             known.append(row)
             if out is not None:
                 out.write_text(json.dumps(known, indent=2) + "\n")
+    if failed:
+        raise SystemExit(f"Failed, not tried or not finite: {', '.join(failed)}.")
 
 
 if __name__ == "__main__":
