@@ -5,8 +5,9 @@
     python benchmarks/step_time.py --readme none                            # ... or say that nothing was measured
 
 A Stable Diffusion 1.5 of random weights (they cost what trained ones do) and untrained scenes at nerfstudio's default
-sizes: 200,000 and 1,000,000 Gaussians, and nerfacto, by tiny-cuda-nn where it is installed. PDS at 512x512. `bare` is
-the U-Net and the VAE's encoder alone, forward and backward, as that step asks for them: what no schedule can undercut.
+sizes: 200,000 and 1,000,000 Gaussians, and nerfacto in torch, also where tiny-cuda-nn is installed. PDS at 512x512.
+`bare` is the U-Net and the VAE's encoder alone, forward and backward, as that step asks for them: what no schedule can
+undercut.
 """
 
 import gc

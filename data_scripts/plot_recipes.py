@@ -33,10 +33,11 @@ def main(results: Path, out: Path) -> None:
     """Print the table and draw the figure.
 
     Args:
-        results: folder that `pds bench` wrote to.
+        results: folder that `pds bench` wrote to, or a file of such records.
         out: PNG to write.
     """
-    records = [with_numbers(record) for record in json.loads((results / "results.json").read_text())]
+    file = results / "results.json" if results.is_dir() else results
+    records = [with_numbers(record) for record in json.loads(file.read_text())]
     curves: Curves = defaultdict(lambda: defaultdict(list))
     for record in records:
         method, changes = read_link(record["method"])

@@ -1,6 +1,7 @@
 """What a benchmark's records are summed up to: means with their intervals, tables, and who lies outside the anchors."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -107,3 +108,10 @@ def test_a_wall_is_of_the_first_seed_that_was_finished(tmp_path):
     shown = read_images([tmp_path / "wall.png"])[0]
     shares = [float(((shown - seed / 4).abs() < 0.01).all(0).float().mean()) for seed in (1, 2)]
     assert shares[0] > 10 * shares[1]
+
+
+def test_the_recipes_that_were_recorded_can_be_drawn_again(script, tmp_path, capsys):
+    records = Path(__file__).parents[2] / "benchmarks" / "results" / "recipes_splats.json"
+    script("plot_recipes").main(records, tmp_path / "recipes.png")
+    assert "| red-to-blue | pnr-edit | 3,000 | 16.67 | 34.7 | 0.88 |" in capsys.readouterr().out
+    assert (tmp_path / "recipes.png").is_file()
