@@ -11,6 +11,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from PIL import Image
 
+from pds_nerfstudio.pipelines import source_views
 from pds_nerfstudio.pipelines.source_views import SourceViews
 from pds_nerfstudio.scenes.source import find_run, load_source_state
 from pds_nerfstudio.scenes.views import Joined, Views
@@ -59,6 +60,21 @@ def test_transparent_photographs_stand_in_for_renderings_on_the_scenes_backgroun
     sources = SourceViews(lambda: pytest.fail("no scene is needed"), True, "cpu", lambda: red)
     image = sources.view(prior, views, 0, 8, 8).image
     assert torch.equal(image.float(), red[None, :, None, None].expand(1, 3, 8, 8))
+
+
+def test_latents_of_a_large_capture_wait_in_main_memory(monkeypatch):
+    """And are handed out where the scene is, as all others."""
+    camera = Cameras(torch.eye(4)[None, :3].repeat(3, 1, 1), 8.0, 8.0, 4.0, 4.0, 8, 8)
+    views = Joined((Views(camera, lambda _: torch.ones(8, 8, 3), ("a.png",) * 3, in_training=True),))
+    prior: Any = SimpleNamespace(controlnet=None, encode=lambda image: image)
+    latent = 3 * 8 * 8 * 4
+    for room, kept_on in ((3 * latent, "meta"), (3 * latent - 1, "cpu")):
+        monkeypatch.setattr(source_views, "ON_DEVICE", room)
+        sources = SourceViews(lambda: pytest.fail("no scene is needed"), True, "meta", lambda: torch.zeros(3))
+        monkeypatch.setattr(torch.Tensor, "cpu", lambda self: torch.zeros(self.shape))
+        assert sources.view(prior, views, 1, 8, 8).latent.device.type == "meta"
+        assert sources.made[1].latent.device.type == kept_on
+        monkeypatch.undo()
 
 
 def test_an_object_is_centred_and_its_longest_side_is_two(noe):

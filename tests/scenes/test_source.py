@@ -1,13 +1,16 @@
 """A base run is found, or one sentence says what is wrong; it is never written to."""
 
+import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from nerfstudio.configs.method_configs import all_methods
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.instant_ngp import InstantNGPModelConfig
 from nerfstudio.models.nerfacto import NerfactoModelConfig
@@ -18,7 +21,8 @@ from pds_nerfstudio import compat
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes import nerfacto as scene
 from pds_nerfstudio.scenes.families import family_of
-from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state, scene_config
+from pds_nerfstudio.scenes.source import find_run, fingerprint, load_source_state, looked_into, scene_config
+from pds_nerfstudio.scenes.views import train_views
 
 compat.apply()
 
@@ -41,6 +45,22 @@ def run(tmp_path) -> Path:
         torch.save({"step": step, "pipeline": state}, models / f"step-{step:09d}.ckpt")
     (models / "notes.txt").write_text("nerfstudio itself cannot parse this name")
     return folder
+
+
+@pytest.mark.parametrize("method", ["nerfacto", "depth-nerfacto", "splatfacto"])
+def test_whoever_looks_at_single_photographs_decodes_no_others(method, make_dataset, monkeypatch):
+    """nerfstudio's nerfacto decodes all of them in worker processes of its own, splatfacto puts them on the GPU."""
+    of_run: Any = copy.deepcopy(all_methods[method].pipeline.datamanager)
+    of_run.dataparser = NerfstudioDataParserConfig(data=make_dataset(), load_3D_points=False)
+    own = looked_into(of_run)
+    manager = own.setup(device="cpu", test_mode="val")
+    assert len(train_views(manager)) == len(manager.train_dataset)
+    if method == "splatfacto":
+        assert (own.cache_images, of_run.cache_images) == ("cpu", "gpu")
+        return
+    assert type(manager) is VanillaDataManager
+    assert manager.train_image_dataloader.cached_collated_batch is None
+    assert train_views(manager).image(1, 8, 8).shape == (1, 3, 8, 8)
 
 
 @pytest.mark.parametrize("place", ["", "nerfstudio_models", "config.yml"])
