@@ -5,9 +5,13 @@ run is said to be running.
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+PATIENCE = 1.0
+"""Seconds to wait for the lock while others look whether it is held."""
 
 
 @contextmanager
@@ -19,12 +23,30 @@ def held(folder: Path) -> Iterator[None]:
 
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(handle)
     try:
         yield
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Take the lock for this process alone. `is_running` shares it while it looks, and then lets go.
+
+    Raises:
+        BlockingIOError: another process holds it beyond `PATIENCE`.
+    """
+    import fcntl
+
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.01)
 
 
 def is_running(folder: Path) -> bool:

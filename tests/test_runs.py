@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -108,6 +109,18 @@ def test_a_run_that_a_process_is_writing_says_so(tmp_path):
         Moments({"6": Moment("6", 6, {})}).write(folder / "history")
         assert state_of(read_run(folder / "config.yml"), []) == "running now, beyond step 6"
     assert not is_running(folder)
+
+
+def test_a_run_that_begins_while_another_process_looks_at_it_is_running(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    look = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(look, fcntl.LOCK_SH)
+    away = threading.Timer(0.1, os.close, (look,))
+    away.start()
+    with held(tmp_path):
+        assert is_running(tmp_path)
+    away.join()
+    assert not is_running(tmp_path)
 
 
 def test_an_interrupted_run_names_the_one_that_went_on_from_it(tmp_path, capsys):
