@@ -279,7 +279,32 @@ def test_gaussians_that_are_not_finite_are_left_out_and_counted(ns_train, toy_sp
     assert bool(after.isfinite().all())
 
 
-def test_a_scene_that_is_no_longer_finite_is_not_saved():
+def test_a_scene_that_is_no_longer_finite_leaves_its_last_checkpoint(
+    ns_train, toy_splats, monkeypatch, tmp_path, capfd
+):
+    step_of = trainer.EditTrainer.train_iteration
+
+    def breaking(self, step: int):
+        result = step_of(self, step)
+        if step == 7:
+            with torch.no_grad():
+                self.pipeline.model.gauss_params["means"][2, 1] = float("nan")
+        return result
+
+    monkeypatch.setattr(trainer.EditTrainer, "train_iteration", breaking)
+    with pytest.raises(SystemExit):
+        ns_train(
+            *("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX),
+            *("--max-num-iterations", 12, "--steps-per-save", 5),
+        )
+    assert "no longer finite (means.0)" in capfd.readouterr().err
+    (run,) = (path.parent for path in (tmp_path / "outputs").rglob("config.yml"))
+    last = find_run(run)
+    assert last.step == 5
+    assert bool(load_source_state(last)["_model.gauss_params.means"].isfinite().all())
+
+
+def test_a_scene_that_is_no_longer_finite_is_named():
     scene = {"means": [torch.rand(4, 3)], "opacities": [torch.rand(4, 1)]}
     check = MovementCheck(scene)
     check.require_finite()
