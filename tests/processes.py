@@ -1,9 +1,21 @@
-"""What other processes write, waited for."""
+"""Other processes: started, watched, and killed."""
 
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
+    """A process of `subprocess.Popen(command, **options)`, killed at the end of the block."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for_files(process: subprocess.Popen, folder: Path, pattern: str, seconds: float = 600) -> list[Path]:
@@ -16,3 +28,24 @@ def wait_for_files(process: subprocess.Popen, folder: Path, pattern: str, second
         assert process.poll() is None, "it ended before it wrote any"
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def wait_for(happens: Callable[[], bool], seconds: float = 120) -> None:
+    """Raise AssertionError where it does not happen within so many seconds."""
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def state_of(process: int) -> str:
+    """The letter by which /proc names what a process does; "" where there is none."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def alive(process: int) -> bool:
+    """Whether it runs; a process that nobody has collected yet does not."""
+    return state_of(process) not in ("", "Z")

@@ -1,13 +1,10 @@
 """`pds dreambooth`: refusals, what is kept, interruption and continuation, and its results as priors."""
 
 import json
-import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from processes import started, wait_for_files
 
 from pds_nerfstudio.cli.dreambooth import Dreambooth
 from pds_nerfstudio.errors import UserError
@@ -342,16 +340,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint(photographs, tmp_path):
         "--out",
         str(out),
     ]
-    process = subprocess.Popen([*command, *words, "--save-every", "1", "--steps", "100000"], stdout=subprocess.DEVNULL)
-    try:
-        limit = time.monotonic() + 300
-        while not (out / "training/checkpoint.pt").is_file():
-            assert process.poll() is None
-            assert time.monotonic() < limit
-            time.sleep(0.1)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    with started([*command, *words, "--save-every", "1", "--steps", "100000"], stdout=subprocess.DEVNULL) as process:
+        wait_for_files(process, out, "training/checkpoint.pt")
     assert not (out / "pytorch_lora_weights.safetensors").exists()
     done = torch.load(out / "training/checkpoint.pt", weights_only=True)["step"]
     train(photographs, out, steps=done + 1)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import tyro
-from processes import wait_for_files
+from processes import started, wait_for_files
 from safetensors.torch import save_file
 
 from pds_nerfstudio.children import Ended
@@ -345,10 +345,10 @@ def test_ctrl_c_and_kill_9_of_pds_edit_end_its_stage_with_a_checkpoint_from_whic
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"}
 
     def stopped_after(pattern: str, number: signal.Signals) -> str:
-        ran = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        wait_for_files(ran, out, pattern)
-        ran.send_signal(number)
-        output, _ = ran.communicate(timeout=120)  # until its stage has ended too
+        with started(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as ran:
+            wait_for_files(ran, out, pattern)
+            ran.send_signal(number)
+            output, _ = ran.communicate(timeout=120)  # until its stage has ended too
         assert ran.returncode == {signal.SIGINT: 130, signal.SIGKILL: -9}[number], output[-3000:]
         assert "Traceback" not in output
         assert "Stopped after" in output

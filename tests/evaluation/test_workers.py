@@ -1,12 +1,12 @@
 """Tasks in processes of their own, of which each imports this file: it takes nothing heavy along."""
 
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from processes import alive, started, wait_for
 
 from pds_nerfstudio.errors import UserError, one_sentence
 from pds_nerfstudio.evaluation.workers import each
@@ -54,34 +54,16 @@ def test_a_task_that_fails_or_dies_stops_no_other(tmp_path):
 
 
 def test_a_worker_ends_with_the_process_that_began_it(tmp_path):
-    began = f"""
+    code = f"""
 from pathlib import Path
 from test_workers import each, items, obey
 for _ in each(obey, items(Path({str(tmp_path)!r}), "wait"), 1):
     pass
 """
-    places = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    places = [*map(str, Path(__file__).parents[:2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     pid = tmp_path / "wait" / "pid"
-    with subprocess.Popen([sys.executable, "-c", began], env=environment) as process:
-        try:
-            wait_for(pid.exists)
-        finally:
-            process.kill()
+    with started([sys.executable, "-c", code], env=environment):
+        wait_for(pid.exists)
     worker = int(pid.read_text())
     wait_for(lambda: not alive(worker))
-
-
-def wait_for(happens: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
-def alive(process: int) -> bool:
-    """Whether it runs; a process that nobody has collected yet does not."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

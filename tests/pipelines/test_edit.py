@@ -4,7 +4,6 @@ import copy
 import datetime
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from functools import partial
@@ -18,7 +17,7 @@ from nerfstudio.configs import experiment_config
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.models.depth_nerfacto import DepthNerfactoModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
-from processes import wait_for_files
+from processes import started, wait_for_files
 
 from pds_nerfstudio.alive import held
 from pds_nerfstudio.errors import UserError
@@ -218,15 +217,13 @@ def test_a_killed_edit_continues_from_its_last_checkpoint_and_ends_where_the_str
         str(tmp_path / "killed"),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
+    with started(
         [*command, *HEADLESS, "--load-dir", str(toy_splats.parent), *edit],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )
-    found = wait_for_files(process, tmp_path / "killed", "nerfstudio_models/step-*.ckpt")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    ) as process:
+        found = wait_for_files(process, tmp_path / "killed", "nerfstudio_models/step-*.ckpt")
     killed_at = find_run(found[0].parent).step
     assert killed_at < 59
 

@@ -15,7 +15,7 @@ import pytest
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer import Viewer
-from processes import wait_for_files
+from processes import started, wait_for_files
 
 from pds_nerfstudio.pipelines.interruption import interruptions
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer
@@ -27,22 +27,23 @@ from .test_edit import TOYBOX
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_an_edit_with_a_checkpoint_and_the_line_that_resumes_it(
     ns_train, toy_splats, tmp_path, number, code
 ):
     command = [str(Path(sys.executable).parent / "ns-train"), "pds-edit-splat", *HEADLESS]
     edit = ["--load-dir", str(toy_splats.parent), *PROMPTS, *TOYBOX, "--max-num-iterations", "100000"]
-    process = subprocess.Popen(
+    with started(
         [*command, *edit, "--output-dir", str(tmp_path / "stopped"), "--steps-per-save", "5"],
         env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    wait_for_files(process, tmp_path / "stopped", "step-*.ckpt")
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # `nohup pytest` would have it ignored
+    ) as process:
+        wait_for_files(process, tmp_path / "stopped", "step-*.ckpt")
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
     assert process.returncode == code, output[-3000:]
     assert "Traceback" not in output
     said = re.search(r"Stopped after (\d+) steps\.\s+To go on:\s+(ns-train .+)", output)

@@ -4,7 +4,6 @@ full disk, and told nonsense."""
 import copy
 import errno
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from processes import wait_for_files
+from processes import started, wait_for_files
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.methods import METHODS
@@ -196,15 +195,13 @@ def test_a_killed_run_keeps_its_images_and_ends_where_the_straight_one_does(
     straight = ns_train(*run)
 
     command = [str(Path(sys.executable).parent / "ns-train"), *run, *HEADLESS]
-    process = subprocess.Popen(
+    with started(
         [*command, "--output-dir", str(tmp_path / "killed")],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )
-    found = wait_for_files(process, tmp_path / "killed", "nerfstudio_models/step-*.ckpt")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    ) as process:
+        found = wait_for_files(process, tmp_path / "killed", "nerfstudio_models/step-*.ckpt")
     assert find_run(found[0].parent).step < 29
 
     resumed = ns_train(method, "--load-dir", found[0].parent)
