@@ -1,7 +1,9 @@
 """The benchmark: what it plans, resumes and survives; and one small suite for real."""
 
+import itertools
 import json
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -48,6 +50,34 @@ def test_unknown_methods_seeds_and_shards_are_refused(tmp_path):
     for shard in ("1", "2/2", "a/b"):
         with pytest.raises(UserError, match="I/N"):
             Running(shard=shard)
+
+
+def test_every_cell_is_in_one_shard(tmp_path):
+    cells = cells_of(tmp_path)
+    shards = [Running(shard=f"{index}/4").share_of(cells) for index in range(4)]
+    assert sorted(itertools.chain(*shards), key=cells.index) == cells
+    assert {len(shard) for shard in shards} == {2, 3}
+
+
+def test_shards_run_all_cells_and_the_line_without_one_sums_them_up(one_process, monkeypatch, tmp_path):
+    toy = Pretended("splatfacto", SETTINGS["splatfacto"])
+    monkeypatch.setattr("pds_nerfstudio.evaluation.bench.benchmark_of", lambda *_: toy)
+    folder, methods = tmp_path / "ci" / "splatfacto", ("pds-edit", "dds-edit")
+    done = []
+    with one_process():
+        for shard in ("0/2", "1/2", "0/1"):
+            assert not (folder / "results.json").exists()
+            Bench(SUITES / "ci.yaml", methods, out=tmp_path, running=Running(shard=shard)).run()
+            done.append(len(list(folder.glob("cells/*/record.json"))))
+    assert done == [3, 6, 6]
+    assert Counter((folder / "made").read_text().split()) == {
+        "source": 3,
+        "pds-edit(source)": 3,
+        "dds-edit(source)": 3,
+    }
+    rows = {(record["edit"], record["method"]) for record in json.loads((folder / "results.json").read_text())}
+    assert len(rows) == 6
+    assert all(method in (folder / "table.md").read_text() for method in methods)
 
 
 def test_a_method_takes_settings_in_brackets(tmp_path):
