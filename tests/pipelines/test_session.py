@@ -23,6 +23,7 @@ from pds_nerfstudio.pipelines.region_controls import RegionControls
 from pds_nerfstudio.pipelines.session import Session
 from pds_nerfstudio.pipelines.snapshot import Snapshot
 from pds_nerfstudio.pipelines.steering import (
+    FURTHER,
     NAMES,
     NOTHING_PICKED,
     SESSION_FILE,
@@ -451,12 +452,17 @@ def test_whatever_a_setting_is_told_it_takes_or_refuses(method, name, value):
         assert settings_of(config) == before
 
 
-@given(value=ANYTHING)
-@settings(max_examples=100)
-def test_whatever_a_session_begins_with_is_adopted_or_refused(value):
-    if isinstance(value, dict):
-        with contextlib.suppress(UserError):
-            adopt_settings(pipeline_config("pnr-edit-splat"), value)
+@given(
+    drawn=st.dictionaries(st.sampled_from((*NAMES, FURTHER)), ANYTHING, max_size=2),
+    gone=st.none() | st.sampled_from((*NAMES, FURTHER)),
+)
+@settings(max_examples=150)
+def test_whatever_a_session_begins_with_is_adopted_or_refused(drawn, gone):
+    config = pipeline_config("pnr-edit-splat")
+    value = begin_of(config) | drawn
+    value.pop(gone, None)
+    with contextlib.suppress(UserError):
+        adopt_settings(config, value)
 
 
 @pytest.mark.parametrize(
