@@ -1,5 +1,6 @@
 """What threads that come and go leave in the C library's heaps."""
 
+import os
 import subprocess
 import sys
 
@@ -38,9 +39,13 @@ libc.fflush(None)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="NO GLIBC, SHARED HEAPS ARE NOT TESTED")
 def test_threads_share_heaps():
+    glibc = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
+    environment = {name: value for name, value in os.environ.items() if name not in glibc}
+
     def heaps_of(shared: bool) -> int:
-        script = HEAPS_OF_THREADS.format(shared=shared)
-        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.count("<heap nr")
+        command = [sys.executable, "-c", HEAPS_OF_THREADS.format(shared=shared)]
+        ran = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        return ran.stdout.count("<heap nr")
 
     assert heaps_of(shared=False) > heaps.ARENAS
     assert 0 < heaps_of(shared=True) <= heaps.ARENAS
