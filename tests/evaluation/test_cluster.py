@@ -91,8 +91,10 @@ def test_a_suite_on_a_cluster_one_of_whose_workers_is_killed_gives_the_serial_ta
         serial = bench(tmp_path / "serial", Running())
     killer = threading.Thread(target=kill_one, args=(ray_cluster, tmp_path / "cluster"))
     killer.start()
-    assert bench(tmp_path / "cluster", Running(cluster=ray_cluster.address)) == serial
-    killer.join()
+    try:
+        assert bench(tmp_path / "cluster", Running(cluster=ray_cluster.address)) == serial
+    finally:
+        killer.join()
     assert any(AGAIN in log.read_text() for log in (tmp_path / "cluster").rglob("log.txt"))
 
 
@@ -101,13 +103,14 @@ def kill_one(made: Any, out: Path) -> None:
     worker = next(iter(made.worker_nodes))
     raylet = psutil.Process(worker.all_processes["raylet"][0].process.pid)
     end, halted = time.monotonic() + 120, []
-    while time.monotonic() < end and len(at_an_edit(out)) < 2:
-        time.sleep(0.02)
+    while time.monotonic() < end:
         if len(at_an_edit(out)) == 2:
-            halted = [child for child in raylet.children(recursive=True) if "ray::" in "".join(child.cmdline())]
+            halted = tasks_of(raylet)
             signal_each(halted, signal.SIGSTOP)
-            if len(at_an_edit(out)) < 2:  # one had ended before it was halted
-                signal_each(halted, signal.SIGCONT)
+            if len(at_an_edit(out)) == 2:
+                break
+            signal_each(halted, signal.SIGCONT)  # one had ended before it was halted
+        time.sleep(0.02)
     made.remove_node(worker, allow_graceful=False)
     signal_each(halted, signal.SIGKILL)
 
@@ -117,6 +120,16 @@ def at_an_edit(out: Path) -> set[Path]:
     cells = out / "ci" / "2d" / "cells"  # and not rglob, which meets files that are being written beside it
     begun, ended = ({file.parent for file in cells.glob(f"*/{name}")} for name in ("log.txt", "record.json"))
     return begun - ended
+
+
+def tasks_of(raylet: psutil.Process) -> list[psutil.Process]:
+    """The processes in which a worker's tasks run."""
+    tasks = []
+    for child in raylet.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "ray::" in "".join(child.cmdline()):
+                tasks.append(child)
+    return tasks
 
 
 def signal_each(processes: list[psutil.Process], which: signal.Signals) -> None:
