@@ -48,6 +48,17 @@ def test_pnr_can_be_told_what_all_objectives_can(tmp_path):
     assert (cell.editor.normalise, cell.editor.most_redraws) == (0.1, 3)
 
 
+def test_another_programs_sheet_is_not_replaced(tmp_path):
+    asked = preview(tmp_path)
+    asked.out.mkdir()
+    kept = {"sheet.png": "mine", "preview.json": "{}"}
+    for name, text in kept.items():
+        (asked.out / name).write_text(text)
+    with pytest.raises(UserError, match=r"holds a sheet\.png that this command did not make"):
+        asked.run()
+    assert {path.name: path.read_text() for path in asked.out.iterdir()} == kept
+
+
 def test_a_value_given_twice_is_one(tmp_path):
     cells, axes = preview(tmp_path, guidance_scale=(7.5, 7.5))._variants()
     assert (len(cells), axes) == (1, {})

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pds_nerfstudio.cli.evaluate import Evaluate
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 from pds_nerfstudio.scenes.formats.splat_files import read_splats
@@ -131,6 +132,13 @@ def test_evaluate_shows_several_runs_side_by_side(edits, run_here, tmp_path):
     assert "<b>" not in page.partition("<table>")[2].partition("</table>")[0]  # edits of two scenes are no rivals
     assert not re.findall(r"(?:src|href)=['\"](?!data:)", page)
     assert all(metric["formula"].split(";")[0] in page.replace("&#x27;", "'") for metric in report["metrics"].values())
+
+
+def test_another_programs_report_is_not_replaced(edits, tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(UserError, match=r"holds a report\.html that this command did not make"):
+        Evaluate((edits["splatfacto"][0],), out=tmp_path, resolution=32, frames=2).run()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"report.html": "mine"}
 
 
 def test_a_run_beside_itself_is_identical(edits, run_here, tmp_path):
