@@ -110,4 +110,4 @@ def test_only_the_first_writes_a_checkpoint_and_it_is_an_ordinary_one(together):
     (checkpoint,) = out.rglob("step-*.ckpt")
     assert checkpoint.name == f"step-{STEPS - 1:09d}.ckpt"
     assert not any("module." in name for name in torch.load(checkpoint)["pipeline"])
-    assert not list(out.rglob("*.partial"))
+    assert not list(out.rglob(".partial-*"))
