@@ -19,8 +19,6 @@ def held(folder: Path) -> Iterator[None]:
     """Within this block this process writes the run in `folder`, which it may have to make first."""
     handle = None
     with suppress(ImportError, OSError):
-        import fcntl
-
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
         _lock(handle)
@@ -42,7 +40,8 @@ def _lock(handle: int) -> None:
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except BlockingIOError:
             if time.monotonic() > end:
                 raise

@@ -5,18 +5,18 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import in_process
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -225,23 +225,14 @@ def test_edited_runs_are_evaluated(read, family):
 
 @pytest.mark.parametrize("family", ["splats", "nerf"])
 def test_the_viewer_opens_edited_runs(edited, python_path, family, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        Path(sys.executable).with_name("ns-viewer"),
-        "--load-config",
-        getattr(edited, family),
-        "--viewer.websocket-port",
-        str(port),
-    ]
+    command = [Path(sys.executable).with_name("ns-viewer"), "--load-config", getattr(edited, family)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path}
     with (tmp_path / "log.txt").open("wb") as log:
         viewer = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
         try:
-            page = wait_for_page(f"http://127.0.0.1:{port}", viewer)
+            page = wait_for_page(viewer)
             with pytest.raises(subprocess.TimeoutExpired):  # the scene is drawn after the server is there
                 viewer.wait(timeout=5)
         finally:
@@ -253,15 +244,16 @@ def test_the_viewer_opens_edited_runs(edited, python_path, family, tmp_path):
     assert "Traceback" not in text, text[-4000:]
 
 
-def wait_for_page(url: str, server: subprocess.Popen) -> str:
+def wait_for_page(server: subprocess.Popen) -> str:
     """What the server answers, once it answers; an empty page if it ends or takes longer than START_S."""
     deadline = time.monotonic() + START_S
     while server.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                return answer.read().decode()
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.5)
+        with suppress(OSError, psutil.NoSuchProcess):
+            for connection in psutil.Process(server.pid).net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{connection.laddr.port}", timeout=30) as answer:
+                        return answer.read().decode()
+        time.sleep(0.5)
     return ""
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,9 +64,11 @@ class RunningEdit(threading.Thread):
 
     def open(self, browser, **options):
         """A page of it, with the panel in view."""
+        assert self.trainer is not None
+        server: Any = self.trainer.viewer_state
         page = browser.new_page(viewport={"width": 1400, "height": 900}, **options)
         page.set_default_timeout(PATIENCE)
-        page.goto(f"http://127.0.0.1:{self.port}")
+        page.goto(f"http://127.0.0.1:{server.viser_server.get_port()}")  # the next one, if the port was taken meanwhile
         page.get_by_role("button", name="Back to the source").wait_for()
         return page
 
