@@ -1,9 +1,9 @@
 """What every objective shares: its input (`Edit`), what it may ask a prior (`Query`, `Prior`), and the one
-place where a gradient becomes a loss (`surrogate_loss`)."""
+place where a gradient becomes a loss (`surrogate_loss`, `differentiated_now`)."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
@@ -278,3 +278,16 @@ def surrogate_loss(x0_tgt: Latents, gradient: Latents) -> Float[Tensor, ""]:
     # The difference is exactly zero, so it contributes the derivative and leaves the value alone. The usual
     # ½‖x⁰ − (x⁰ − g).detach()‖² rounds g to the spacing of x⁰.
     return (0.5 * g.square().sum() + ((x0 - x0.detach()) * g).sum()) / len(x0)
+
+
+def differentiated_now(loss: Callable[[Tensor], Tensor], x: Tensor) -> Float[Tensor, ""]:
+    """A scalar with the value of `loss(x)` and its derivative, which is taken at once.
+
+    What the loss keeps for its backward pass is then gone before the graphs of other losses of x are there.
+    """
+    if not x.requires_grad:
+        return loss(x)
+    own = x.detach().requires_grad_()
+    value = loss(own)
+    (gradient,) = torch.autograd.grad(value, own)
+    return value.detach() + ((x - x.detach()) * gradient).sum()

@@ -160,6 +160,8 @@ class DistillationPipeline(EditPipeline):
         image = torch.cat([rendering.image for rendering in renderings])
         names = ", ".join(self.shown.names[index] for index in indices)
         self.finite.watch(image, lambda: f"the rendering of {names}")
+        sources = [self.source_view(index) for index in indices]
+        further = [self.further_losses(step, *pair) for pair in zip(renderings, sources, strict=True)]
         x0_tgt = prior.encode(image)
 
         def draw(rows: Sequence[int]) -> Draw:
@@ -170,7 +172,6 @@ class DistillationPipeline(EditPipeline):
             return t, s, noise_like(x0_tgt, own), noise_like(x0_tgt, own)
 
         self.finite.watch(x0_tgt, lambda: f"what the prior's encoder makes of {names}")
-        sources = [self.source_view(index) for index in indices]
         controls = [source.control.to(x0_tgt) for source in sources if source.control is not None]
         t, s, eps, eps_s = draw(range(len(indices)))
         edit = Edit(
@@ -193,7 +194,7 @@ class DistillationPipeline(EditPipeline):
             **{f"{name}_adapter_loss": loss for name, loss in taken.prior.losses().items()},
             "edit_loss": config.loss.loss_weight * surrogate_loss(x0_tgt, taken.gradient),
             **_mean_of([rendering.regulariser for rendering in renderings]),
-            **_mean_of([self.further_losses(step, *pair) for pair in zip(renderings, sources, strict=True)]),
+            **_mean_of(further),
         }
         metrics = {"gradient_norm": taken.gradient.norm(), "timestep": taken.edit.t.float().mean()}
         if objective.redraw_below:
@@ -225,7 +226,7 @@ class DistillationPipeline(EditPipeline):
         return self.config.objective.at(0.0 if self.steps is None else step / self.steps)
 
     def further_losses(self, step: int, rendering: Rendering, source: SourceView) -> dict[str, Tensor]:
-        """Losses beside the objective's at edit step `step`."""
+        """Losses beside the objective's at edit step `step`; called before the rendering is encoded."""
         weight = self.config.loss.loss_weight * self.config.loss.hold_details
         if weight == 0:
             return {}

@@ -36,8 +36,6 @@ class Demand:
     """How many learn."""
     differentiated: bool = True
     """Whether a rendering's gradient goes through the encoder."""
-    features: bool = False
-    """Whether the encoder's features of a rendering are compared too, whose graph is kept beside the first."""
     purpose: Purpose = "distillation"
     """What kind of prior it takes."""
 
@@ -163,7 +161,6 @@ def plan_memory(
             vae_dtype=vae_dtype,
             recompute_encoder=again,
             differentiated=demand.differentiated,
-            features=demand.features,
             stored=stored,
         )
 

@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from pds_nerfstudio.deferred_lpips import lpips_weights_on_disk
 from pds_nerfstudio.draws import seed_apart
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.objectives import BY_NAME, DVRF, SDS, ObjectiveName
-from pds_nerfstudio.objectives.base import ScoreDistillation
+from pds_nerfstudio.objectives.base import ScoreDistillation, differentiated_now
 from pds_nerfstudio.objectives.controls import CONTROLS
 from pds_nerfstudio.objectives.perturb import (
     annealed_range,
@@ -34,7 +33,6 @@ from pds_nerfstudio.objectives.perturb import (
 from pds_nerfstudio.objectives.relevance import MIDDLE, relevance
 from pds_nerfstudio.pipelines.distillation import DistillationConfig, DistillationPipeline
 from pds_nerfstudio.pipelines.edit_config import listed_in_order
-from pds_nerfstudio.pipelines.memory_plan import Demand
 from pds_nerfstudio.pipelines.prompt_difference import prompt_difference
 from pds_nerfstudio.pipelines.settings import (
     Flat,
@@ -96,12 +94,6 @@ class ReviseConfig(DistillationConfig):
     def steps(self) -> int:
         """Of both stages."""
         return self.edit_steps + self.refinement.refine_steps
-
-    @property
-    def demand(self) -> Demand:
-        """See `EditConfig.demand`; where LPIPS' weights are missing, the refinement compares by the prior's encoder."""
-        compares = self.refinement.refine_steps > 0 and self.refinement.identity_perceptual > 0
-        return replace(super().demand, features=compares and not lpips_weights_on_disk())
 
     def choose_objective(self, named: Container[str] = ()) -> None:
         """Let `objective` be the one that `by` names, with the guidance and the timesteps that were set.
@@ -228,14 +220,18 @@ class RevisePipeline(DistillationPipeline):
         losses = super().further_losses(step, rendering, source)
         if step < self.config.edit_steps or not (weight := falling_weight(self._progress(step))):
             return losses
-        image, original = rendering.image, source.image.to(rendering.image)
-        settings = self.config.refinement
+        original, settings = source.image.to(rendering.image), self.config.refinement
+        spared = torch.zeros_like(original[:, :1])
         if settings.spare_relevant:
-            spared = (self._relevance(source) / INSIDE).clamp(max=1)[None, None]
-            spared = F.interpolate(spared, image.shape[-2:], mode="bilinear", align_corners=False)
-            image = torch.lerp(image, original, spared)  # no difference, hence no pull, where it is spared
+            relevance = (self._relevance(source) / INSIDE).clamp(max=1)[None, None]
+            spared = F.interpolate(relevance, original.shape[-2:], mode="bilinear", align_corners=False)
         weights = settings.identity_l1, PAPERS_VIEWS * settings.identity_perceptual
-        loss = identity_loss(image, original, lambda *pictures: self.perceptual(*pictures), *weights)
+
+        def lost(image: Tensor) -> Tensor:
+            image = torch.lerp(image, original, spared)  # no difference, hence no pull, where it is spared
+            return identity_loss(image, original, lambda *pictures: self.perceptual(*pictures), *weights)
+
+        loss = differentiated_now(lost, rendering.image)
         beside_the_score = source.latent.numel() / PAPERS_LATENTS
         return losses | {"identity_loss": self.config.loss.loss_weight * weight * beside_the_score * loss}
 

@@ -5,7 +5,7 @@ every storage that is alive at the same time. A GPU takes somewhat more: its con
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pds_nerfstudio.priors.autoencoders import features_of, latents_of, stride_of
+from pds_nerfstudio.priors.autoencoders import latents_of, stride_of
 from pds_nerfstudio.priors.autoencoders import recompute_encoder as run_again
 from pds_nerfstudio.priors.families import FLUX, SANA, SD, SD3, SDXL, Family
 from pds_nerfstudio.priors.few_bits import Weights, bytes_of, to_few_bits
@@ -62,7 +62,6 @@ def count(
     vae_dtype: torch.dtype = torch.float32,
     recompute_encoder: bool = False,
     differentiated: bool = True,
-    features: bool = False,
     stored: Weights = "full",
 ) -> Footprint:
     """Count a step of a prior in diffusers' folder layout.
@@ -76,7 +75,6 @@ def count(
         adapters: how many learn, from one row of each view.
         recompute_encoder: whether the encoder runs again in the backward pass.
         differentiated: whether the rendering's gradient is wanted, as in score distillation.
-        features: whether it is wanted of the encoder's features too (`autoencoders.features_of`), in the same step.
         stored: how the denoiser's weights are.
     """
     family = family_in(folder)
@@ -96,12 +94,7 @@ def count(
 
     with _fused_attention(), torch.device("meta"):
         if differentiated:
-
-            def encode(images: Tensor) -> Tensor:
-                compared = [feature.square().mean() for feature in features_of(vae, images)] if features else []
-                return sum(compared, latents_of(vae.encode(images)))
-
-            kept, encoder = _pass(encode, torch.zeros(views, 3, height, width, dtype=vae_dtype))
+            kept, encoder = _pass(vae.encode, torch.zeros(views, 3, height, width, dtype=vae_dtype), latents_of)
         else:
             shape = views, channels, height // stride, width // stride
             kept, encoder = 0, _peak(vae.decode, torch.zeros(shape, dtype=vae_dtype))
@@ -112,7 +105,7 @@ def count(
         learning = 0
         if adapters:
             one, told = inputs_of(denoiser, family, views, size, dtype)
-            learning = _pass(lambda x: denoiser(x, **told).sample, one)[0]
+            learning = _pass(lambda x: denoiser(x, **told), one, lambda out: out.sample)[0]
             learning *= adapters
     return Footprint(weights, kept, encoder, predicting, learning)
 
@@ -195,11 +188,11 @@ def _peak(network: Any, *inputs: Tensor, **rest: Any) -> int:
     return alive.most
 
 
-def _pass(network: Callable[[Tensor], Tensor], x: Tensor) -> tuple[int, int]:
+def _pass(network: Any, x: Tensor, output_of: Any) -> tuple[int, int]:
     """Bytes kept for backward, and the most alive, of a forward and backward pass differentiated by its input."""
     x.requires_grad_()
     with torch.enable_grad(), _Alive() as alive:
-        output = network(x)
+        output = output_of(network(x))
         kept = alive.bytes
         output.sum().backward()
     return kept, alive.most

@@ -1,6 +1,6 @@
 """An edit says beforehand what it will take, and takes less where it has to, with the same result."""
 
-import copy
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +10,8 @@ from tiny_priors import write_flux, write_sana, write_sdxl
 from torch.utils.flop_counter import FlopCounterMode
 
 from pds_nerfstudio.estimates import CONTEXT, GIB, UNCOUNTED
-from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import Query
-from pds_nerfstudio.pipelines import revise
+from pds_nerfstudio.objectives.base import differentiated_now
 from pds_nerfstudio.pipelines.base import EditPipeline
 from pds_nerfstudio.pipelines.memory_plan import Demand, available_memory, plan_memory
 from pds_nerfstudio.pipelines.settings import NerfCompute
@@ -31,16 +30,38 @@ from .test_edit import scene_of
 CPU = {"dtype": torch.float32, "vae_dtype": torch.float32}
 
 
-@pytest.mark.parametrize("features", [False, True])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_what_the_encoder_is_counted_to_keep_is_what_autograd_saves(recompute, features):
+def test_what_the_encoder_is_counted_to_keep_is_what_autograd_saves(recompute):
     prior = load_prior("toybox", "cpu", recompute_encoder=recompute)
     image = torch.rand(2, 3, 64, 96, requires_grad=True)
     with kept_for_backward(prior.vae.parameters()) as kept:
-        made = [prior.encode(image), *(prior.features(image) if features else ())]
-    counted = count(TOYBOX, 64, 96, views=2, recompute_encoder=recompute, features=features, **CPU)
+        prior.encode(image)
+    counted = count(TOYBOX, 64, 96, views=2, recompute_encoder=recompute, **CPU)
     assert counted.kept_by_encoder == pytest.approx(kept.bytes, rel=0.1)
-    assert all(value.requires_grad for value in made)
+
+
+def test_what_is_differentiated_now_keeps_nothing_and_changes_no_gradient():
+    """Beside another loss of the same picture."""
+    prior, given = load_prior("toybox", "cpu"), torch.rand(1, 3, 32, 32)
+    made: list[weakref.ref] = []
+
+    def compared(image: torch.Tensor) -> torch.Tensor:
+        features = prior.features(image)
+        made.extend(map(weakref.ref, features))
+        return 3 * sum(feature.square().sum() for feature in features)
+
+    gradients, values = [], []
+    for now in (True, False):
+        image = given.clone().requires_grad_()
+        loss = differentiated_now(compared, image) if now else compared(image)
+        assert all((feature() is None) == now for feature in made)
+        (loss + prior.encode(image).square().sum()).backward()
+        gradients.append(image.grad)
+        values.append(loss.detach())
+        made.clear()
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(*values)
+    assert differentiated_now(compared, given) == values[0]
 
 
 def test_features_run_again_in_backward_have_the_same_gradient():
@@ -51,16 +72,6 @@ def test_features_run_again_in_backward_have_the_same_gradient():
         sum(feature.square().sum() for feature in prior.features(image.requires_grad_())).backward()
         gradients.append(image.grad)
     torch.testing.assert_close(*gradients)
-
-
-@pytest.mark.parametrize("lpips", [False, True])
-def test_a_refinement_that_compares_by_the_encoder_is_counted_so(monkeypatch, lpips):
-    monkeypatch.setattr(revise, "lpips_weights_on_disk", lambda: lpips)
-    config = copy.deepcopy(METHODS["pnr-edit"].config.pipeline)
-    assert config.demand.features != lpips
-    config.refinement.identity_perceptual = 0
-    assert not config.demand.features
-    assert not METHODS["pds-edit"].config.pipeline.demand.features
 
 
 def test_memory_that_runs_out_twice_is_answered_by_each_mend_once():
