@@ -32,7 +32,7 @@ from pds_nerfstudio.prompts import require_known, sought, unknown_words
 from pds_nerfstudio.ranges import require_steps
 from pds_nerfstudio.scenes.dataparsers import leave_points_out
 from pds_nerfstudio.scenes.families import family_of
-from pds_nerfstudio.scenes.source import SourceRun, checksum, find_run, load_source_state, looked_into, scene_config
+from pds_nerfstudio.scenes.source import SourceRun, checksum, find_run, load_source_state, scene_config, without_workers
 
 SPLAT_SUFFIX = "-splat"
 OF_THE_MACHINE = (
@@ -356,9 +356,9 @@ def _decay_over_the_edit(
 
 
 def _datamanager(config: TrainerConfig, run: SourceRun, given: Given) -> Any:
-    """The run's dataset, whose photographs are read one by one."""
+    """The run's dataset, read without the worker processes that would prepare batches of rays for nobody."""
     now: Any = config.pipeline.datamanager
-    of_run: Any = looked_into(run.datamanager_config)
+    of_run: Any = without_workers(run.datamanager_config)
     # A subcommand that names the run's own format departs from it only by the flags behind it.
     whole = DATAPARSER in given and type(now.dataparser) is not type(of_run.dataparser)
     dataparser = now.dataparser

@@ -1,11 +1,13 @@
 """What an edit holds its scene against: the source's views as the prior sees them, each made once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
+from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.base_model import Model
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from pds_nerfstudio.images import depth_picture
 from pds_nerfstudio.objectives.schedule import Latents
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.rendering import Rendering
+from pds_nerfstudio.scenes.source import SINGLY, looked_into
 from pds_nerfstudio.scenes.views import Joined, Views
 
 if TYPE_CHECKING:
@@ -100,3 +103,15 @@ class SourceViews:
 def depth_of(rendering: Rendering) -> Tensor:
     """A rendering's depth as a ControlNet is shown it."""
     return depth_picture(rendering.depth.detach(), rendering.accumulation.detach())
+
+
+@contextmanager
+def photographs_singly(config: TrainerConfig) -> Iterator[None]:
+    """Within this block the edit's datamanager is built to look at single photographs; its settings stay."""
+    given, of_run = getattr(config, "given", None) or (), config.pipeline.datamanager
+    chosen = [name for _, name, _ in SINGLY if f"pipeline.datamanager.{name}" in given]
+    config.pipeline.datamanager = looked_into(of_run, chosen)
+    try:
+        yield
+    finally:
+        config.pipeline.datamanager = of_run

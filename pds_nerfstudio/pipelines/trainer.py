@@ -37,6 +37,7 @@ from pds_nerfstudio.pipelines.plan import Plan, prepare
 from pds_nerfstudio.pipelines.scene_trainer import SceneTrainer, SceneTrainerConfig, additional_steps
 from pds_nerfstudio.pipelines.session import Session
 from pds_nerfstudio.pipelines.skips import Skips
+from pds_nerfstudio.pipelines.source_views import photographs_singly
 from pds_nerfstudio.pipelines.steering import is_way_back
 from pds_nerfstudio.priors.families import PACKAGED
 from pds_nerfstudio.prompts import folder_words
@@ -136,7 +137,8 @@ class EditTrainer(SceneTrainer):
         scale, enabled = self.config.pipeline.first_scale, self.grad_scaler.is_enabled()
         self.grad_scaler = CountingScaler(init_scale=scale, enabled=enabled)
         self.skips = Skips(self.checkpoint_dir)
-        super().setup(test_mode)
+        with photographs_singly(self.config):
+            super().setup(test_mode)
         self._next_step = self._start_step
         if isinstance(self.viewer_state, Viewer):
             pipeline = self.pipeline

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ from pds_nerfstudio.scenes.run_config import load_config
 from pds_nerfstudio.scenes.scene import Family
 from pds_nerfstudio.scenes.soundness import sound, under_present_names
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
+
+SINGLY: tuple[tuple[type, str, Any], ...] = (
+    (VanillaDataManagerConfig, "train_num_images_to_sample_from", 1),
+    (VanillaDataManagerConfig, "eval_num_images_to_sample_from", 1),
+    (FullImageDatamanagerConfig, "cache_images", "cpu"),
+)
+"""Settings of datamanagers by which photographs are looked at one by one."""
 
 
 @dataclass(frozen=True)
@@ -168,21 +176,28 @@ def as_config(kind: type, settings: ModelConfig | InstantiateConfig, **changes) 
     return kind(**({name: getattr(settings, name) for name in names} | changes))
 
 
-def looked_into(datamanager: Any) -> Any:
-    """A copy of a run's datamanager settings for those who look at single photographs and train on none.
-
-    A NeRF's photographs are read when they are asked for: nerfstudio decodes all of them beforehand, in float32 and by
-    worker processes of their own, for batches of rays that nobody would take. Those of splats stay off the GPU.
-    """
+def without_workers(datamanager: Any) -> Any:
+    """A copy of a run's datamanager settings, of photographs and masks alone, without the processes that prepare
+    batches of rays."""
     if isinstance(datamanager, ParallelDataManagerConfig):
         own = as_config(VanillaDataManagerConfig, datamanager)
     else:
         own = copy.deepcopy(datamanager)
     own._target = photographs_alone(own)
-    if isinstance(own, VanillaDataManagerConfig):
-        own.train_num_images_to_sample_from = own.eval_num_images_to_sample_from = 1
-    if isinstance(own, FullImageDatamanagerConfig):
-        own.cache_images = "cpu"
+    return own
+
+
+def looked_into(datamanager: Any, chosen: Container[str] = ()) -> Any:
+    """The same for those who look at single photographs and train on none; settings that were `chosen` stay.
+
+    A NeRF's photographs are read when they are asked for: nerfstudio decodes all of them beforehand, in float32, for
+    batches of rays that nobody would take. Those of splats stay off the GPU. Not for a config.yml: whoever exports a
+    point cloud from the run takes batches of rays.
+    """
+    own = without_workers(datamanager)
+    for kind, name, value in SINGLY:
+        if isinstance(own, kind) and name not in chosen:
+            setattr(own, name, value)
     return own
 
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 from nerfstudio.configs import experiment_config
 from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.models.depth_nerfacto import DepthNerfactoModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
 from processes import started, wait_for_files
@@ -106,9 +107,13 @@ def test_an_edit_needs_no_depth_files_where_its_base_was_trained_on_them(ns_trai
 
 
 @pytest.mark.parametrize("method", ["sds-edit", "dds-edit", "pds-edit"])
-def test_a_nerf_edit_moves_the_field_and_leaves_its_source_alone(ns_train, toy_nerf, method):
+def test_a_nerf_edit_moves_the_field_and_leaves_its_source_alone(ns_train, toy_nerf, monkeypatch, method):
     before = fingerprint(toy_nerf.parent)
+    decoded, read = [], InputDataset.get_numpy_image
+    monkeypatch.setattr(InputDataset, "get_numpy_image", lambda self, i: (decoded.append(i), read(self, i))[1])
     config = ns_train(method, "--load-dir", toy_nerf.parent, *PROMPTS, *TOYBOX, "--max-num-iterations", 3)
+    assert decoded == []  # the source's renderings are looked at, and no photograph
+    assert find_run(config.get_base_dir()).datamanager_config.train_num_images_to_sample_from == -1  # for ns-export
     source, edited = load_source_state(find_run(toy_nerf)), scene_of(config)
     moved = {name for name in edited if not torch.equal(edited[name], source[name])}
     assert any("field.mlp_base" in name for name in moved)
