@@ -159,12 +159,8 @@ def read_images(paths: Sequence[Path]) -> Images:
     return torch.from_numpy(np.stack(arrays)).movedim(-1, 1).float() / 255
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """A picture as viewers show it, in RGB: turned as its EXIF says, 16 bits of gray as 8, what is transparent white.
-
-    Not for the photographs of a scene, whose cameras are those of the pixels as they are stored.
-    """
-    image = ImageOps.exif_transpose(image)
+def in_rgb(image: Image.Image) -> Image.Image:
+    """A picture as viewers show it, in RGB: 16 bits of gray as 8, what is transparent white."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, SIXTEEN_BITS) // 257).astype(np.uint8))
     if image.has_transparency_data:
@@ -177,14 +173,15 @@ def read_photograph(path: Path, short_side: int, multiple: int, stored: bool = F
     """One file at the size at which a prior is shown it (see `images.working_size`), in its own shape.
 
     Args:
-        stored: show the pixels as they are stored, those that a scene's cameras are for; by default see `upright`.
+        stored: show the pixels as they are stored, those that a scene's cameras are for; by default the picture is
+            turned as its EXIF says.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
         with Image.open(path) as file:
-            pixels = np.array(file.convert("RGB") if stored else upright(file))
+            pixels = np.array(in_rgb(file if stored else ImageOps.exif_transpose(file)))
     except UNREADABLE as error:
         raise UserError(f"The image {path} cannot be read ({error}): replace it, or leave it out.") from error
     image = torch.from_numpy(pixels).movedim(-1, 0)[None].float() / 255

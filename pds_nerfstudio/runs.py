@@ -280,7 +280,7 @@ def no_edit(folder: Path, method: str) -> UserError:
     )
 
 
-def source_gone(folder: Path, base: Path) -> UserError:
+def source_gone(folder: Path, base: Path | None) -> UserError:
     """What is wrong with an edit whose scene before has moved."""
     return UserError(f"The scene that {folder} was edited from is not at {base} any more: name it with --source.")
 

@@ -91,5 +91,9 @@ def test_a_users_photograph_is_read_as_viewers_show_it(tmp_path):
     Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(clear)
     assert read_photograph(turned, 1, 1)[0, 0, :, 0].tolist() == [1.0, 0.0]
     assert read_photograph(turned, 1, 1, stored=True)[0, 0, 0].tolist() == [1.0, 0.0]
+    cut_out = tmp_path / "cut out.png"
+    Image.new("RGBA", (1, 1), (255, 0, 0, 0)).save(cut_out)
+    for stored in (False, True):
+        assert read_photograph(cut_out, 1, 1, stored).flatten().tolist() == [1.0, 1.0, 1.0]
     assert read_photograph(gray, 2, 1).unique().tolist() == pytest.approx([0.2])
     assert read_photograph(clear, 2, 1).min() == 1.0

@@ -32,9 +32,10 @@ class PairPlan:
 
     run: SourceRun
     """The edited run."""
-    source: SourceRun | None
-    """The run to compare with, where one was named, or of a refinement is known; else the one that the edit began
-    with."""
+    source: SourceRun | None = None
+    """The run to compare with, where one was named; else it is the scene that the edit began with."""
+    refined: SourceRun | None = None
+    """Of a refinement, the edit that it refines: its prompts speak of the scene before that."""
 
     @property
     def folder(self) -> Path:
@@ -46,9 +47,10 @@ class PairPlan:
         """Folder of the run it is compared with."""
         if self.source is not None:
             return self.source.config_path.parent
-        assert self.edit is not None
-        assert self.edit.run.base is not None
-        return self.edit.run.base.parent
+        began = (self.refined or self.run).config.pipeline
+        assert isinstance(began, EditConfig)
+        assert began.run.base is not None
+        return began.run.base.parent
 
     @property
     def family(self) -> Family:
@@ -94,35 +96,49 @@ def plan_pair(
         UserError: either is missing, `run` is no edit and no `source` is named, or its dataset has moved.
     """
     found = find_run(run, step, called="The run")
-    named = _before_the_edit(found) if source is None else find_run(source, called="--source")
-    plan = PairPlan(found, named)
-    if named is None and compared:
-        if plan.edit is None or plan.edit.run.base is None:
-            raise no_edit(plan.folder, found.method_name)
-        if not find_source(plan.edit.run, found.config, plan.folder):
-            raise source_gone(plan.folder, plan.edit.run.base)
-        if plan.edit.run.carried is None:
-            find_run(plan.edit.run.base, plan.edit.run.base_step, called="The scene before the edit")
+    if source is not None:
+        plan = PairPlan(found, find_run(source, called="--source"))
+    elif compared and isinstance(found.config.pipeline, RefineConfig):
+        plan = PairPlan(found, refined=_edit_before(found))
+        _require_source(plan.refined or found)
+    else:
+        plan = PairPlan(found)
+        if compared:
+            _require_source(found)
     if data is not None:
         name_data(found.config, data)
     if found.data is not None and not found.data.exists():
         raise data_gone(plan.folder, found.data)
-    if plan.source is not None and found.data is not None and not _has_data(plan.source, data):
-        name_data(plan.source.config, found.data)
+    for other in filter(None, (plan.source, plan.refined)):
+        if found.data is not None and not _has_data(other, data):
+            name_data(other.config, found.data)
     return plan
 
 
-def _before_the_edit(run: SourceRun) -> SourceRun | None:
-    """Of a refinement, the scene that its edit began with, which its prompts speak of, where that is there."""
-    refinement = run.config.pipeline
-    if not isinstance(refinement, RefineConfig) or refinement.run.base is None:
-        return None
-    try:
-        edit = find_run(refinement.run.base, refinement.run.base_step).config.pipeline
-        began = edit.run if isinstance(edit, EditConfig) else None
-        return None if began is None or began.base is None else find_run(began.base, began.base_step)
-    except UserError:
-        return None
+def _edit_before(run: SourceRun) -> SourceRun | None:
+    """The edit that a refinement, or several, refined; None where that is no edit.
+
+    Raises:
+        UserError: it is gone.
+    """
+    while isinstance(run.config.pipeline, RefineConfig):
+        settings, folder = run.config.pipeline.run, run.config_path.parent
+        find_source(settings, run.config, folder)
+        if settings.base is None or not settings.base.exists():
+            raise source_gone(folder, settings.base)
+        run = find_run(settings.base, settings.base_step, called="The edit that was refined")
+    return run if isinstance(run.config.pipeline, EditConfig) else None
+
+
+def _require_source(run: SourceRun) -> None:
+    """Raise UserError where a run is no edit, or the scene that it began with is nowhere."""
+    edit, folder = run.config.pipeline, run.config_path.parent
+    if not isinstance(edit, EditConfig) or edit.run.base is None:
+        raise no_edit(folder, run.method_name)
+    if not find_source(edit.run, run.config, folder):
+        raise source_gone(folder, edit.run.base)
+    if edit.run.carried is None:
+        find_run(edit.run.base, edit.run.base_step, called="The scene before the edit")
 
 
 def _has_data(run: SourceRun, given: Path | None) -> bool:
@@ -136,8 +152,10 @@ def load_pair(plan: PairPlan) -> Pair:
     if plan.source is not None:
         before = load_run(plan.source.config_path, plan.source.step, plan.source.data).model
     else:
-        assert isinstance(edited, EditPipeline)
-        before = edited.source_scene()
+        refined = plan.refined
+        edit = edited if refined is None else load_run(refined.config_path, refined.step, refined.data)
+        assert isinstance(edit, EditPipeline)
+        before = edit.source_scene()
     return Pair(plan, before, edited.model, train_views(edited.datamanager), held_out_views(edited.datamanager))
 
 

@@ -1,32 +1,69 @@
 """Which scene an edited run is compared with, found without loading either."""
 
 import copy
-from types import SimpleNamespace
+import shutil
+from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+import yaml
+
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.evaluation import before_after
+from pds_nerfstudio.evaluation.before_after import plan_pair
 from pds_nerfstudio.methods import METHODS
+from pds_nerfstudio.pipelines.carried import CARRIED
+
+SOURCE, EDIT, REFINEMENT = "source-splatfacto", "pnr-edit-splat", "sdedit-refine-splat"
 
 
-def test_a_refinement_is_compared_with_the_scene_before_its_edit(tmp_path, monkeypatch):
-    """Its prompts speak of that scene, and its own source is the edit as it was."""
-    configs = {name: copy.deepcopy(METHODS[name].config) for name in ("source-splatfacto", "pnr-edit-splat")}
-    refinement: Any = copy.deepcopy(METHODS["sdedit-refine-splat"].config)
-    refinement.pipeline.run.base = tmp_path / "pnr-edit-splat"
-    edited: Any = configs["pnr-edit-splat"]
-    edited.pipeline.run.base = tmp_path / "source-splatfacto"
+@pytest.fixture
+def home(tmp_path) -> Path:
+    """A scene, its edit, the edit's refinement, and a refinement of that, by their files alone."""
+    home = tmp_path / "home"
+    before: Path | None = None
+    for name, method in ((SOURCE, SOURCE), (EDIT, EDIT), (REFINEMENT, REFINEMENT), ("again", REFINEMENT)):
+        config: Any = copy.deepcopy(METHODS[method].config)
+        config.output_dir, config.experiment_name, config.method_name, config.timestamp = home, "e", name, "t"
+        config.made_in = folder = config.get_base_dir()
+        if before is not None:
+            config.pipeline.run.base, config.pipeline.run.base_step = before / "config.yml", 1
+        (folder / "nerfstudio_models").mkdir(parents=True)
+        (folder / "config.yml").write_text(yaml.dump(config))
+        torch.save({"step": 1, "pipeline": {}}, folder / "nerfstudio_models" / "step-000000001.ckpt")
+        before = folder
+    return home
 
-    def find(path, step=None):
-        if path.name not in configs:
-            raise UserError("gone")
-        return SimpleNamespace(config=configs[path.name], name=path.name)
 
-    monkeypatch.setattr(before_after, "find_run", find)
-    of_refinement: Any = SimpleNamespace(config=refinement)
-    found: Any = before_after._before_the_edit(of_refinement)
-    assert found.name == "source-splatfacto"
-    of_edit: Any = SimpleNamespace(config=edited)
-    assert before_after._before_the_edit(of_edit) is None
-    del configs["source-splatfacto"]  # then with its own source
-    assert before_after._before_the_edit(of_refinement) is None
+def run_in(home: Path, name: str) -> Path:
+    return home / "e" / name / "t"
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("name", [EDIT, REFINEMENT, "again"])
+def test_edits_and_refinements_are_compared_with_the_scene_before_the_edit(home, name, moved):
+    """Their prompts speak of that scene, wherever all of it lies now."""
+    if moved:
+        home = home.rename(home.with_name("elsewhere"))
+    plan = plan_pair(run_in(home, name))
+    assert plan.before == run_in(home, SOURCE)
+    assert (plan.refined is None) == (name == EDIT)
+    if plan.refined is not None:
+        assert plan.refined.config_path.parent == run_in(home, EDIT)
+
+
+def test_where_the_scene_is_gone_the_edit_that_is_refined_carries_it(home):
+    shutil.rmtree(run_in(home, SOURCE))
+    with pytest.raises(UserError, match=f"{EDIT}.* was edited from is not at .*--source"):
+        plan_pair(run_in(home, REFINEMENT))
+    (run_in(home, EDIT) / CARRIED).touch()
+    assert plan_pair(run_in(home, REFINEMENT)).before == run_in(home, SOURCE)
+
+
+def test_a_refinement_is_not_compared_with_the_wrong_scene_where_its_edit_is_gone(home):
+    (run_in(home, REFINEMENT) / CARRIED).touch()  # the edit's, of which the prompts do not speak
+    shutil.rmtree(run_in(home, EDIT))
+    with pytest.raises(UserError, match=f"{REFINEMENT}.* was edited from is not at .*--source"):
+        plan_pair(run_in(home, REFINEMENT))
+    assert plan_pair(run_in(home, REFINEMENT), source=run_in(home, SOURCE)).before == run_in(home, SOURCE)
+    assert plan_pair(run_in(home, REFINEMENT), compared=False).refined is None
