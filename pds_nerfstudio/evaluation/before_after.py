@@ -161,7 +161,7 @@ def load_pair(plan: PairPlan) -> Pair:
 
 def load_run(config_path: Path, step: int | None = None, data: Path | None = None) -> VanillaPipeline:
     """A finished run (or its checkpoint of that step) as the `ns-*` commands load it, in evaluation mode."""
-    _, pipeline, _, _ = set_up(config_path, step=step, data=data, trains=False)
+    _, pipeline, _, _ = set_up(config_path, step=step, data=data)
     return pipeline
 
 
@@ -171,16 +171,14 @@ def set_up(
     test_mode: Literal["test", "val", "inference"] = "test",
     step: int | None = None,
     data: Path | None = None,
-    trains: bool = True,
 ) -> tuple[TrainerConfig, VanillaPipeline, Path, int]:
     """What nerfstudio's `eval_setup` does, with the checkpoint that lies beside `config_path`, read safely.
 
     nerfstudio looks for the checkpoint at the place that `config.yml` names: of a run that was copied, the original's.
+    And it reads all photographs, where these are read one by one, for nobody here takes batches of rays.
 
     Args:
         data: the dataset, where it is not at the place that the run names.
-        trains: whether batches of rays are asked for, as by `ns-export pointcloud`; otherwise photographs are read one
-            by one.
 
     Returns:
         configuration, pipeline in evaluation mode, the checkpoint, and its step.
@@ -199,8 +197,7 @@ def set_up(
     if run.method_name in all_methods:
         registered: Any = all_methods[run.method_name].pipeline
         config.pipeline.datamanager._target = photographs_alone(registered.datamanager)
-    if not trains:
-        config.pipeline.datamanager = looked_into(config.pipeline.datamanager)
+    config.pipeline.datamanager = looked_into(config.pipeline.datamanager)
     leave_points_out(getattr(config.pipeline.datamanager, "dataparser", None))
     if eval_num_rays_per_chunk:
         config.pipeline.model.eval_num_rays_per_chunk = eval_num_rays_per_chunk

@@ -47,6 +47,10 @@ def sharpness(images: Images) -> Float[Tensor, " views"]:
     return F.conv2d(images.mean(1, keepdim=True), kernel).var((1, 2, 3))
 
 
+AT_ONCE = 16
+"""Pictures that CLIP is shown at once."""
+
+
 @dataclass(eq=False)
 class ClipScorer:
     """A CLIP model as judge: images and prompts in one space."""
@@ -90,6 +94,9 @@ class ClipScorer:
     @torch.no_grad()
     def embed_images(self, images: Images) -> Float[Tensor, "views width"]:
         """Unit vectors; images are resized to the model's size and normalised as it was trained."""
+        return torch.cat([self._embed(part) for part in images.split(AT_ONCE)])
+
+    def _embed(self, images: Images) -> Float[Tensor, "part width"]:
         size = self.model.config.vision_config.image_size
         images = images.to(self.mean.device, torch.float32)
         images = F.interpolate(images, (size, size), mode="bicubic", align_corners=False, antialias=True)

@@ -153,6 +153,7 @@ class Structure:
         self.model = ViTModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, add_pooling_layer=False
         ).eval()
+        torch.nn.Module.to(self.model, "cuda" if torch.cuda.is_available() else "cpu")
         self._keys: Tensor | None = None
         # transformers has renamed it: take either name, of the last layer.
         *_, last = (module for name, module in self.model.named_modules() if name.endswith((".key", ".k_proj")))
@@ -165,12 +166,13 @@ class Structure:
     def similarity(self, image: Images) -> Float[Tensor, "tokens tokens"]:
         """Cosines between the keys of all tokens in the last layer."""
         size = int(self.model.config.image_size)  # pyright: ignore[reportArgumentType]
+        image = image.to(self.model.device)
         image = F.interpolate(image, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).to(image)[..., None, None]
         self.model((image - mean) / std)
         assert self._keys is not None
         keys = F.normalize(self._keys[0], dim=-1)
-        return keys @ keys.T
+        return (keys @ keys.T).cpu()
 
     def distance(self, before: Images, after: Images) -> float:
         """Mean squared difference of the two pictures' self-similarities."""

@@ -113,7 +113,7 @@ def export(
 
     def loaded(path: Path, **settings: Any) -> Any:
         """What nerfstudio's own set-up returns: that one reads a copied run's original, and runs code."""
-        made = set_up(path, data=data, trains=False, **settings)
+        made = set_up(path, data=data, **settings)
         if family == "nerfacto":  # its meshes are made from what perspective cameras of one size see
             dataset: Any = made[1].datamanager.train_dataset
             cameras = pinholes(train_views(made[1].datamanager))

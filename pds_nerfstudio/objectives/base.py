@@ -289,5 +289,6 @@ def differentiated_now(loss: Callable[[Tensor], Tensor], x: Tensor) -> Float[Ten
         return loss(x)
     own = x.detach().requires_grad_()
     value = loss(own)
-    (gradient,) = torch.autograd.grad(value, own)
+    with torch.autocast(x.device.type, enabled=False):  # as a backward pass after the step's autocast
+        (gradient,) = torch.autograd.grad(value, own)
     return value.detach() + ((x - x.detach()) * gradient).sum()

@@ -40,8 +40,8 @@ from pds_nerfstudio.scenes.soundness import sound, under_present_names
 from pds_nerfstudio.scenes.splatfacto import SplatfactoSceneConfig
 
 SINGLY: tuple[tuple[type, str, Any], ...] = (
-    (VanillaDataManagerConfig, "train_num_images_to_sample_from", 1),
-    (VanillaDataManagerConfig, "eval_num_images_to_sample_from", 1),
+    *((VanillaDataManagerConfig, f"{split}_num_images_to_sample_from", 1) for split in ("train", "eval")),
+    *((VanillaDataManagerConfig, f"{split}_num_times_to_repeat_images", 0) for split in ("train", "eval")),
     (FullImageDatamanagerConfig, "cache_images", "cpu"),
 )
 """Settings of datamanagers by which photographs are looked at one by one."""

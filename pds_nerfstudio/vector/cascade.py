@@ -1,9 +1,10 @@
 """Which properties an element has: attributes, over them style sheets, over them its own style, and over all of that
 what is !important; else its parent's."""
 
+from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
-from pds_nerfstudio.vector.styles import Declarations, Declared, declarations, matches, style_rules
+from pds_nerfstudio.vector.styles import Declared, declarations, matches, style_rules
 
 INHERITED = {
     "fill": "black",
@@ -60,7 +61,7 @@ class Cascade:
         self.others = list(dict.fromkeys(others))
         """Selectors that are not applied."""
 
-    def given(self, element: Element) -> list[Declarations]:
+    def given(self, element: Element) -> list[Mapping[str, Declared]]:
         """What style sheets and its own style say of an element, weakest first."""
         rules = [rule for _, selector, rule in self.rules if matches(selector, element)]
         return [*rules, declarations(element.get("style", ""))]
@@ -72,7 +73,8 @@ class Cascade:
 
     def shapes(self, element: Element, tag: str) -> list[str]:
         """The parts of its geometry that stand in styles."""
-        return [name for name in GEOMETRY.get(tag, ()) if any(name in declared for declared in self.given(element))]
+        given = self.given(element)
+        return [name for name in GEOMETRY.get(tag, ()) if any(name in declared for declared in given)]
 
     def style(self, element: Element, inherited: dict[str, str]) -> dict[str, str]:
         """Every property of an element, by name; of a `transform`, only one that stands in a style."""
@@ -82,6 +84,6 @@ class Cascade:
         for important in (False, True):
             for declared in given:
                 for name, (value, is_important) in declared.items():
-                    if name in style and is_important == important and value.lower() != "inherit":
-                        style[name] = value
+                    if name in style and is_important == important:
+                        style[name] = inherited.get(name, style[name]) if value.lower() == "inherit" else value
         return style

@@ -242,14 +242,14 @@ class _Reader:
 
     def _element(self, element: Element, tag: str, above: _Inherited) -> list[Paint | Layer]:
         style = self.cascade.style(element, above.style)
-        if style["display"] == "none":
+        if style["display"].lower() == "none":
             return []
         name = self._name(element, tag)
         if effects := _effects(style):
             self.remarks.append(f"{name} is left as it is, and drawn here without its {' and '.join(effects)}.")
         if shapes := self.cascade.shapes(element, tag):
             raise ValueError(f"its {' and '.join(shapes)} stand{'s' if len(shapes) == 1 else ''} in its style")
-        if any(style[move] != "none" for move in MOVES):
+        if any(style[move].lower() != "none" for move in MOVES):
             raise ValueError("its transform stands in its style")
         if element.get("transform") and not _about_the_corner(style):
             raise ValueError("its transform has an origin of its own")
@@ -269,7 +269,7 @@ class _Reader:
 
     def _shape(self, element: Element, tag: str, name: str, style: dict[str, str], here: _Inherited) -> list[Paint]:
         """Its fill and its stroke, where it has any."""
-        if style["visibility"] in ("hidden", "collapse"):
+        if style["visibility"].lower() in ("hidden", "collapse"):
             return []
         fill = self._paint(style, "fill")
         stroke = self._paint(style, "stroke")
@@ -348,7 +348,7 @@ class _Reader:
             if gradient is not None:
                 return gradient
             text = found[2] or "none"
-        if text == "none":
+        if text.lower() == "none":
             return None
         rgb, alpha = attributes.colour(style["color"] if text.lower() == "currentcolor" else text)
         return (*rgb, alpha)
@@ -458,7 +458,7 @@ class _Reader:
 
 
 def _effects(style: dict[str, str]) -> list[str]:
-    return [effect for effect in EFFECTS if style[effect] not in ("none", "normal")]
+    return [effect for effect in EFFECTS if style[effect].lower() not in ("none", "normal")]
 
 
 def _about_the_corner(style: dict[str, str]) -> bool:

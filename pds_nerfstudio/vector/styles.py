@@ -1,14 +1,13 @@
 """CSS in SVG: `style` attributes and the simplest style sheets, read by tinycss2."""
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
 import tinycss2
-
-SEEN = ("all", "screen")
-"""Media that a picture is drawn for."""
 
 
 class Declared(NamedTuple):
@@ -18,28 +17,27 @@ class Declared(NamedTuple):
     important: bool = False
 
 
-Declarations = dict[str, Declared]
-"""By the names of properties."""
-Rules = list[tuple[int, str, Declarations]]
+Rules = list[tuple[int, str, Mapping[str, Declared]]]
 """Specificity, simple selector (`tag`, `.class`, `#id` or `*`) and declarations, weakest first."""
 
 
-def declarations(text: str | Sequence[Any]) -> Declarations:
+@functools.lru_cache(1 << 14)
+def declarations(text: str) -> Mapping[str, Declared]:
     """`name: value; …` of a `style` attribute or a rule; what cannot be read is left out, as browsers do."""
-    declared: Declarations = {}
+    declared: dict[str, Declared] = {}
     for node in tinycss2.parse_blocks_contents(text, skip_comments=True, skip_whitespace=True):
         if node.type == "declaration" and (node.important or not declared.get(node.lower_name, Declared("")).important):
             declared[node.lower_name] = Declared(tinycss2.serialize(node.value).strip(), node.important)
-    return declared
+    return MappingProxyType(declared)
 
 
 def with_declaration(text: str, name: str, value: str, important: bool = False) -> str:
     """A `style` attribute in which a property has this value, and is no less important than it was; the rest stays."""
     before = declarations(text).get(name)
     declared = f"{name}:{value}{' !important' if important or (before and before.important) else ''}"
-    parts = [tinycss2.serialize(part).strip() for part in _divided(tinycss2.parse_component_value_list(text), ";")]
     if before is None:
-        parts.append(declared)
+        return ";".join(filter(None, [text.strip().rstrip(";").rstrip(), declared]))
+    parts = [tinycss2.serialize(part).strip() for part in _divided(tinycss2.parse_component_value_list(text), ";")]
     return ";".join(declared if name in declarations(part) else part for part in parts if part)
 
 
@@ -49,15 +47,15 @@ def style_rules(root: Element) -> tuple[Rules, list[str]]:
     for element in root.iter():
         if not isinstance(element.tag, str) or element.tag.rpartition("}")[2] != "style":
             continue
-        media = element.get("media", "all").strip()
-        if not any(re.search(rf"\b{word}\b", media) for word in SEEN) and media:
+        media = element.get("media", "").lower()
+        if media and all(re.match(r"\s*(print|speech|not)\b", query) for query in media.split(",")):
             others.append(f"@media {media}")
             continue
         for node in tinycss2.parse_stylesheet("".join(element.itertext()), skip_comments=True, skip_whitespace=True):
             if node.type == "at-rule":
                 others.append(f"@{node.at_keyword}")
             elif node.type == "qualified-rule":
-                declared = declarations(node.content)
+                declared = declarations(tinycss2.serialize(node.content))
                 for part in _divided(node.prelude, ","):
                     selector = tinycss2.serialize(part).strip()
                     if re.fullmatch(r"[.#]?[\w-]+|\*", selector):

@@ -61,6 +61,9 @@ def test_whoever_looks_at_single_photographs_decodes_no_others(method, make_data
     assert type(manager) is VanillaDataManager
     assert manager.train_image_dataloader.cached_collated_batch is None
     assert train_views(manager).image(1, 8, 8).shape == (1, 3, 8, 8)
+    assert (
+        len({int(manager.next_train(i)[1]["indices"][0, 0]) for i in range(30)}) > 1
+    )  # whoever takes batches after all
 
 
 @pytest.mark.parametrize("place", ["", "nerfstudio_models", "config.yml"])

@@ -145,6 +145,8 @@ def test_nothing_is_opened_but_the_file_itself(read, monkeypatch):
         ("path{fill:red!important}", "fill:#00f ! important", "blue"),
         ("path{fill:red}", "--x:url(data:a;b);fill:#00f", "blue"),
         ("#hat{fill:#00f} path, a:is(b, c){fill:red}", "", "blue"),
+        ("path{fill:red} svg{fill:#00f}", "fill:inherit", "blue"),
+        ("", "FILL:Blue;Stroke:NONE", "blue"),
     ],
 )
 def test_styles_mean_what_css_means(read, sheet, style, colour):
