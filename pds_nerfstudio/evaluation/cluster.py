@@ -41,7 +41,9 @@ def require_cluster(address: str) -> None:
         UserError: Ray is not installed, `address` is none, or nothing answers there.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UserError("--cluster needs Ray, which is not installed: pip install 'pds-nerfstudio[cluster]'.")
+        raise UserError(
+            "--cluster needs Ray, which is not installed: pip install '.[cluster]' in this package's checkout."
+        )
     if address in (LOCAL, AUTO):
         return
     host, _, port = address.rpartition(":")

@@ -25,7 +25,9 @@ LLVM_PLACES = (
     *("/usr/lib/*/libLLVM*", "/usr/lib64/libLLVM*", "/usr/lib/libLLVM*", "/usr/lib/llvm-*/lib/libLLVM*"),
     *("/opt/homebrew/opt/llvm*/lib/libLLVM*", "/usr/local/opt/llvm*/lib/libLLVM*"),
 )
-NEEDED = "Pictures of studio are rendered by Mitsuba: install it with `pip install 'pds-nerfstudio[studio]'`."
+NEEDED = (
+    "Pictures of studio are rendered by Mitsuba: install it with `pip install '.[studio]'` in this package's checkout."
+)
 
 
 def newest_llvm() -> Path | None:

@@ -63,6 +63,11 @@ def test_estimates_are_made_of_what_the_documentation_counts():
         short = name.removesuffix("-edit")
         assert float(prior[short.replace("pnr", "pds")][6]) == counted.work
         assert found[f"{name}-splat"].memory == pytest.approx(memory[short], abs=0.06)
+    (measured,) = (row for row in rows if row[0].startswith("nerfacto (torch implementation), our lookup"))
+    step = estimates.METHODS["pds-edit"].work / estimates.RATE + estimates.NERF_SECONDS
+    assert step == pytest.approx(float(measured[1].replace(",", "")) / 1000, abs=0.05)
+    hours = (step + estimates.NERF_WORK / estimates.RATE) * 16_000 / 3600
+    assert str(found["pnr-edit"]).endswith(f"16000 steps: {hours:.1f} h")
 
 
 def test_json_says_the_same(able, capsys):

@@ -156,7 +156,7 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once():
 
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pds-nerfstudio\[cluster\]"):
+    with pytest.raises(UserError, match=r"\[cluster\]"):
         require_cluster("auto")
 
 

@@ -57,7 +57,7 @@ def test_what_would_be_rendered_otherwise_is_refused_of_a_capture():
 def test_without_mitsuba_one_sentence_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mitsuba", None)
     mitsuba.load.cache_clear()
-    with pytest.raises(UserError, match=r"install it with `pip install 'pds-nerfstudio\[studio\]'`\.$"):
+    with pytest.raises(UserError, match=r"install it with `pip install '\.\[studio\]'` in this package's checkout\.$"):
         Studio(edit="vase-flower", out=tmp_path / "out").run()
     assert not (tmp_path / "out").exists()
 
