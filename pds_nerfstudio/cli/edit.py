@@ -240,13 +240,13 @@ class Edit:
         from pds_nerfstudio.priors.extras import check_extras_of
         from pds_nerfstudio.priors.recipe import read_wanted
 
+        source = require_run(self.run_folder, called="RUN")  # before the hub is asked for a prior
         check_prior(self.prior)
         check_extras_of(local_folder(self.prior), self.lora, self.embedding, flags="--")
         read_wanted(self.recipe, "--recipe")
         require_known(self.prior, sought(self.region, "").words, "--region")
         if self.method.removesuffix("-splat") not in METHODS:
             raise UserError(f"There is no method {self.method!r}: {choices(self.method, METHODS)}")
-        source = require_run(self.run_folder, called="RUN")
         if (source.data is None or not source.data.exists()) and "--data" not in self.edit_args:
             raise data_gone(source.folder, source.data, '--edit-args="--data DATA"')
         return self._commands(source, source.family or family_that_only_nerfstudio_knows(source))

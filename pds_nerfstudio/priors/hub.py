@@ -12,7 +12,7 @@ MOVED = {
 }
 """Removed from the hub by their owners (huggingface/diffusers #9322 and #12874): same weights, other address."""
 
-KNOWN = f"{' or '.join(MOVED.values())} from the hub, or toybox"
+KNOWN = f"{' or '.join(MOVED.values())} from the hub"
 
 HUB_TIMEOUT_SECONDS = 3.0
 
@@ -50,7 +50,7 @@ def check_hub(name: str) -> None:
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 
     nowhere = f"The prior {name} is neither a folder here nor in the local Hugging Face cache"
-    otherwise = "give a local diffusers folder, or toybox"
+    otherwise = "give a local diffusers folder; toybox and studio are for this package's own scenes"
     if constants.HF_HUB_OFFLINE:
         raise UserError(
             f"{nowhere}, and HF_HUB_OFFLINE forbids asking the hub: unset it once to download it, or {otherwise}."

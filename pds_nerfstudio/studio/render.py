@@ -152,8 +152,8 @@ def load_denoiser() -> Any:
         import pyoidn
     except ImportError as error:
         raise UserError(
-            "Pictures of studio are denoised by pyoidn: install `pds-nerfstudio[studio]`, or add --no-denoise "
-            "and --samples 1024."
+            "Pictures of studio are denoised by pyoidn: install it with `pip install '.[studio]'` in this "
+            "package's checkout, or add --no-denoise and --samples 1024."
         ) from error
     return pyoidn
 
