@@ -46,6 +46,8 @@ class OwnSettings:
 
 OWN = {"steps": int, "learning_rate": float, "seed": int}
 """What they are read as."""
+TRUTH = {"true": True, "false": False}
+"""How a setting that is either is written, in letters of any case."""
 
 
 @dataclass(frozen=True)
@@ -323,6 +325,11 @@ def parsed_setting(text: str, kinds: Sequence[type], own: Mapping[str, type] = O
             if value not in get_args(hint):
                 raise UserError(f"--set {text!r}: {name.replace('_', '-')} can be {' or '.join(get_args(hint))}.")
             parsed.append(value)
+            continue
+        if hint is bool:  # bool("False") is True
+            if value.lower() not in TRUTH:
+                raise UserError(f"--set {text!r}: {name.replace('_', '-')} can be {' or '.join(TRUTH)}.")
+            parsed.append(TRUTH[value.lower()])
             continue
         try:
             parsed.append(hint(value))

@@ -12,7 +12,7 @@ from pds_nerfstudio.cli import command_of
 from pds_nerfstudio.cli.preview import EDITORS, Preview, known_editors, parsed_setting
 from pds_nerfstudio.cli.preview_lines import ns_train_line, whole_edit
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.objectives import DDS, OBJECTIVES, PDS, Piva, ScoreDistillation
+from pds_nerfstudio.objectives import DDS, DVRF, OBJECTIVES, PDS, Piva, ScoreDistillation
 from pds_nerfstudio.scenes.photographs import Photographs
 
 PROMPTS = {"src_prompt": "a photo of a red can", "tgt_prompt": ("a photo of a red cone",)}
@@ -107,6 +107,17 @@ def test_every_objective_and_sdedit_can_be_previewed():
 )
 def test_settings_are_read_as_what_they_are(text, expected):
     assert parsed_setting(text, [Piva]) == expected
+
+
+def test_what_is_true_or_false_is_read_as_that_and_said_so_to_ns_train(tmp_path):
+    assert parsed_setting("descend=true,FALSE,False", [DVRF]) == ("descend", (True, False, False))
+    asked = preview(tmp_path, objective=("dvrf",), set=("descend=False",))
+    (cell,), _ = asked._variants()
+    assert cell.editor.descend is False
+    words = shlex.split(ns_train_line(cell, asked, Photographs((), tmp_path, "splatfacto")))
+    assert words[words.index("--pipeline.objective.descend") + 1] == "False"
+    with pytest.raises(UserError, match="descend can be true or false"):
+        parsed_setting("descend=no", [DVRF])
 
 
 @pytest.mark.parametrize(
