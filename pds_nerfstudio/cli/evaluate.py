@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ import tyro
 from annotated_types import Ge, Le
 from rich.console import Console
 
-from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.errors import OUT_OF_MEMORY, UserError, first_line
 from pds_nerfstudio.files import require_own, require_writable
 from pds_nerfstudio.next_steps import say_loading, say_next, step
 from pds_nerfstudio.ranges import check_ranges
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Evaluate:
     """Measure edits against the scenes they started from: a table, report.json, and report.html in a single file.
 
-    CLIP and LPIPS are used if their weights are on this machine. What is missing is named, and the rest is measured.
+    CLIP and LPIPS are used if their weights are on this machine. What is missing is named, and the rest is measured. So
+    it is if one of several runs cannot be measured.
     """
 
     run_folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -63,9 +64,13 @@ class Evaluate:
             require_pair(folder, source=self.source, data=self.data)
         console = Console(soft_wrap=True, highlight=False)
         say_loading(console)
+        import torch
+
         from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 
         plans = [plan_pair(folder, source=self.source, data=self.data) for folder in self.run_folders]
+        for plan in plans:
+            require_readable(plan)
         only = self.run_folders[0] if len(plans) == 1 else None
         out = self.out or (
             Path("outputs/evaluation") if only is None else place_beside(only, plans[0].folder, "evaluation")
@@ -77,7 +82,7 @@ class Evaluate:
         from pds_nerfstudio.files import write_whole
 
         judges = load_judges(self.clip, [plan.edit.prior for plan in plans if plan.edit is not None])
-        entries = []
+        entries, failures = [], []
         for plan, label in zip(plans, labels(plans), strict=True):
             console.print(f"[cyan]Measuring {in_rich(plan.folder)}")
             source, target = plan.prompts
@@ -85,8 +90,19 @@ class Evaluate:
                 source if self.src_prompt is None else self.src_prompt,
                 target if self.tgt_prompt is None else self.tgt_prompt,
             )
-            measured = measure(load_pair(plan), judges, prompts, self.frames, self.resolution)
-            entries.append(Entry(label, plan.folder, plan.before, prompts, measured))
+            try:
+                measured = measure(load_pair(plan), judges, prompts, self.frames, self.resolution)
+            except UserError as error:
+                failures.append((plan.folder, str(error).rstrip(".")))
+            except torch.cuda.OutOfMemoryError as error:
+                failures.append((plan.folder, f"{OUT_OF_MEMORY}: {first_line(error).rstrip('.')}"))
+            else:
+                entries.append(Entry(label, plan.folder, plan.before, prompts, measured))
+                continue
+            if torch.cuda.is_available():  # outside of the handlers: the exceptions held what did not fit
+                torch.cuda.empty_cache()
+        if not entries:
+            refuse_unmeasured(failures, len(plans))
         console.print(as_table(entries, judges), soft_wrap=False)
         write_whole(out / "report.json", json.dumps(as_json(entries, judges), indent=2, allow_nan=False) + "\n")
         write_whole(out / "report.html", as_html(entries, judges))
@@ -95,10 +111,38 @@ class Evaluate:
         unfilmed = [
             folder
             for folder, plan in zip(self.run_folders, plans, strict=True)
-            if not place_beside(folder, plan.folder, "renders").exists()
+            if plan.folder in {entry.folder for entry in entries}
+            and not place_beside(folder, plan.folder, "renders").exists()
         ]
         films = [step("film it before and after", "pds", "render", behind_latest(folder)) for folder in unfilmed[:1]]
         say_next(console, [*films, step("find other edits to compare with", "pds", "runs")])
+        refuse_unmeasured(failures, len(plans))
+
+
+def require_readable(plan: "PairPlan") -> None:
+    """Read both checkpoints of a pair, so that a damaged one is found before anything is measured.
+
+    Raises:
+        UserError: one is damaged, empty or not finite.
+    """
+    from pds_nerfstudio.checkpoints import load_tensors
+    from pds_nerfstudio.pipelines.carried import source_state
+    from pds_nerfstudio.scenes.source import load_source_state
+
+    for run in filter(None, (plan.run, plan.source)):
+        load_tensors(run.checkpoint_path, "leave that run out, or make it again")
+        load_source_state(replace(run))  # a copy: the run would keep what it has read
+    if plan.source is None and plan.edit is not None:
+        if (carried := plan.edit.run.carried) is not None:
+            load_tensors(carried, "name the scene before the edit with --source")
+        source_state(plan.edit.run)
+
+
+def refuse_unmeasured(failures: Sequence[tuple[Path, str]], runs: int) -> None:
+    """Raise UserError, with the reasons, if some of so many runs could not be measured."""
+    if failures:
+        named = "; ".join(f"{folder} ({why})" for folder, why in failures)
+        raise UserError(f"{len(failures)} of {runs} runs could not be measured: {named}.")
 
 
 def labels(plans: "Sequence[PairPlan]") -> list[str]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pds_nerfstudio.cli.evaluate import Evaluate
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.evaluation import before_after, measure
 from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
 from pds_nerfstudio.scenes.formats.splat_files import read_splats
 from pds_nerfstudio.scenes.shots import shoot, view_camera
@@ -132,6 +133,42 @@ def test_evaluate_shows_several_runs_side_by_side(edits, run_here, tmp_path):
     assert "<b>" not in page.partition("<table>")[2].partition("</table>")[0]  # edits of two scenes are no rivals
     assert not re.findall(r"(?:src|href)=['\"](?!data:)", page)
     assert all(metric["formula"].split(";")[0] in page.replace("&#x27;", "'") for metric in report["metrics"].values())
+
+
+def test_a_damaged_checkpoint_is_found_before_any_run_is_measured(edits, monkeypatch, tmp_path):
+    good, damaged = edits["splatfacto"][0], tmp_path / "damaged"
+    shutil.copytree(good, damaged)
+    for name in ("nerfstudio_models/*.ckpt", "source.pt"):
+        (file,) = damaged.glob(name)
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        monkeypatch.setattr(measure, "load_judges", lambda *_: pytest.fail("measuring has begun"))
+        with pytest.raises(UserError, match="is damaged") as refused:
+            Evaluate((good, damaged), out=tmp_path / "out", resolution=32, frames=2).run()
+        assert str(file) in str(refused.value)
+        assert "--load-step" not in str(refused.value)
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("error", [UserError("It is gone."), torch.cuda.OutOfMemoryError("CUDA out of memory.\nMore")])
+def test_a_run_that_cannot_be_measured_costs_no_other_its_numbers(edits, monkeypatch, tmp_path, error):
+    good, bad = (folder for folder, _ in edits.values())
+
+    def load(plan):
+        if plan.folder == bad:
+            raise error
+        return load_pair(plan)
+
+    monkeypatch.setattr(before_after, "load_pair", load)
+    with pytest.raises(UserError, match=r"^1 of 2 runs could not be measured: .*(gone|memory)\)\.$") as told:
+        Evaluate((bad, good), out=tmp_path, resolution=32, frames=2).run()
+    assert str(bad) in str(told.value)
+    (run,) = json.loads((tmp_path / "report.json").read_text())["runs"]
+    assert run["run"] == str(good)
+    assert (tmp_path / "report.html").is_file()
+    with pytest.raises(UserError, match=r"^1 of 1 runs could not be measured"):
+        Evaluate((bad,), out=tmp_path / "none", resolution=32, frames=2).run()
+    assert not list((tmp_path / "none").glob("report.*"))
 
 
 def test_another_programs_report_is_not_replaced(edits, tmp_path):
