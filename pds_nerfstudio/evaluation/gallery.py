@@ -8,6 +8,7 @@ is: with another look, edits are filmed and measured again, and not made again.
 """
 
 import hashlib
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -37,6 +38,10 @@ from pds_nerfstudio.scenes.views import Views, train_views
 BEFORE, AFTER, STILLS, SPLATS = "before.mp4", "after.mp4", "stills", "splat.ply"
 LOOK = "look.json"
 """In a cell's folder: how it was filmed, and what it was judged by."""
+KEPT = EDITED, "record.json"
+"""In a cell's folder: what says which prompt it is of."""
+BEHIND = re.compile(r"(\w{3,}ing|and|at|behind|beside|by|in|near|next|of|on|under|with|without)\b")
+"""How words begin that are said behind a source's prompt; others take the place of its last ones."""
 MOST_STILLS = 6
 MEASURED_FRAMES = 24
 """Of the path on which neighbouring frames are compared, as of `pds evaluate`."""
@@ -166,16 +171,40 @@ class OwnRun(Capture):
         write_json(folder / LOOK, {"look": asdict(self.look), "stills": [names[i] for i in shown], **judged})
 
 
-def edits_of(src_prompt: str, tgt_prompts: Iterable[str]) -> tuple[OwnEdit, ...]:
-    """An edit for each target prompt, named by the words that it adds; the later of two of one name has a number more,
-    which is its prompt's own."""
-    edits: dict[str, OwnEdit] = {}
-    for prompt in tgt_prompts:
-        name = folder_words(src_prompt, prompt) or "edit"
-        if name in edits:
-            name += f"-{hashlib.sha256(prompt.encode(errors='surrogateescape')).hexdigest()[:6]}"
-        edits[name] = OwnEdit(name, src_prompt, prompt)
-    return tuple(edits.values())
+def edits_of(src_prompt: str, tgt_prompts: Iterable[str], out: Path | None = None) -> tuple[OwnEdit, ...]:
+    """An edit for each target prompt, named by the words that it adds, whatever other prompts there are. Where the
+    prompt cannot be read back from those words, a number that is its own is added.
+
+    Args:
+        out: a gallery that may be there; its edits keep the names that they have.
+    """
+    return tuple(OwnEdit(_name(src_prompt, prompt, out), src_prompt, prompt) for prompt in tgt_prompts)
+
+
+def _name(src_prompt: str, prompt: str, out: Path | None) -> str:
+    words = folder_words(src_prompt, prompt)
+    plain = words or "edit"
+    numbered = f"{plain}-{hashlib.sha256(prompt.encode(errors='surrogateescape')).hexdigest()[:6]}"
+    if there := _targets(out, plain):
+        return plain if there == {prompt} else numbered
+    return plain if words and _read_back(src_prompt, words) == prompt and not _targets(out, numbered) else numbered
+
+
+def _targets(out: Path | None, name: str) -> set[Any]:
+    """Target prompts of a gallery's edits of one name."""
+    files = [] if out is None else [f for file in KEPT for f in out.glob(f"cells/{name}.*/{file}")]
+    remedy = "remove it, and run the same line again"
+    return {read_json(file, dict, "The record", remedy).get("target") for file in files}
+
+
+def _read_back(src_prompt: str, words: str) -> str:
+    """The one prompt of which `folder_words` lose nothing: the words behind the source's, or in place of its last."""
+    source, added = re.findall(r"\w+", src_prompt), words.split("-")
+    if BEHIND.match(words):
+        return " ".join([*source, *added])
+    begin = max(len(source) - len(added), 3 if source[1:3] in (["photo", "of"], ["drawing", "of"]) else 0)
+    begin += source[begin : begin + 1] in (["a"], ["an"], ["the"])
+    return " ".join([*source[:begin], *added])
 
 
 def look_again(cells: Iterable[Cell], look: Look) -> int:

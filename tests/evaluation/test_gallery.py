@@ -52,12 +52,45 @@ def made(toy_splats, tmp_path_factory) -> Iterator[tuple[Gallery, Path, str]]:
         yield line, out, before
 
 
-def test_edits_are_named_by_what_their_prompts_add_and_two_of_one_name_are_told_apart():
-    same = "a photo of a Red cone"
-    names = [edit.name for edit in edits_of(SOURCE, (*TARGETS, same))]
-    assert names[:2] == ["cone", "blue-can"]
-    assert names[2] != names[0]
-    assert edits_of(SOURCE, (TARGETS[0], same))[1].name == edits_of(SOURCE, (*TARGETS, same))[2].name
+def names(*targets: str, src_prompt: str = SOURCE, out: Path | None = None) -> list[str]:
+    return [edit.name for edit in edits_of(src_prompt, targets, out)]
+
+
+def test_edits_are_named_by_what_their_prompts_add():
+    assert names(*TARGETS) == ["cone", "blue-can"]
+    assert names("a photo of a red can beside a tree", "a photo of a polar bear") == ["beside-a-tree", "polar-bear"]
+    arms = "a photo of a man raising his arms"
+    assert names(arms, src_prompt="a photo of a man") == ["raising-his-arms"]
+
+
+LONG = "a photo of a red can " + "very " * 12
+SAME_WORDS = (
+    TARGETS[0],
+    *("a photo of a Red cone", "a photo of a red cone!", "a photo of a cone", "a photo of a red can cone"),
+    *("a photo of the cone", f"{LONG}old", f"{LONG}new", "…", "!", "edit", "a photo of a red can, blue"),
+)
+
+
+def test_the_name_of_an_edit_is_its_prompts_alone():
+    alone = [names(prompt)[0] for prompt in SAME_WORDS]
+    assert len(set(alone)) == len(SAME_WORDS)
+    assert names(*SAME_WORDS) == alone
+    assert names(*reversed(SAME_WORDS)) == alone[::-1]
+
+
+def test_edits_that_a_gallery_has_keep_their_names(tmp_path):
+    first, second = SAME_WORDS[3], TARGETS[0]
+    was = names(second)[0]
+    for name, prompt, file in (("cone", first, "record.json"), ("blue-can", TARGETS[1], "edited.json")):
+        kept = tmp_path / "cells" / f"{name}.pds-edit.0" / file
+        kept.parent.mkdir(parents=True)
+        kept.write_text(json.dumps({"target": prompt}))
+    assert was == "cone"
+    assert names(first, TARGETS[1], out=tmp_path) == ["cone", "blue-can"]
+    (numbered,) = names(second, out=tmp_path)
+    assert re.fullmatch("cone-[0-9a-f]{6}", numbered)
+    shutil.move(tmp_path / "cells" / "cone.pds-edit.0", tmp_path / "cells" / f"{numbered}.pds-edit.0")
+    assert names(second, out=tmp_path) == [numbered]
 
 
 @pytest.mark.slow
