@@ -22,7 +22,7 @@ from pds_nerfstudio.scenes.scene import Scene
 
 def test_a_new_metric_is_in_the_table_in_the_record_and_on_the_page(monkeypatch):
     monkeypatch.setitem(measure.METRICS, "sharp", Metric("sharpness gained", "mean of s(a) − s(b)", "higher"))
-    measured = Measured({"sharp": [1.0, 3.0]}, [], [])
+    measured = Measured({"sharp": [1.0, 3.0]}, [], [], [], 2, measure.HELD_OUT)
     entry = report.Entry("a", Path("a"), Path("b"), ("a red ball", "a blue ball"), measured)
     judges = Judges(None, "none", None, "none")
     assert report.as_json([entry], judges)["runs"][0]["mean"]["sharp"] == 2.0

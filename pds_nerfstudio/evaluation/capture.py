@@ -42,7 +42,7 @@ class CaptureSettings:
 
 @dataclass(frozen=True, eq=False)
 class CaptureComparison:
-    """A capture before and after its edit, on the held-out views."""
+    """A capture before and after its edit, on the views of `Measured.over`."""
 
     edit: Edit
     measured: Measured
@@ -62,7 +62,7 @@ class CaptureComparison:
         """Contact sheet: a few views before and after, where they differ, and both depths."""
         before, after = self.measured.before, self.measured.after
         shown = evenly(len(before), SHEET_VIEWS)
-        title = f"{prompts_title(self.edit.source_prompt, self.edit.target_prompt)}   (held-out views)"
+        title = f"{prompts_title(self.edit.source_prompt, self.edit.target_prompt)}   ({self.measured.over})"
         before_after_sheet([before[i] for i in shown], [after[i] for i in shown], path, title)
 
 

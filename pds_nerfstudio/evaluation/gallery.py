@@ -160,15 +160,16 @@ class OwnRun(Capture):
         pair, measured = comparison.pair, comparison.measured
         self.look.film(pair.after, pair.training, folder / AFTER)
         names = distinct_names(pair.held_out.names)
-        shown = evenly(len(names), MOST_STILLS)
-        for i in shown:
+        stills = {names[measured.shown[i]]: i for i in evenly(len(measured.shown), MOST_STILLS)}
+        for name, i in stills.items():
             for side, shots in (("before", measured.before), ("after", measured.after)):
-                save_image(shots[i].image, folder / STILLS / side / f"{names[i]}.png")
+                save_image(shots[i].image, folder / STILLS / side / f"{name}.png")
         if self.look.export and self.family == "splatfacto":
             run = pair.plan.run
             export(run.config_path, self.family, folder, SPLATS, data=run.data)
-        judged = {"clip": comparison.judges.clip_name, "distance": comparison.judges.distance_name}
-        write_json(folder / LOOK, {"look": asdict(self.look), "stills": [names[i] for i in shown], **judged})
+        judges = comparison.judges
+        judged = {"clip": judges.clip_name, "distance": judges.distance_name, "over": measured.over}
+        write_json(folder / LOOK, {"look": asdict(self.look), "stills": list(stills), **judged})
 
 
 def edits_of(src_prompt: str, tgt_prompts: Iterable[str], out: Path | None = None) -> tuple[OwnEdit, ...]:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from pds_nerfstudio.evaluation.benchmark import Edit
 from pds_nerfstudio.evaluation.cells import Cell
 from pds_nerfstudio.evaluation.gallery import AFTER, BEFORE, LOOK, SPLATS, STILLS, OwnRun, lines_of, made_by
-from pds_nerfstudio.evaluation.measure import METRICS
+from pds_nerfstudio.evaluation.measure import HELD_OUT, METRICS
 from pds_nerfstudio.evaluation.records import read_record
 from pds_nerfstudio.evaluation.summary import short
 from pds_nerfstudio.files import read_json
@@ -64,6 +64,7 @@ def page(cells: Sequence[Cell], title: str, line: str, out: Path) -> str:
         sections += f"{heading}<div class=edits>{''.join(cards)}</div>\n"
     missing = [f"{cell.edit.name}, {short(cell.method)}, seed {cell.seed}" for cell in cells if cell not in records]
     judged = _kept_of(done[0])
+    views = str(judged.get("over", HELD_OUT))  # which galleries of earlier versions do not say
     head, rows = _table(records)
     return Template((Path(__file__).parent / "gallery.html").read_text(encoding="utf8")).substitute(
         title=html.escape(title),
@@ -73,7 +74,7 @@ def page(cells: Sequence[Cell], title: str, line: str, out: Path) -> str:
         head=head,
         rows=rows,
         formulas="".join(
-            f"<dt>{html.escape(m.name)}</dt><dd>{html.escape(m.formula)}; over {html.escape(m.over)}</dd>\n"
+            f"<dt>{html.escape(m.name)}</dt><dd>{html.escape(m.formula)}; over {html.escape(m.over or views)}</dd>\n"
             for m in METRICS.values()
         ),
         clip=html.escape(str(judged.get("clip"))),

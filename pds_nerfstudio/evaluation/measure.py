@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nerfstudio.models.base_model import Model
 
 from pds_nerfstudio.deferred_lpips import lpips_weights_on_disk
 from pds_nerfstudio.errors import UserError
@@ -25,8 +24,15 @@ from pds_nerfstudio.evaluation.metrics import (
 from pds_nerfstudio.perceptual import Perceptual
 from pds_nerfstudio.pictures import Image3, Images
 from pds_nerfstudio.priors.families import WORLDS
-from pds_nerfstudio.scenes.paths import camera_path
+from pds_nerfstudio.scenes.paths import camera_path, evenly
 from pds_nerfstudio.scenes.shots import Shot, shoot, view_camera
+
+MOST_VIEWS = 24
+"""Of a run, whose pictures are kept to be shown; those of a longer capture are chosen evenly."""
+MOST_TRAINING_VIEWS = 50
+"""That are measured where no view is held out; an even choice of more."""
+HELD_OUT, TRAINING = "held-out views", "training views (none is held out)"
+"""What numbers are taken over."""
 
 Distance = Callable[[Image3, Image3], float]
 
@@ -45,7 +51,8 @@ class Metric:
     """b: before, a: after, of the same camera; C: CLIP as unit vectors; d: the perceptual distance."""
     better: str
     """ "higher" or "lower", or "" where neither is."""
-    over: str = "held-out views"
+    over: str = ""
+    """What it is taken over; empty where that is the views of a run, see `Measured.over`."""
     says: str = ""
     """What more of it means, where that is not simply a better edit."""
 
@@ -108,6 +115,13 @@ class Measured:
     """Metric -> one number per view or pair of frames; a metric that could not be measured is missing."""
     before: list[Shot]
     after: list[Shot]
+    """Of a few views; those at `shown`."""
+    shown: list[int]
+    """Their numbers among `Pair.held_out`."""
+    views: int
+    """How many were measured."""
+    over: str
+    """What these are: `HELD_OUT` or `TRAINING`."""
 
     def mean(self, name: str) -> float | None:
         """The mean over views, infinite if one is; None if it was not measured."""
@@ -123,35 +137,57 @@ def measure(pair: Pair, judges: Judges, prompts: tuple[str, str], frames: int, s
         frames: frames of the interpolated path, on which neighbours are compared.
         short_side: of the renderings, in pixels, where photographs are not smaller.
     """
-    cameras = [view_camera(pair.held_out, i, short_side) for i in range(len(pair.held_out))]
+    measured, over = views_of(pair)
+    pictured = set(evenly(len(measured), MOST_VIEWS))
+    values: dict[str, list[float]] = {}
+    before, after = [], []
+    for number, index in enumerate(measured):  # of which a few alone stay in memory
+        camera = view_camera(pair.held_out, index, short_side)
+        b, a = shoot(pair.before, camera), shoot(pair.after, camera)
+        for name, value in _of_view(b.image, a.image, judges, prompts).items():
+            values.setdefault(name, []).append(value)
+        if number in pictured:
+            before.append(b)
+            after.append(a)
     first = view_camera(pair.training, 0, short_side)
     path = camera_path(pair.training, "interpolated", frames, int(first.height), int(first.width))
     steps = [path[i : i + 1] for i in range(len(path))]
-    before, after = _shots(pair.before, cameras), _shots(pair.after, cameras)
-    pairs = list(zip([shot.image for shot in after], [shot.image for shot in before], strict=True))
-    values = {
-        "psnr": [float(psnr(a[None], b[None])) for a, b in pairs],
-        "ssim": [float(ssim(a[None], b[None])) for a, b in pairs],
-    }
     moving_before, moving_after = (
-        torch.stack([shot.image for shot in _shots(model, steps)]) for model in (pair.before, pair.after)
+        torch.stack([shoot(model, step).image for step in steps]) for model in (pair.before, pair.after)
     )
     if judges.distance is not None:
         d = judges.distance
-        values["distance"] = [d(a, b) for a, b in pairs]
         values["a_distance"] = [d(x, y) for x, y in itertools.pairwise(moving_after)]
         values["a_distance_before"] = [d(x, y) for x, y in itertools.pairwise(moving_before)]
     if judges.clip is not None:
-        clip, (src_prompt, tgt_prompt) = judges.clip, prompts
-        if tgt_prompt:
-            values["clip_score"] = [float(clip.similarity(a[None], [tgt_prompt])) for a, _ in pairs]
-            values["clip_score_before"] = [float(clip.similarity(b[None], [tgt_prompt])) for _, b in pairs]
-        if src_prompt and tgt_prompt:
-            values["directional_similarity"] = [
-                float(directional_similarity(clip, b[None], a[None], src_prompt, tgt_prompt)) for a, b in pairs
-            ]
-        values["directional_consistency"] = directional_consistency(clip, moving_before, moving_after).tolist()
-    return Measured(values, before, after)
+        values["directional_consistency"] = directional_consistency(judges.clip, moving_before, moving_after).tolist()
+    return Measured(values, before, after, [measured[i] for i in sorted(pictured)], len(measured), over)
+
+
+def views_of(pair: Pair) -> tuple[list[int], str]:
+    """Which of a pair's `held_out` views are measured, and what they are.
+
+    Where none is held out, and where all are, which is to say that the scene was trained on them too, an even choice.
+    """
+    count = len(pair.held_out)
+    if set(pair.held_out.names) <= set(pair.training.names):
+        return evenly(count, MOST_TRAINING_VIEWS), TRAINING
+    return list(range(count)), HELD_OUT
+
+
+def _of_view(before: Image3, after: Image3, judges: Judges, prompts: tuple[str, str]) -> dict[str, float]:
+    """The numbers of one view."""
+    b, a = before[None], after[None]
+    src_prompt, tgt_prompt = prompts
+    values = {"psnr": float(psnr(a, b)), "ssim": float(ssim(a, b))}
+    if judges.distance is not None:
+        values["distance"] = judges.distance(after, before)
+    if (clip := judges.clip) is not None and tgt_prompt:
+        values["clip_score"] = float(clip.similarity(a, [tgt_prompt]))
+        values["clip_score_before"] = float(clip.similarity(b, [tgt_prompt]))
+        if src_prompt:
+            values["directional_similarity"] = float(directional_similarity(clip, b, a, src_prompt, tgt_prompt))
+    return values
 
 
 def load_judges(clip: str, priors: Sequence[str]) -> Judges:
@@ -223,10 +259,6 @@ def _vae_features(name: str) -> Any:
 def _device() -> str:
     """Where the judges are."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _shots(model: Model, cameras: Sequence[Any]) -> list[Shot]:
-    return [shoot(model, camera) for camera in cameras]
 
 
 def _in_cache(name: str) -> bool:

@@ -12,14 +12,11 @@ from typing import Any
 
 from rich.table import Table
 
-from pds_nerfstudio.evaluation.measure import METRICS, Judges, Measured
+from pds_nerfstudio.evaluation.measure import HELD_OUT, METRICS, Judges, Measured, Metric
 from pds_nerfstudio.pictures import Image3, as_pil, heat
-from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.shots import Shot, depth_pictures
 from pds_nerfstudio.text import in_rich
 
-MOST_VIEWS = 24
-"""Of a run, on a page; those of a longer capture are chosen evenly."""
 LARGEST, THUMBNAIL = 640, 96
 """Longer side in pixels of what a page shows, and of what one clicks on to see it."""
 
@@ -43,7 +40,13 @@ def as_json(entries: Sequence[Entry], judges: Judges) -> dict[str, Any]:
         "clip": judges.clip_name,
         "distance": judges.distance_name,
         "metrics": {
-            key: {"name": m.name, "formula": m.formula, "better": m.better, "over": m.over, "reading": m.reading}
+            key: {
+                "name": m.name,
+                "formula": m.formula,
+                "better": m.better,
+                "over": _over(m, entries),
+                "reading": m.reading,
+            }
             for key, m in METRICS.items()
         },
         "runs": [
@@ -53,6 +56,8 @@ def as_json(entries: Sequence[Entry], judges: Judges) -> dict[str, Any]:
                 "before": str(entry.before),
                 "src_prompt": entry.prompts[0],
                 "tgt_prompt": entry.prompts[1],
+                "over": entry.measured.over,
+                "views": entry.measured.views,
                 "mean": {key: json_number(entry.measured.mean(key)) for key in METRICS},
                 "values": {key: [json_number(v) for v in values] for key, values in entry.measured.values.items()},
             }
@@ -76,7 +81,10 @@ def as_table(entries: Sequence[Entry], judges: Judges) -> Table:
         table.add_row(
             metric.name, *(f"[bold]{v}[/]" if best else v for v, best in _row(key, entries)), f"[dim]{metric.formula}"
         )
-    table.caption = f"C: {in_rich(judges.clip_name)}. d: {in_rich(judges.distance_name)}."
+    others = "".join(
+        f" {in_rich(entry.label)}: over {entry.measured.over}." for entry in entries if entry.measured.over != HELD_OUT
+    )
+    table.caption = f"C: {in_rich(judges.clip_name)}. d: {in_rich(judges.distance_name)}.{others}"
     return table
 
 
@@ -92,7 +100,7 @@ def as_html(entries: Sequence[Entry], judges: Judges) -> str:
         better = f" ({metric.reading})" if metric.reading else ""
         rows += f"<tr><th>{html.escape(metric.name)}{better}</th>{cells}</tr>\n"
         formulas += f"<dt>{html.escape(metric.name)}</dt>"
-        formulas += f"<dd>{html.escape(metric.formula)}; over {html.escape(metric.over)}</dd>\n"
+        formulas += f"<dd>{html.escape(metric.formula)}; over {html.escape(_over(metric, entries))}</dd>\n"
     page = Template((Path(__file__).parent / "report.html").read_text(encoding="utf8"))
     return page.substitute(
         title=html.escape(", ".join(dict.fromkeys(map(_wanted, entries)))),
@@ -103,6 +111,11 @@ def as_html(entries: Sequence[Entry], judges: Judges) -> str:
         clip=html.escape(judges.clip_name),
         distance=html.escape(judges.distance_name),
     )
+
+
+def _over(metric: Metric, entries: Sequence[Entry]) -> str:
+    """What a metric is taken over; of runs that differ in that, both."""
+    return metric.over or " or ".join(dict.fromkeys(entry.measured.over for entry in entries))
 
 
 def _wanted(entry: Entry) -> str:
@@ -128,15 +141,15 @@ def _row(key: str, entries: Sequence[Entry]) -> list[tuple[str, bool]]:
 def _section(entry: Entry) -> str:
     measured = entry.measured
     source, target = entry.prompts
-    shown = evenly(len(measured.before), MOST_VIEWS)
-    views = [_view(measured.before[i], measured.after[i], number) for number, i in enumerate(shown)]
+    pairs = list(zip(measured.before, measured.after, strict=True))
+    views = [_view(before, after, number) for number, (before, after) in enumerate(pairs)]
     buttons = "".join(
         f"<button aria-label='view {number + 1}' aria-pressed={'false' if number else 'true'}>"
-        f"<img src='{_data_url(measured.after[i].image, THUMBNAIL)}' alt=''></button>"
-        for number, i in enumerate(shown)
+        f"<img src='{_data_url(after.image, THUMBNAIL)}' alt=''></button>"
+        for number, (_, after) in enumerate(pairs)
     )
-    left_out = len(measured.before) - len(shown)
-    note = f", {len(shown)} of {len(measured.before)} views" if left_out else ""
+    left_out = measured.views > len(pairs)
+    note = f" · {len(pairs)} of {measured.views} {measured.over}" if left_out else f" · {measured.over}"
     title = f"“{source}” → “{target}”" if source and target else target or entry.label
     return (
         f"<section><h2>{html.escape(title)}</h2>\n<p>{html.escape(entry.label)}{note} · "

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -16,7 +17,10 @@ from pds_nerfstudio.cli.evaluate import Evaluate
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import before_after, measure
 from pds_nerfstudio.evaluation.before_after import load_pair, plan_pair
+from pds_nerfstudio.evaluation.metrics import psnr
+from pds_nerfstudio.evaluation.report import Entry, as_html, as_json, as_table
 from pds_nerfstudio.scenes.formats.splat_files import read_splats
+from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.shots import shoot, view_camera
 from pds_nerfstudio.scenes.source import fingerprint
 
@@ -169,6 +173,36 @@ def test_a_run_that_cannot_be_measured_costs_no_other_its_numbers(edits, monkeyp
     with pytest.raises(UserError, match=r"^1 of 1 runs could not be measured"):
         Evaluate((bad,), out=tmp_path / "none", resolution=32, frames=2).run()
     assert not list((tmp_path / "none").glob("report.*"))
+
+
+def test_a_few_views_stay_in_memory_and_training_views_are_called_that(edits, monkeypatch):
+    monkeypatch.setattr(measure, "MOST_VIEWS", 3)
+    monkeypatch.setattr(measure, "MOST_TRAINING_VIEWS", 5)
+    held_out = load_pair(plan_pair(edits["splatfacto"][0]))
+    pair = replace(held_out, held_out=held_out.training)  # as where none is held out, and with --eval-mode all
+    assert measure.views_of(held_out) == ([0, 1], "held-out views")
+    nobody = measure.Judges(None, "none", None, "none")
+    measured = measure.measure(pair, nobody, ("a red can", "a red cone"), 2, 32)
+    chosen = evenly(12, 5)
+    assert (measured.views, measured.over) == (5, "training views (none is held out)")
+    assert measured.shown == [chosen[i] for i in evenly(5, 3)]
+    after = [shoot(pair.after, view_camera(pair.training, i, 32)).image for i in chosen]
+    before = [shoot(pair.before, view_camera(pair.training, i, 32)).image for i in chosen]
+    expected = [float(psnr(a[None], b[None])) for a, b in zip(after, before, strict=True)]
+    assert measured.values["psnr"] == pytest.approx(expected)
+    for shot, i in zip(measured.after, evenly(5, 3), strict=True):
+        torch.testing.assert_close(shot.image, after[i])
+
+    entry = Entry("a", Path("a"), Path("b"), ("a red can", "a red cone"), measured)
+    record = as_json([entry], nobody)
+    assert record["runs"][0]["over"] == record["metrics"]["psnr"]["over"] == measured.over
+    assert record["metrics"]["a_distance"]["over"] == "neighbouring frames of the interpolated path"
+    assert "a: over training views" in str(as_table([entry], nobody).caption)
+    page = as_html([entry], nobody)
+    assert "3 of 5 training views (none is held out)" in page
+    assert "held-out views" not in page
+    both = as_html([entry, replace(entry, measured=replace(measured, over="held-out views"))], nobody)
+    assert "over training views (none is held out) or held-out views" in both
 
 
 def test_another_programs_report_is_not_replaced(edits, tmp_path):

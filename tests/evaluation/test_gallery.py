@@ -22,6 +22,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation import workers
 from pds_nerfstudio.evaluation.cells import check_records, plan_cells, prepare
 from pds_nerfstudio.evaluation.gallery import OwnRun, OwnSettings, edits_of, lines_of
+from pds_nerfstudio.evaluation.measure import TRAINING
 from pds_nerfstudio.evaluation.suite import Suite
 from pds_nerfstudio.scenes.run_config import load_config
 from pds_nerfstudio.scenes.source import fingerprint
@@ -110,6 +111,22 @@ def test_a_page_of_one_file_shows_every_edit_and_the_run_is_only_read(made, toy_
     records = json.loads((out / RECORDS).read_text())
     assert [record["target"] for record in records] == list(TARGETS)
     assert all({"psnr", "clip_score", "directional_similarity"} <= set(record["metrics"]) for record in records)
+
+
+@pytest.mark.slow
+def test_a_page_says_which_views_its_numbers_are_of(made):
+    line, out, _ = made
+    page = (out / PAGE).read_text()
+    assert "over held-out views" in page
+    looks = {file: file.read_text() for file in out.glob("cells/*/look.json")}
+    assert len(looks) == len(TARGETS)
+    for file, text in looks.items():
+        file.write_text(text.replace("held-out views", TRAINING))
+    replace(line, only_page=True).run()
+    assert f"over {TRAINING}" in (out / PAGE).read_text()
+    for file, text in looks.items():
+        file.write_text(text)
+    (out / PAGE).write_text(page)
 
 
 @pytest.mark.slow
