@@ -155,7 +155,7 @@ class Gallery:
             edit_steps=self.edit_steps, prior=self.prior, run=str(run.config_path.resolve()), step=run.last
         )
         benchmark = OwnRun(source.family, settings, look)
-        suite = Suite("gallery", edits_of(self.src_prompt, self.tgt_prompt))
+        suite = Suite("gallery", edits_of(self.src_prompt, self.tgt_prompt, out))
         cells = engine.plan_cells(suite, self.methods, benchmark, self.seeds, out)
         engine.check_records(cells)
         if not self.only_page and (again := look_again(cells, look)):
