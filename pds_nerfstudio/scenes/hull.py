@@ -57,12 +57,9 @@ class Hull:
         cls, cameras: Sequence[Cameras], masks: Sequence[Float[Tensor, "_ _"]], renderings: Sequence[Rendering]
     ) -> "Hull":
         """Masks of any size, brought to that of their view's rendering."""
-        resized = [
-            F.interpolate(mask[None, None], rendering.image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
-            for mask, rendering in zip(masks, renderings, strict=True)
-        ]
+        sizes = [(r.image.shape[-2], r.image.shape[-1]) for r in renderings]
         depths = [torch.where(r.accumulation > 0.5, r.depth, torch.inf)[0, 0] for r in renderings]
-        return cls(cameras, resized, depths)
+        return cls(cameras, [resized(mask, size) for mask, size in zip(masks, sizes, strict=True)], depths)
 
     @torch.no_grad()
     def relevance(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, " points"]:
@@ -104,6 +101,11 @@ class Hull:
         # Half a cell of the candidates' own spacing, so that no two of them coincide.
         cell = ((high - low + 2 * margin).prod() / candidates) ** (1 / 3)
         return pool[inside][chosen] + cell * (torch.rand(count, 3, generator=generator) - 0.5)
+
+
+def resized(mask: Float[Tensor, "_ _"], size: tuple[int, int]) -> Float[Tensor, "_ _"]:
+    """A mask at this height and width in pixels, by bilinear interpolation."""
+    return F.interpolate(mask[None, None], size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def spread_over(

@@ -21,7 +21,7 @@ from torch import Tensor
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import visible_files
 from pds_nerfstudio.scenes.families import render
-from pds_nerfstudio.scenes.hull import Bounds, Hull, Region
+from pds_nerfstudio.scenes.hull import Bounds, Hull, Region, resized
 from pds_nerfstudio.scenes.rendering import Rendering
 from pds_nerfstudio.scenes.views import Views
 
@@ -162,8 +162,9 @@ def hull_of_masks(model: Model, views: Views, folder: Path) -> Hull:
             raise UserError(f"The mask {path} cannot be read ({error}): replace it.") from error
         height, width = views.size(index)
         scale = min(1.0, MASK_SIZE / max(height, width))
-        cameras.append(views.camera(index, round(height * scale), round(width * scale)))
-        masks.append(mask.to(model.device))
+        size = round(height * scale), round(width * scale)
+        cameras.append(views.camera(index, *size))
+        masks.append(resized(mask, size).to(model.device))  # at full size, hundreds of them would fill a GPU
         with torch.no_grad():
             renderings.append(render(model, cameras[-1]))
     if not masks:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.scenes.families import scene_of
+from pds_nerfstudio.scenes.hull import Hull
 from pds_nerfstudio.scenes.region import Box, Common, _mask_files, hull_of_masks
 from pds_nerfstudio.scenes.views import train_views
 
@@ -99,6 +100,32 @@ def test_masks_hold_what_they_show_black(splats, make_dataset, tmp_path):
     height = model.means.detach()[:, 2]
     assert inside.any()
     assert height[inside].mean() < height[~inside].mean() - 0.1
+
+
+def test_no_more_of_a_large_mask_is_kept_than_the_hull_needs(splats, make_dataset, tmp_path, monkeypatch):
+    from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    parser = NerfstudioDataParserConfig(data=make_dataset(), load_3D_points=False)
+    views = train_views(FullImageDatamanagerConfig(dataparser=parser).setup(device="cpu"))
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    full = np.random.default_rng(0).integers(0, 256, (len(views), 203, 161), np.uint8)
+    for name, mask in zip(views.names, full, strict=True):
+        Image.fromarray(mask).save(folder / f"{name.split('/')[-1].split('.')[0]}.png")
+    kept, from_renderings = [], Hull.from_renderings
+
+    def watched(cameras, masks, renderings):
+        kept.append((cameras, masks, renderings))
+        return from_renderings(cameras, masks, renderings)
+
+    monkeypatch.setattr(Hull, "from_renderings", watched)
+    hull = hull_of_masks(splats(), views, folder)
+    ((cameras, masks, renderings),) = kept
+    assert [mask.shape for mask in masks] == [r.image.shape[-2:] for r in renderings] == [(20, 16)] * len(views)
+    of_full = from_renderings(cameras, [torch.from_numpy(mask).float() / 255 for mask in full], renderings)
+    for mask, expected in zip(hull.masks, of_full.masks, strict=True):
+        torch.testing.assert_close(mask, expected)
 
 
 def test_masks_lie_in_folders_like_those_of_their_photographs(tmp_path):
