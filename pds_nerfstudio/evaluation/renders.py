@@ -15,6 +15,7 @@ from pds_nerfstudio.evaluation.before_after import Pair, load_run, set_up
 from pds_nerfstudio.files import distinct_names, written
 from pds_nerfstudio.pictures import heat, save_image, side_by_side, video
 from pds_nerfstudio.scenes.formats.splat_files import WRITERS, read_splats
+from pds_nerfstudio.scenes.hull import box_of
 from pds_nerfstudio.scenes.paths import evenly
 from pds_nerfstudio.scenes.pinholes import pinholes
 from pds_nerfstudio.scenes.scene import Family
@@ -175,7 +176,7 @@ def export_splat_mesh(config_path: Path, path: Path, short_side: int = 512, data
     views = train_views(pipeline.datamanager)
     solid = model.means[torch.sigmoid(model.opacities).squeeze(-1) > 0.5].cpu()
     solid = solid if len(solid) else model.means.cpu()
-    low, high = (torch.quantile(solid[:100_000], q, dim=0) for q in (0.01, 0.99))
+    low, high = box_of(solid)
     size = (high - low).clamp(min=1e-3)
     low, high = low - 0.1 * size, high + 0.1 * size
     dims = (MESH_RESOLUTION * (high - low) / (high - low).max()).ceil().long().clamp(min=8)

@@ -307,3 +307,24 @@ def test_a_mesh_of_splats_lies_on_their_surface_as_the_corrected_poses_see_it(sp
     mesh = trimesh.load(renders.export_splat_mesh(Path("run/config.yml"), tmp_path / "mesh.ply"))
     assert mesh.vertices[:, :2].max() > 0.8
     assert abs(mesh.vertices[:, 2]).max() < 0.03
+
+
+def test_the_box_of_a_mesh_of_splats_holds_all_of_them_in_whatever_order_they_are_stored(monkeypatch):
+    """Sorted along x, as spatially compressed files are."""
+    means = torch.rand(120_000, 3, generator=torch.Generator().manual_seed(0))
+    means = means[means[:, 0].argsort()]
+    model = SimpleNamespace(means=means, opacities=torch.full((len(means), 1), 8.0))
+    boxes = []
+
+    def made(box, _):
+        boxes.append(box)
+        raise InterruptedError
+
+    monkeypatch.setattr(renders, "load_run", lambda *_, **__: SimpleNamespace(model=model, datamanager=None))
+    monkeypatch.setattr(renders, "train_views", lambda _: [])
+    monkeypatch.setattr("nerfstudio.exporter.tsdf_utils.TSDF.from_aabb", made)
+    with pytest.raises(InterruptedError):
+        renders.export_splat_mesh(Path("run/config.yml"), Path("mesh.ply"))
+    low, high = boxes[0]
+    assert (low <= 0).all()
+    assert (high >= 1).all()
