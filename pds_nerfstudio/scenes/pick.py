@@ -50,6 +50,10 @@ REACH = 0.8
 """Objects are looked for within so much of the distance from which the views see the point."""
 LINK = 2.5
 """Points are neighbours where they are nearer to each other than so many pixels are wide there."""
+VOXEL = 0.4
+"""Side of the voxels of which one point each is linked, as a share of the distance between neighbours: one pixel."""
+SHADE = 0.1
+"""Their side in each of R, G and B."""
 ASIDE = 12.0
 """Pixels between the point and the nearest surface that is no plane's, at most."""
 JUMP = 3.0
@@ -250,7 +254,14 @@ def _object(
     link: float,
     reach: float,
 ) -> Bool[Tensor, " points"]:
-    """What belongs to point number `start`: by the largest tolerance that stays within `reach` of it."""
+    """What belongs to point number `start`: by the largest tolerance that stays within `reach` of it.
+
+    Where many views show the same surface, each of its points has hundreds of neighbours. One point per voxel speaks
+    for those of similar colour there.
+    """
+    first, voxel_of = _voxels(torch.cat([points / (VOXEL * link), colours / SHADE], dim=-1))
+    first[voxel_of[start]] = start
+    points, colours, start = points[first], colours[first], int(voxel_of[start])
     pairs = KDTree(points.numpy()).query_pairs(link, output_type="ndarray")
     step = (colours[pairs[:, 0]] - colours[pairs[:, 1]]).norm(dim=-1).numpy()
     away = (points - points[start]).norm(dim=-1)
@@ -264,7 +275,14 @@ def _object(
         found = labels == labels[start]
         if float(away[found].max()) < reach:
             break
-    return found
+    return found[voxel_of]
+
+
+def _voxels(places: Float[Tensor, "points axes"]) -> tuple[Int[Tensor, " voxels"], Int[Tensor, " points"]]:
+    """The first point of each voxel of side 1 that holds any, and the voxel of each point, both by number."""
+    voxels, voxel_of = torch.unique(places.floor(), dim=0, return_inverse=True)
+    first = torch.full((len(voxels),), len(places)).scatter_reduce(0, voxel_of, torch.arange(len(places)), "amin")
+    return first, voxel_of
 
 
 def _carried(

@@ -9,6 +9,7 @@ from PIL import Image
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import load_run
+from pds_nerfstudio.scenes import pick
 from pds_nerfstudio.scenes.families import render
 from pds_nerfstudio.scenes.lift import Members, members_of_masks, render_values
 from pds_nerfstudio.scenes.pick import grow, look, object_at, point_seen, widened
@@ -101,3 +102,27 @@ def test_a_floor_carries_and_the_top_of_a_box_does_not():
 def test_a_click_that_meets_nothing_is_refused(run, click, words):
     with pytest.raises(UserError, match=words):
         point_seen(run.model, train_views(run.datamanager), *click)
+
+
+def test_the_links_of_a_surface_do_not_grow_with_the_square_of_the_views_that_show_it(monkeypatch):
+    """Two patches of one plane, red and blue, that touch: seen by 24 views, the click selects the red one alone."""
+    linked, query_pairs = [], pick.KDTree.query_pairs
+
+    class Counted(pick.KDTree):
+        def query_pairs(self, *arguments, **settings):
+            pairs = query_pairs(self, *arguments, **settings)
+            linked.append(len(pairs))
+            return pairs
+
+    monkeypatch.setattr(pick, "KDTree", Counted)
+    generator = torch.Generator().manual_seed(0)
+    grid = torch.cartesian_prod(torch.arange(40.0) - 19.5, torch.arange(20.0) - 9.5, torch.zeros(1))
+    for views in (1, 24):
+        points = grid.repeat(views, 1)
+        points = points + 0.4 * (torch.rand(points.shape, generator=generator) - 0.5) * torch.tensor([1.0, 1.0, 0.0])
+        red = points[:, 0] < 0
+        colours = torch.where(red[:, None], torch.tensor([0.85, 0.15, 0.15]), torch.tensor([0.15, 0.15, 0.85]))
+        start = int((points - torch.tensor([-10.0, 0.0, 0.0])).norm(dim=-1).argmin())
+        chosen = pick._object(points, colours, start, [], link=2.5, reach=18.0)
+        assert torch.equal(chosen, red)
+    assert linked[1] < 24 * linked[0]
