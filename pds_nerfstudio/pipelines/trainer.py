@@ -147,6 +147,9 @@ class EditTrainer(SceneTrainer):
             begin_at(self.viewer_state, pipeline.views.camera(0, *pipeline.views.size(0)))
             self._add_panel(self.viewer_state, self.display)
 
+    def _load_images(self) -> None:
+        """Photographs are decoded when they are looked at, which few edits do."""
+
     def _add_panel(self, viewer: Viewer, display: Display) -> None:
         """Let pages steer the edit; of several processes, the others would not hear of a change."""
         if distributed.count() > 1:

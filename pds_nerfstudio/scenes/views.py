@@ -184,14 +184,30 @@ def _views(datamanager: Any, split: str) -> Views:
     dataset = getattr(datamanager, f"{split}_dataset")
     names = tuple(str(name) for name in dataset.image_filenames)
     if hasattr(type(datamanager), f"cached_{split}"):
-        # Undistorting, at first access, also corrects the dataset's cameras: it has to come before they are taken.
-        try:
-            cached = getattr(datamanager, f"cached_{split}")
-        except (OSError, SyntaxError) as error:
-            paths = [Path(name) for name in names]
-            raise UserError(unreadable(paths) or f"an image of the dataset cannot be read: {error}.") from error
+        if not _are_plain_pinholes(dataset.cameras):
+            # Undistorting, at first access, also corrects the dataset's cameras: it has to come before they are taken.
+            _cached(datamanager, split)
         cameras = copy.copy(dataset.cameras)  # fisheyes and distorted in name alone, once they are undistorted
         cameras.camera_type = torch.full_like(cameras.camera_type, CameraType.PERSPECTIVE.value)
         cameras.distortion_params = None
-        return Views(cameras, lambda index: cached[index]["image"], names, split == "train")
+        return Views(cameras, lambda index: _cached(datamanager, split)[index]["image"], names, split == "train")
     return Views(dataset.cameras, lambda index: dataset.get_data(index)["image"], names, split == "train")
+
+
+def _are_plain_pinholes(cameras: Cameras) -> bool:
+    """Whether nerfstudio has nothing to undistort: it then leaves cameras and images as they are."""
+    distorted = cameras.distortion_params is not None and bool(cameras.distortion_params.any())
+    return not distorted and bool((cameras.camera_type == CameraType.PERSPECTIVE.value).all())
+
+
+def _cached(datamanager: Any, split: str) -> Any:
+    """What a splats' datamanager keeps of each image of a split, decoded at first access.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    try:
+        return getattr(datamanager, f"cached_{split}")
+    except (OSError, SyntaxError) as error:
+        paths = [Path(name) for name in getattr(datamanager, f"{split}_dataset").image_filenames]
+        raise UserError(unreadable(paths) or f"an image of the dataset cannot be read: {error}.") from error

@@ -151,6 +151,15 @@ def test_an_unreadable_image_is_named(refused, toy_splats, toy_scene, tmp_path):
     assert "train_003.png" in sentence
 
 
+def test_an_edit_of_splats_decodes_no_photograph_that_it_does_not_look_at(ns_train, toy_splats, toy_scene, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(toy_scene / "source", data)
+    for path in (data / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    steps = ("--max-num-iterations", 1, "--pipeline.resolution", 32)
+    ns_train("pds-edit-splat", "--load-dir", toy_splats.parent, *PROMPTS, *TOYBOX, *steps, "--data", data)
+
+
 def test_an_edit_runs_with_fewer_photographs_than_its_base_run(ns_train, toy_nerf, toy_scene, tmp_path):
     """Splats and `source-nerfacto` keep nothing per photograph."""
     data = tmp_path / "data"

@@ -155,6 +155,25 @@ def test_an_unreadable_image_is_named(make_dataset):
         views.image(1, 8, 8)
 
 
+@pytest.mark.parametrize("distortion", [0.0, 0.3])
+def test_photographs_are_decoded_when_one_is_asked_for_unless_they_have_to_be_undistorted(distortion, make_dataset):
+    manager = datamanager("images", make_dataset(distortion=distortion))
+    views = train_views(manager)
+    assert ("cached_train" in vars(manager)) == (distortion != 0)
+    assert views.cameras.distortion_params is None
+    views.image(0, 8, 8)
+    assert "cached_train" in vars(manager)
+
+
+def test_one_that_is_cut_short_is_named_when_it_is_decoded(make_dataset):
+    manager = datamanager("images", make_dataset())
+    broken = manager.train_dataset.image_filenames[1]
+    broken.write_bytes(broken.read_bytes()[:200])
+    views = train_views(manager)
+    with pytest.raises(UserError, match=f"{broken.name} cannot be read"):
+        views.image(0, 8, 8)
+
+
 def test_views_of_a_real_capture_fit_their_images(distorted):
     parser = NerfstudioDataParserConfig(data=distorted)
     manager = VanillaDataManagerConfig(dataparser=parser, eval_num_images_to_sample_from=1).setup(device="cpu")
