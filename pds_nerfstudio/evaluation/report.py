@@ -151,9 +151,11 @@ def _section(entry: Entry) -> str:
     left_out = measured.views > len(pairs)
     note = f" · {len(pairs)} of {measured.views} {measured.over}" if left_out else f" · {measured.over}"
     title = f"“{source}” → “{target}”" if source and target else target or entry.label
+    after, before = (f"<code>{html.escape(str(folder))}</code>" for folder in (entry.folder, entry.before))
     return (
         f"<section><h2>{html.escape(title)}</h2>\n<p>{html.escape(entry.label)}{note} · "
-        f"<code>{html.escape(str(entry.folder))}</code></p>\n{''.join(views)}"
+        f"{after}, compared with {before}</p>\n"
+        f"{''.join(views)}"
         f"<div class=views>{buttons}</div></section>\n"
     )
 

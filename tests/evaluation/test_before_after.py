@@ -1,5 +1,6 @@
 """Edited runs looked at: the sheet an edit leaves, `pds render`, `pds evaluate`, and what they say to other input."""
 
+import html
 import json
 import re
 import shutil
@@ -131,6 +132,7 @@ def test_evaluate_shows_several_runs_side_by_side(edits, run_here, tmp_path):
         assert len(run["values"]["directional_consistency"]) == 2
     assert report["metrics"]["psnr"]["formula"] in printed.replace("\n", " ") or "10·log" in printed
     page = (tmp_path / "report.html").read_text()
+    assert f"compared with <code>{html.escape(report['runs'][0]['before'])}</code>" in page
     assert page.count("data:image/jpeg;base64,") == 2 * 2 * (2 + 3 + 1)  # runs, views; slider, maps, what one clicks on
     assert page.index("class=slider") < page.index("<table>") < page.index("<details>")
     assert "<h2>“a photo of a red can” → “a photo of a red cone”</h2>" in page
