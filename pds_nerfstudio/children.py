@@ -48,10 +48,13 @@ def run_child(
         environment: variables that it has beside those of this process.
     """
     asked: list[int] = []
+    early: list[int] = []
     children: list[subprocess.Popen] = []
 
     def pass_on(number: int, _: object) -> None:
         asked.append(number)
+        if not children:
+            early.append(number)
         for child in children:
             with suppress(ProcessLookupError):
                 child.send_signal(number)
@@ -79,9 +82,9 @@ def run_child(
             start_new_session=True,
             preexec_fn=_dying_with_parent(),
         )
-        for number in asked:
-            child.send_signal(number)
         children.append(child)
+        for number in early:
+            child.send_signal(number)
         return Ended(child.wait(), asked[0] if asked else None)
     finally:
         for number, handler in before.items():

@@ -20,10 +20,10 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from pds_nerfstudio.checkpoints import allow_numpy_scalars_in_checkpoints
 from pds_nerfstudio.children import end_with_parent
 from pds_nerfstudio.deferred_lpips import deferred_lpips, lpips_weights_on_disk
 from pds_nerfstudio.help_texts import join_lines
@@ -52,28 +52,6 @@ def apply() -> None:
     look_up_hash_tables_quickly()
     contract_space_quickly()
     keep_photographs_without_a_gpu()
-
-
-def allow_numpy_scalars_in_checkpoints() -> None:
-    """Let `torch.load(weights_only=True)` read nerfstudio's own checkpoints.
-
-    The schedulers' state holds learning rates as numpy scalars, which torch >= 2.6 refuses by default, so that
-    ns-viewer, -render, -export, -eval and resuming all fail (nerfstudio #3683, #3702, #3711). Numbers run no code: they
-    are named as safe and safe loading stays on. Can go when nerfstudio saves plain floats *and* no older checkpoint
-    matters.
-    """
-    multiarray: Any = importlib.import_module(
-        "numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray"
-    )
-    dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "bool")]
-    torch.serialization.add_safe_globals([np.dtype, multiarray.scalar, *dtypes])
-    # A checkpoint written under the other major version of numpy spells the same function differently.
-    other = "numpy.core.multiarray.scalar" if hasattr(np, "_core") else "numpy._core.multiarray.scalar"
-    try:
-        torch.serialization.add_safe_globals([(multiarray.scalar, other)])  # pyright: ignore[reportArgumentType]
-        torch.serialization.get_safe_globals()
-    except (AttributeError, TypeError):  # torch < 2.5 knows no aliases
-        pass
 
 
 def build_models_without_lpips_weights() -> None:

@@ -59,9 +59,6 @@ def _parts(checkpoint: Path) -> str:
     Raises:
         UserError: it is damaged, or holds something other than tensors and plain values.
     """
-    from pds_nerfstudio.compat import allow_numpy_scalars_in_checkpoints
-
-    allow_numpy_scalars_in_checkpoints()
     import torch
 
     from pds_nerfstudio.checkpoints import load_tensors

@@ -156,11 +156,10 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path, sto
     prior = load_prior(settings.prior, accelerator.device, torch.float32 if settings.train == "full" else dtype)
     short_side = settings.resolution or prior.trained_size
     framing = Framing.of(photographs, short_side, prior.size_multiple, stored)
-    size = f"{framing.width}x{framing.height}"
     if framing.cropped:
         console.print(
-            f"[yellow]{framing.cropped} of {len(photographs)} photographs have another shape than most: they are "
-            f"cropped to the centre, at {size} pixels."
+            f"[yellow]{framing.cropped:d} of {len(photographs)} photographs have another shape than most: they are "
+            f"cropped to the centre, at {framing.width:d}x{framing.height:d} pixels."
         )
     instance = encoded(prior, photographs, (framing.height, framing.width), framing.pictures)
     shown = framing.pictures(photographs[:SAMPLES_PER_PROMPT])
@@ -193,7 +192,7 @@ def dreambooth(settings: DreamBooth, photographs: Sequence[Path], out: Path, sto
     facts = {
         "photographs": len(photographs),
         "cropped": framing.cropped,
-        "size": size,
+        "size": f"{framing.width}x{framing.height}",
         "learning rate": _rate(settings),
         "precision": precision,
         "processes": accelerator.num_processes,

@@ -164,7 +164,6 @@ def test_parts_that_do_not_fit_are_refused(copy, file, changes, words):
 @pytest.mark.parametrize("name", ["", " ", "missing", "./missing", "/no/where", "a/b/c", "gpt2", "a..b/c", "C:\\prior"])
 def test_what_is_neither_folder_nor_hub_id_says_so(name):
     message = refusal(name)
-    assert "toybox" in message
     assert all(living in message for living in MOVED.values())
 
 
