@@ -155,7 +155,7 @@ def _fingerprint(
     """
     of_kind = asdict(type(objective)())
     chosen = {n: value for n, value in asdict(objective).items() if n not in CONTROLS or value != of_kind[n]}
-    document = ElementTree.canonicalize(ElementTree.tostring(drawing.root, "unicode"), rewrite_prefixes=True)
+    document = ElementTree.canonicalize(ElementTree.tostring(drawing.document.root, "unicode"), rewrite_prefixes=True)
     return json.dumps(
         {
             "drawing": hashlib.sha256(document.encode()).hexdigest(),

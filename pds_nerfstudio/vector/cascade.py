@@ -1,6 +1,7 @@
 """Which properties an element has: attributes, over them style sheets, over them its own style, and over all of that
 what is !important; else its parent's."""
 
+import re
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
@@ -42,6 +43,8 @@ OWN = {
     "vector-effect": "none",
     "paint-order": "normal",
 }
+EFFECTS = ("filter", "mask", "clip-path", "mix-blend-mode")
+"""Under which a shape is drawn as if there were none, and left as it is."""
 MOVES = ("transform", "translate", "rotate", "scale")
 """Properties that as attributes are read by others, or are none."""
 GEOMETRY = {
@@ -87,3 +90,15 @@ class Cascade:
                     if name in style and is_important == important:
                         style[name] = inherited.get(name, style[name]) if value.lower() == "inherit" else value
         return style
+
+
+def effects_of(style: dict[str, str]) -> list[str]:
+    """Those that a style puts over an element."""
+    return [effect for effect in EFFECTS if style[effect].lower() not in ("none", "normal")]
+
+
+def turns_about_the_corner(style: dict[str, str]) -> bool:
+    """Whether a transform turns and scales about the origin of its user space."""
+    lengths = [word for word in style["transform-origin"].lower().split() if word not in ("left", "top")]
+    origin = all(re.fullmatch(r"0+(\.0*)?(%|[a-z]+)?", word) for word in lengths)
+    return origin and style["transform-box"] == "view-box"

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pds_nerfstudio.vector.document import Document
+
 CANVAS = 512
 """Pixels of the canvas's shorter side, the unit of control points and stroke widths."""
 
@@ -139,8 +141,8 @@ class Origin:
 class Drawing:
     """A parsed file: everything about it that an edit leaves alone."""
 
-    root: Element
-    """The file's tree; never changed."""
+    document: Document
+    """The file; never changed."""
     width: float
     """Of the canvas in its own pixels; the shorter of both sides is CANVAS."""
     height: float
@@ -156,13 +158,6 @@ class Drawing:
     """What is not supported, one sentence for each element."""
     source: Values
     """As the file has them."""
-    prefixes: dict[str, str]
-    """Namespace prefixes that the file declares."""
-    doctype: str = ""
-    """The file's document type declaration, without entities; empty for none."""
-    before: tuple[Element, ...] = ()
-    """Comments and processing instructions that precede the outermost element, and those that follow it."""
-    after: tuple[Element, ...] = ()
 
     def drawn_on(self, device: torch.device) -> "Drawing":
         """The same, to be rendered on that device."""

@@ -1,26 +1,23 @@
 """Reads an SVG file into a `Drawing`. Nothing that the file refers to is fetched, and nothing in it is run.
 
-Documents that declare entities are refused (defusedxml), whatever the entities hold. What is not supported is named,
-one sentence for each element, and stays in the file as it is: text, images, `use` and nested documents are not drawn;
-elements under a filter, mask or clip path are drawn without it and not changed.
+What is not supported is named, one sentence for each element, and stays in the file as it is: text, images, `use` and
+nested documents are not drawn; elements under a filter, mask or clip path are drawn without it and not changed.
 """
 
 import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-from xml.etree.ElementTree import Comment, Element, ParseError, ProcessingInstruction, TreeBuilder
+from xml.etree.ElementTree import Element, ProcessingInstruction
 
 import numpy as np
 import torch
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import DefusedXMLParser
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.vector import attributes
 from pds_nerfstudio.vector.canvas import canvas_of
-from pds_nerfstudio.vector.cascade import INHERITED, MOVES, Cascade
+from pds_nerfstudio.vector.cascade import INHERITED, MOVES, Cascade, effects_of, turns_about_the_corner
+from pds_nerfstudio.vector.document import SVG, Document, read_document
 from pds_nerfstudio.vector.drawing import (
     CANVAS,
     Drawing,
@@ -34,10 +31,8 @@ from pds_nerfstudio.vector.drawing import (
 )
 from pds_nerfstudio.vector.shapes import Subpath, subpaths_of
 
-SVG = "http://www.w3.org/2000/svg"
 HREFS = ("href", "{http://www.w3.org/1999/xlink}href")
 
-MOST_BYTES = 10_000_000
 MOST_SHAPES = 5000
 MOST_SEGMENTS = 100_000
 MOST_LEVELS = 100
@@ -46,8 +41,6 @@ FARTHEST = 100_000
 
 MOST_REASONS = 2
 """How many remarks say why there is nothing to edit."""
-EFFECTS = ("filter", "mask", "clip-path", "mix-blend-mode")
-"""Under which a shape is drawn as if there were none, and left as it is."""
 SHAPES = ("path", "rect", "circle", "ellipse", "line", "polyline", "polygon")
 SILENT = (
     *("defs", "symbol", "clipPath", "mask", "marker", "pattern", "linearGradient", "radialGradient", "stop", "filter"),
@@ -62,60 +55,7 @@ def read_drawing(path: Path) -> Drawing:
     Raises:
         UserError: it is missing, too large, no SVG, declares entities, has no canvas or nothing to edit.
     """
-    if not path.is_file():
-        raise UserError(f"There is no file {path}: give an SVG file.")
-    if path.stat().st_size > MOST_BYTES:
-        raise UserError(f"{path} has more than {MOST_BYTES // 1_000_000} MB: simplify the drawing first.")
-    content = path.read_bytes()
-    builder = _Builder(insert_comments=True, insert_pis=True)
-    parser = DefusedXMLParser(target=builder)
-    try:
-        parser.feed(content)
-        root = parser.close()
-    except DefusedXmlException:
-        raise UserError(
-            f"{path} declares XML entities or an external document type, which are refused because they can be used to "
-            "exhaust memory or read files: save it again as a plain SVG."
-        ) from None
-    except (ParseError, ValueError, LookupError) as error:
-        raise UserError(f"{path} cannot be read as XML ({error}): save it again as a plain SVG.") from None
-    if root.tag != f"{{{SVG}}}svg":
-        raise UserError(f"{path} is no SVG: its outermost element is {str(root.tag).rpartition('}')[2]!r}, not svg.")
-    text = content.decode("utf-8", errors="ignore")
-    prefixes = dict(re.findall(r"xmlns:([\w-]+)\s*=\s*[\"']([^\"']*)[\"']", text))
-    return _Reader(path, root, prefixes, builder).drawing()
-
-
-class _Builder(TreeBuilder):
-    """A tree's builder that keeps what stands before and after the outermost element too."""
-
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self.doctype_, self.before, self.after = "", [], []
-        self.level, self.place = 0, self.before
-
-    def start(self, tag: Any, attrs: Any) -> Element:
-        self.level, self.place = self.level + 1, self.after
-        return super().start(tag, attrs)
-
-    def end(self, tag: Any) -> Element:
-        self.level -= 1
-        return super().end(tag)
-
-    def comment(self, text: str | None) -> Element:
-        if not self.level:
-            self.place.append(Comment(text))
-        return super().comment(text)
-
-    def pi(self, target: str, text: str | None = None) -> Element:
-        if not self.level:
-            self.place.append(ProcessingInstruction(target, text))
-        return super().pi(target, text)
-
-    def doctype(self, name: str, public: str | None, system: str | None) -> None:
-        """What the parser calls; of a declaration that declares entities it never does."""
-        words = [f'PUBLIC "{public}"', f'"{system}"'] if public else [f'SYSTEM "{system}"'] if system else []
-        self.doctype_ = f"<!DOCTYPE {' '.join([name, *words])}>"
+    return _Reader(path, read_document(path)).drawing()
 
 
 @dataclass
@@ -132,9 +72,7 @@ class _Inherited:
 @dataclass
 class _Reader:
     path: Path
-    root: Element
-    prefixes: dict[str, str]
-    around: _Builder
+    document: Document
     points: list[tuple[float, float]] = field(default_factory=list)
     segments: list[tuple[int, ...]] = field(default_factory=list)
     of_subpath: list[int] = field(default_factory=list)
@@ -148,6 +86,10 @@ class _Reader:
     gradients: dict[str, Gradient | None] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def root(self) -> Element:
+        return self.document.root
+
     def drawing(self) -> Drawing:
         self.cascade = Cascade(self.root)
         if self.cascade.others:
@@ -157,7 +99,7 @@ class _Reader:
         if shapes > MOST_SHAPES:
             raise UserError(f"{self.path} has {shapes} shapes, more than {MOST_SHAPES}: simplify the drawing first.")
         self.width, self.height, self.viewport, matrix = canvas_of(self.root, self.path)
-        for element in (*self.around.before, *self.root.iter()):
+        for element in (*self.document.before, *self.root.iter()):
             self._name_references(element)
         layer = self._whole(matrix)
         if not self.points:
@@ -168,7 +110,7 @@ class _Reader:
     def _whole(self, matrix: np.ndarray) -> Layer:
         """Everything below the outermost element, whose own transform, if it has one, only places the picture."""
         style = self.cascade.style(self.root, dict(INHERITED))
-        if effects := _effects(style):
+        if effects := effects_of(style):
             self.remarks.append(f"All of it is left as it is, and drawn here without its {' and '.join(effects)}.")
         passed_on = {key: style[key] for key in INHERITED}
         whole = Layer(1.0, tuple(self._children(self.root, _Inherited(passed_on, matrix, frozen=bool(effects)))))
@@ -203,7 +145,7 @@ class _Reader:
             torch.tensor(self.closed),
         )
         return Drawing(
-            self.root,
+            self.document,
             self.width,
             self.height,
             outlines,
@@ -213,10 +155,6 @@ class _Reader:
             editable,
             tuple(dict.fromkeys(self.remarks)),
             values,
-            self.prefixes,
-            self.around.doctype_,
-            tuple(self.around.before),
-            tuple(self.around.after),
         )
 
     def _children(self, parent: Element, inherited: _Inherited) -> list[Paint | Layer]:
@@ -245,13 +183,13 @@ class _Reader:
         if style["display"].lower() == "none":
             return []
         name = self._name(element, tag)
-        if effects := _effects(style):
+        if effects := effects_of(style):
             self.remarks.append(f"{name} is left as it is, and drawn here without its {' and '.join(effects)}.")
         if shapes := self.cascade.shapes(element, tag):
             raise ValueError(f"its {' and '.join(shapes)} stand{'s' if len(shapes) == 1 else ''} in its style")
         if any(style[move].lower() != "none" for move in MOVES):
             raise ValueError("its transform stands in its style")
-        if element.get("transform") and not _about_the_corner(style):
+        if element.get("transform") and not turns_about_the_corner(style):
             raise ValueError("its transform has an origin of its own")
         matrix = above.matrix @ attributes.transform(element.get("transform", ""))
         opacity = attributes.fraction(style["opacity"])
@@ -455,17 +393,6 @@ class _Reader:
             if outside:
                 shown = value if len(value) <= 60 else value[:57] + "…"
                 self.remarks.append(f"{self._name(element, tag)} refers to {shown!r}, which is not fetched.")
-
-
-def _effects(style: dict[str, str]) -> list[str]:
-    return [effect for effect in EFFECTS if style[effect].lower() not in ("none", "normal")]
-
-
-def _about_the_corner(style: dict[str, str]) -> bool:
-    """Whether a transform turns and scales about the origin of its user space."""
-    lengths = [word for word in style["transform-origin"].lower().split() if word not in ("left", "top")]
-    origin = all(re.fullmatch(r"0+(\.0*)?(%|[a-z]+)?", word) for word in lengths)
-    return origin and style["transform-box"] == "view-box"
 
 
 def _with_opacity(paint: Paint, opacity: float) -> Paint:

@@ -28,21 +28,22 @@ GEOMETRY = ("d", "x", "y", "width", "height", "rx", "ry", "cx", "cy", "r", "x1",
 def write_drawing(drawing: Drawing, values: Values, path: Path) -> None:
     """Write the drawing's file with these values."""
     values = values.map(lambda value: value.detach().cpu())
-    root = copy.deepcopy(drawing.root)
-    own = dict(zip(drawing.root.iter(), root.iter(), strict=True))
+    document = drawing.document
+    root = copy.deepcopy(document.root)
+    own = dict(zip(document.root.iter(), root.iter(), strict=True))
     writer = _Writer(drawing, values)
     for origin in drawing.origins:
         writer.shape(origin, own[origin.element])
     for stop, row in drawing.stops:
         writer.colour(own[stop], row, "stop-color", "stop-opacity")
-    for prefix, uri in drawing.prefixes.items():
+    for prefix, uri in document.prefixes.items():
         try:
             ElementTree.register_namespace(prefix, uri)
         except ValueError:  # ns0 and the like, which ElementTree gives out itself
             continue
     ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
-    around = [[ElementTree.tostring(node, "unicode") for node in nodes] for nodes in (drawing.before, drawing.after)]
-    head = ["<?xml version='1.0' encoding='utf-8'?>", *([drawing.doctype] if drawing.doctype else []), *around[0]]
+    around = [[ElementTree.tostring(node, "unicode") for node in nodes] for nodes in (document.before, document.after)]
+    head = ["<?xml version='1.0' encoding='utf-8'?>", *([document.doctype] if document.doctype else []), *around[0]]
     with written(path) as partial:
         partial.write_text("\n".join([*head, ElementTree.tostring(root, "unicode"), *around[1]]), "utf-8")
 
@@ -50,7 +51,7 @@ def write_drawing(drawing: Drawing, values: Values, path: Path) -> None:
 class _Writer:
     def __init__(self, drawing: Drawing, values: Values):
         self.drawing, self.values = drawing, values
-        self.cascade = Cascade(drawing.root)
+        self.cascade = Cascade(drawing.document.root)
         outlines = drawing.outlines
         self.segments = list(zip(outlines.points.tolist(), outlines.degree.tolist(), strict=True))
         order = torch.arange(len(outlines.closed) + 1)

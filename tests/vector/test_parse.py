@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pds_nerfstudio.errors import UserError
-from pds_nerfstudio.vector import parse, read_drawing, render
+from pds_nerfstudio.vector import document, parse, read_drawing, render
 
 from .drawings import svg
 
@@ -69,7 +69,7 @@ def test_a_missing_and_a_huge_file_are_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no file"):
         read_drawing(tmp_path / "gone.svg")
     (tmp_path / "large.svg").write_text(svg(SHAPE))
-    monkeypatch.setattr(parse, "MOST_BYTES", 10)
+    monkeypatch.setattr(document, "MOST_BYTES", 10)
     with pytest.raises(UserError, match="0 MB: simplify"):
         read_drawing(tmp_path / "large.svg")
     monkeypatch.undo()
