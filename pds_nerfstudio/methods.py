@@ -7,7 +7,6 @@ about. It therefore imports no diffusion library, and puts `compat` in place bef
 import sys
 from collections.abc import Callable
 
-import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
@@ -19,6 +18,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from pds_nerfstudio import compat, export_tab
+from pds_nerfstudio.machine import default_device
 from pds_nerfstudio.objectives.base import ScoreDistillation
 from pds_nerfstudio.objectives.dds import DDS
 from pds_nerfstudio.objectives.dreamcatalyst import DreamCatalyst
@@ -54,7 +54,7 @@ def _adam(lr: float, final: float | None = None, steps: int = 30_000) -> dict:
 
 def _machine() -> MachineConfig:
     """nerfstudio's machine settings, on the CPU where there is no CUDA."""
-    return MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu")
+    return MachineConfig(device_type=default_device())
 
 
 def _logging() -> LoggingConfig:

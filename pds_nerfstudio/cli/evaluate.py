@@ -120,7 +120,7 @@ class Evaluate:
 
 
 def require_readable(plan: "PairPlan") -> None:
-    """Read both checkpoints of a pair, so that a damaged one is found before anything is measured.
+    """Read the checkpoints of a pair, so that a damaged one is found before anything is measured.
 
     Raises:
         UserError: one is damaged, empty or not finite.
@@ -129,13 +129,13 @@ def require_readable(plan: "PairPlan") -> None:
     from pds_nerfstudio.pipelines.carried import source_state
     from pds_nerfstudio.scenes.source import load_source_state
 
-    for run in filter(None, (plan.run, plan.source)):
+    for run in filter(None, (plan.run, plan.source, plan.refined)):
         load_tensors(run.checkpoint_path, "leave that run out, or make it again")
         load_source_state(replace(run))  # a copy: the run would keep what it has read
-    if plan.source is None and plan.edit is not None:
-        if (carried := plan.edit.run.carried) is not None:
-            load_tensors(carried, "name the scene before the edit with --source")
-        source_state(plan.edit.run)
+    if plan.began is not None:
+        if plan.began.carried is not None:
+            load_tensors(plan.began.carried, "name the scene before the edit with --source")
+        source_state(plan.began)
 
 
 def refuse_unmeasured(failures: Sequence[tuple[Path, str]], runs: int) -> None:

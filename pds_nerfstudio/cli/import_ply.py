@@ -15,6 +15,7 @@ from rich.console import Console
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import file_name, require_writable, written
+from pds_nerfstudio.machine import default_device
 from pds_nerfstudio.next_steps import after_reconstruction, say_next
 from pds_nerfstudio.runs import point_latest_at
 from pds_nerfstudio.text import in_rich
@@ -117,12 +118,11 @@ class ImportPly:
         Raises:
             UserError: the dataset has no such frame, its cameras do not see them, or no frame fits its photographs.
         """
-        import torch
 
         from pds_nerfstudio.scenes.frame import SEEN, choose_frame, frames_of, share_seen
 
         if self.frame == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = default_device()
             frames = frames_of(parsed, self.data, as_stored=splats.of_spz)
             tried = partial(model_of, background="black", device=device)
             splats, sentence = choose_frame(splats, frames, parsed, tried, self.ply)

@@ -12,6 +12,7 @@ from annotated_types import Ge, Le
 
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.files import read_json, require_writable, write_whole
+from pds_nerfstudio.machine import default_device
 from pds_nerfstudio.next_steps import PROMPTS, NextStep, say_next, step
 from pds_nerfstudio.ranges import Guidance, Seed, Steps, check_ranges
 from pds_nerfstudio.text import choices
@@ -139,7 +140,7 @@ class PieBench:
         from pds_nerfstudio.pictures import read_images, read_photograph, save_image
         from pds_nerfstudio.priors.load import load_prior
 
-        prior = load_prior(self.prior, "cuda" if torch.cuda.is_available() else "cpu")
+        prior = load_prior(self.prior, default_device())
         judges, structure = load_judges("auto", [self.prior]), pie.load_structure()
         for method, edit in waiting:
             small = read_photograph(edit.image, prior.trained_size, prior.size_multiple, stored=True)

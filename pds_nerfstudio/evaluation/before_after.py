@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
 from pds_nerfstudio.errors import UserError
+from pds_nerfstudio.machine import default_device
 from pds_nerfstudio.pipelines.base import EditPipeline
 from pds_nerfstudio.pipelines.carried import find_source
 from pds_nerfstudio.pipelines.edit_config import EditConfig
 from pds_nerfstudio.pipelines.refine import RefineConfig
+from pds_nerfstudio.pipelines.settings import RunSettings
 from pds_nerfstudio.runs import data_gone, no_edit, source_gone
 from pds_nerfstudio.scenes.dataparsers import leave_points_out
 from pds_nerfstudio.scenes.dataset import photographs_alone, reading_dataset
@@ -47,10 +48,15 @@ class PairPlan:
         """Folder of the run it is compared with."""
         if self.source is not None:
             return self.source.config_path.parent
-        began = (self.refined or self.run).config.pipeline
-        assert isinstance(began, EditConfig)
-        assert began.run.base is not None
-        return began.run.base.parent
+        assert self.began is not None
+        assert self.began.base is not None
+        return self.began.base.parent
+
+    @property
+    def began(self) -> RunSettings | None:
+        """What the edit says of the scene that it began with, which is compared where no run was named."""
+        edit = (self.refined or self.run).config.pipeline
+        return edit.run if self.source is None and isinstance(edit, EditConfig) else None
 
     @property
     def family(self) -> Family:
@@ -203,7 +209,7 @@ def set_up(
         config.pipeline.model.eval_num_rays_per_chunk = eval_num_rays_per_chunk
     config.load_dir, config.load_step = run.checkpoint_path.parent, run.step
     state = load_source_state(run)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     with reading_dataset(run.family == "splatfacto"), few_points(config.pipeline.model):
         pipeline = config.pipeline.setup(device=device, test_mode=test_mode)
     pipeline.eval()

@@ -16,6 +16,7 @@ from pds_nerfstudio.evaluation.rows import CEILING, KNOWN, NOTHING
 from pds_nerfstudio.evaluation.trial import SIDES, against_truth, drawn_again, seen_from
 from pds_nerfstudio.evaluation.truth import Comparison
 from pds_nerfstudio.files import written
+from pds_nerfstudio.machine import default_device
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives import Latents
 from pds_nerfstudio.objectives.cameras import Viewpoints
@@ -118,7 +119,7 @@ def _encoded(scene: Path, side: str, out: Path) -> Path:
 
 
 def _prior() -> StableDiffusionPrior:
-    return load_prior("toybox", "cuda" if torch.cuda.is_available() else "cpu")
+    return load_prior("toybox", default_device())
 
 
 def _kept(x0: Latents, path: Path) -> Path:

@@ -21,6 +21,7 @@ from pds_nerfstudio.evaluation.metrics import (
     psnr,
     ssim,
 )
+from pds_nerfstudio.machine import default_device
 from pds_nerfstudio.perceptual import Perceptual
 from pds_nerfstudio.pictures import Image3, Images
 from pds_nerfstudio.priors.families import WORLDS
@@ -210,7 +211,7 @@ def load_judges(clip: str, priors: Sequence[str]) -> Judges:
     if not name:
         return Judges(None, f"none of {', '.join(CLIPS)} is in the local Hugging Face cache", distance, distance_name)
     own = OWN_CLIPS.get(name)
-    scorer = ClipScorer.load(own or (Path(name) if Path(name).exists() else name), _device())
+    scorer = ClipScorer.load(own or (Path(name) if Path(name).exists() else name), default_device())
     return Judges(scorer, f"{name}'s own CLIP" if own else name, distance, distance_name)
 
 
@@ -218,12 +219,12 @@ def _distance(priors: Sequence[str]) -> tuple[Distance | None, str]:
     from pds_nerfstudio.priors.check import local_folder
 
     if lpips_weights_on_disk():
-        return _of_pictures(Perceptual(None, _device())), "LPIPS (AlexNet)"
+        return _of_pictures(Perceptual(None, default_device())), "LPIPS (AlexNet)"
     for name in priors:
         try:
             if local_folder(name) is None:
                 continue
-            distance = _of_pictures(Perceptual(_vae_features(name), _device()))
+            distance = _of_pictures(Perceptual(_vae_features(name), default_device()))
             return distance, f"distance of VAE features of {name} (LPIPS' AlexNet is not on this machine)"
         except UserError:  # a prior that is gone: the next one, or none
             continue
@@ -233,7 +234,7 @@ def _distance(priors: Sequence[str]) -> tuple[Distance | None, str]:
 def _of_pictures(perceptual: Perceptual) -> Distance:
     def distance(a: Image3, b: Image3) -> float:
         with torch.no_grad():
-            return float(perceptual(*(picture[None].to(_device()) for picture in (a, b))))
+            return float(perceptual(*(picture[None].to(default_device()) for picture in (a, b))))
 
     return distance
 
@@ -245,7 +246,7 @@ def _vae_features(name: str) -> Any:
     from pds_nerfstudio.priors.check import prior_folder
     from pds_nerfstudio.priors.load import load_vae
 
-    vae = load_vae(prior_folder(name, "refinement")).to(_device()).eval().requires_grad_(False)
+    vae = load_vae(prior_folder(name, "refinement")).to(default_device()).eval().requires_grad_(False)
     multiple = stride_of(vae.config)
 
     def features(image: Images) -> Any:
@@ -254,11 +255,6 @@ def _vae_features(name: str) -> Any:
         return features_of(vae, torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True))
 
     return features
-
-
-def _device() -> str:
-    """Where the judges are."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _in_cache(name: str) -> bool:

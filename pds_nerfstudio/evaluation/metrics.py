@@ -20,6 +20,8 @@ from pds_nerfstudio.toybox.spec import SceneSpec
 TOYBOX_CLIP, STUDIO_CLIP = (
     Path(__file__).resolve().parents[1] / world / "weights" / "clip" for world in ("toybox", "studio")
 )
+AT_ONCE = 16
+"""Pictures that CLIP is shown at once."""
 
 
 def psnr(
@@ -45,10 +47,6 @@ def sharpness(images: Images) -> Float[Tensor, " views"]:
     """Variance of the 4-neighbour Laplacian of each view's grey image."""
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
     return F.conv2d(images.mean(1, keepdim=True), kernel).var((1, 2, 3))
-
-
-AT_ONCE = 16
-"""Pictures that CLIP is shown at once."""
 
 
 @dataclass(eq=False)

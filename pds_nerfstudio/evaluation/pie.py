@@ -22,6 +22,7 @@ from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.measure import Judges
 from pds_nerfstudio.evaluation.metrics import psnr, ssim
 from pds_nerfstudio.files import file_name, from_json, read_json
+from pds_nerfstudio.machine import default_device
 from pds_nerfstudio.pictures import Images
 
 CLIP_SCALE = 100
@@ -153,7 +154,7 @@ class Structure:
         self.model = ViTModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, add_pooling_layer=False
         ).eval()
-        torch.nn.Module.to(self.model, "cuda" if torch.cuda.is_available() else "cpu")
+        torch.nn.Module.to(self.model, default_device())
         self._keys: Tensor | None = None
         # transformers has renamed it: take either name, of the last layer.
         *_, last = (module for name, module in self.model.named_modules() if name.endswith((".key", ".k_proj")))

@@ -23,6 +23,7 @@ from pds_nerfstudio.evaluation.measure import load_judges
 from pds_nerfstudio.evaluation.metrics import ClipScorer
 from pds_nerfstudio.evaluation.rows import of_family
 from pds_nerfstudio.evaluation.truth import Comparison, Pictures
+from pds_nerfstudio.machine import default_device
 from pds_nerfstudio.methods import METHODS
 from pds_nerfstudio.objectives.cameras import Viewpoints
 from pds_nerfstudio.objectives.sdedit import SDEdit
@@ -199,7 +200,7 @@ def drawn_again(
         names: of its pictures.
         named: by which of the priors in this package, at the size that it was trained with.
     """
-    prior = load_prior(named, "cuda" if torch.cuda.is_available() else "cpu")
+    prior = load_prior(named, default_device())
     pictures = read_images([side / "images" / name for name in names]).to(prior.device)
     size, small = pictures.shape[-2:], (prior.trained_size,) * 2
     x0 = prior.encode(resized(pictures, small))

@@ -51,8 +51,7 @@ class SourceViews:
         """`load_scene` loads the scene before the edit; `photographs` stand in for its renderings.
 
         Latents are given on `device`, the scene's, wherever the prior is, and kept there where all of them are few.
-        Transparent photographs are put on
-        `background`, RGB in [0, 1].
+        Transparent photographs are put on `background`, RGB in [0, 1].
         """
         self._device = device
         self._background = background

@@ -67,7 +67,7 @@ def test_estimates_are_made_of_what_the_documentation_counts():
     step = estimates.METHODS["pds-edit"].work / estimates.RATE + estimates.NERF_SECONDS
     assert step == pytest.approx(float(measured[1].replace(",", "")) / 1000, abs=0.05)
     hours = (step + estimates.NERF_WORK / estimates.RATE) * 16_000 / 3600
-    assert str(found["pnr-edit"]).endswith(f"16000 steps: {hours:.1f} h")
+    assert str(found["pnr-edit"]).endswith(f"16000 steps: {hours:.1f} h on an H100")
 
 
 def test_json_says_the_same(able, capsys):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from pds_nerfstudio.cli.evaluate import require_readable
 from pds_nerfstudio.errors import UserError
 from pds_nerfstudio.evaluation.before_after import plan_pair
 from pds_nerfstudio.methods import METHODS
@@ -67,3 +68,15 @@ def test_a_refinement_is_not_compared_with_the_wrong_scene_where_its_edit_is_gon
         plan_pair(run_in(home, REFINEMENT))
     assert plan_pair(run_in(home, REFINEMENT), source=run_in(home, SOURCE)).before == run_in(home, SOURCE)
     assert plan_pair(run_in(home, REFINEMENT), compared=False).refined is None
+
+
+def test_of_a_refinement_the_scene_before_its_edit_is_read_beforehand(home, monkeypatch):
+    """And not its own source, which nothing is compared with."""
+    read: list[Any] = []
+    monkeypatch.setattr("pds_nerfstudio.checkpoints.load_tensors", lambda path, remedy: read.append(path))
+    monkeypatch.setattr("pds_nerfstudio.scenes.source.load_source_state", lambda run: read.append(run.checkpoint_path))
+    monkeypatch.setattr("pds_nerfstudio.pipelines.carried.source_state", lambda settings: read.append(settings.base))
+    plan = plan_pair(run_in(home, REFINEMENT))
+    require_readable(plan)
+    assert read[-1] == run_in(home, SOURCE) / "config.yml"
+    assert {path.parents[1] for path in read[:-1]} == {run_in(home, REFINEMENT), run_in(home, EDIT)}
